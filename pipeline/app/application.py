@@ -1,0 +1,147 @@
+"""The application: a Faust app whose events are batches of changed feature rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import faust
+from mode.types import ServiceT
+
+from pipeline.app.build import build_plane
+from pipeline.app.service import PlaneService
+from pipeline.config import Config
+from pipeline.errors import DefinitionError
+from pipeline.features.view import Changes, FeatureView, Trigger
+from pipeline.metrics import Registry
+
+__all__ = ["App"]
+
+CHANNEL_BATCHES = 64  # a few seconds of batches: an agent that is slower holds the plane back
+
+
+class App(faust.App):
+    """Feature views and triggers, run by a Faust worker.
+
+    Everything of :class:`faust.App` works: agents, timers, web views, commands. What is new is the
+    data plane, a service that reads the views' topics, keeps their rows in the store and
+    feeds ``@app.agent(view.changes)``.
+
+    ``config``   where the servers are (default: file and environment, see :class:`Config`)
+    ``options``  passed to Faust as they are
+
+    Raises :class:`DefinitionError` for views or triggers that do not fit together.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        *,
+        views: Sequence[FeatureView],
+        triggers: Sequence[Trigger] = (),
+        config: Config | None = None,
+        **options: Any,
+    ) -> None:
+        _check(id, views, triggers)
+        self.views = tuple(views)
+        self.triggers = tuple(triggers)
+        self.metrics = Registry()
+        self.plane_config = config or Config.load()
+        options.setdefault("web_host", "127.0.0.1")
+        options.setdefault("topic_disable_leader", True)
+        # Faust groups its own topics under the application's id; the data plane's group is
+        # "<id>.features", so that the two never share offsets.
+        super().__init__(id, **options)
+        self._changes = {v.name: self.channel(maxsize=CHANNEL_BATCHES) for v in self.views}
+        self._wanted: set[str] = set()
+        self._plane: PlaneService | None = None
+        self._control()
+        self.page("/metrics")(_metrics_page(self.metrics))
+        self.configure(self.plane_config)
+
+    def configure(self, config: Config) -> None:
+        """Use other servers; before the application starts."""
+        self.plane_config = config
+        self.conf.broker = [f"kafka://{b.strip()}" for b in config.broker.brokers.split(",")]
+        self.conf.broker_session_timeout = config.app.session_timeout_ms / 1000
+        self.conf.broker_heartbeat_interval = config.app.session_timeout_ms / 3000
+
+    def agent(
+        self, channel: Any = None, **options: Any
+    ) -> Callable[[Callable[..., Any]], Any]:
+        """As :meth:`faust.App.agent`; ``view.changes`` is a channel of ``pyarrow.RecordBatch``."""
+        if isinstance(channel, Changes):
+            if channel.view.name not in self._changes:
+                raise DefinitionError(
+                    f"agent({channel.view.name}.changes)", f"app {self.conf.id!r} has no such view"
+                )
+            self._wanted.add(channel.view.name)
+            channel = self._changes[channel.view.name]
+        decorate: Callable[[Callable[..., Any]], Any] = super().agent(channel, **options)
+        return decorate
+
+    def on_init_dependencies(self) -> Iterable[ServiceT[Any]]:
+        """Faust's own services, then the data plane: agents are listening when it starts."""
+        self._plane = PlaneService(
+            lambda: build_plane(self.conf.id, self.views, self.triggers, self.plane_config),
+            {name: self._deliver(name) for name in self._wanted},
+            self.metrics,
+            lambda: time.time_ns() // 1_000_000,
+            loop=self.loop,
+            beacon=self.beacon,
+        )
+        return [*super().on_init_dependencies(), self._plane]
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What stopped the data plane, if anything did."""
+        return None if self._plane is None else self._plane.failure
+
+    def _deliver(self, view: str) -> Callable[[Any], Any]:
+        channel = self._changes[view]
+        return lambda batch: channel.send(value=batch)
+
+    def _control(self) -> None:
+        """A topic of its own: an app whose agents listen to channels only would not start."""
+        topic = self.topic(f"{self.conf.id}-control", partitions=1, value_serializer="raw")
+
+        @self.agent(topic, name=f"{self.conf.id}.control")
+        async def control(messages: Any) -> None:
+            async for _ in messages:
+                continue
+
+
+def _metrics_page(registry: Registry) -> Callable[..., Any]:
+    async def metrics(view: Any, request: Any) -> Any:
+        if request.query.get("format") == "json":
+            return view.json(registry.snapshot())
+        return view.text(registry.exposition(), content_type="text/plain; version=0.0.4")
+
+    return metrics
+
+
+def _check(id: str, views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> None:
+    where = f"App({id!r})"
+    if not views:
+        raise DefinitionError(f"{where}.views", "an application needs at least one view")
+    names: set[str] = set()
+    for view in views:
+        if view.name in names:
+            raise DefinitionError(f"{where}.views", f"two views are called {view.name!r}")
+        names.add(view.name)
+    streams = {v.source.topic: v.source for v in views}
+    for view in views:
+        if view.source != streams[view.source.topic]:
+            raise DefinitionError(
+                f"{where}.views", f"{view.name!r} describes topic {view.source.topic!r} differently"
+            )
+    seen: set[str] = set()
+    for trigger in triggers:
+        if trigger.view not in views:
+            raise DefinitionError(
+                f"{where}.triggers", f"{trigger.name!r} is of view {trigger.view.name!r}, not in views"
+            )
+        if trigger.name in seen:
+            raise DefinitionError(f"{where}.triggers", f"two triggers are called {trigger.name!r}")
+        seen.add(trigger.name)

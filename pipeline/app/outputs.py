@@ -1,0 +1,105 @@
+"""What a batch sends out before its commit: changed rows, requests, late and dead letters.
+
+Every message names (view, topic id, partition, offset) of what it stands for, so that a
+reader can drop what it has seen when a crash makes a worker send it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.features.plan import Plan
+from pipeline.ingest.batch import TopicPartition
+from pipeline.state.batch import Finalized
+from pipeline.state.columns import feature_columns, feature_type
+
+__all__ = ["TopicNames", "changes_batch", "changes_schema", "entity_array", "ipc_bytes"]
+
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+ENTITY_TYPES = {"int64": pa.int64(), "string": pa.string()}
+
+
+@dataclass(frozen=True, slots=True)
+class TopicNames:
+    """Names of an application's output topics."""
+
+    app: str
+    dead_letter_suffix: str
+    late_suffix: str
+    changes_suffix: str
+
+    @property
+    def dead_letters(self) -> str:
+        """Records that cannot be applied."""
+        return f"{self.app}{self.dead_letter_suffix}"
+
+    @property
+    def late(self) -> str:
+        """Records that came too late for every window of a view."""
+        return f"{self.app}{self.late_suffix}"
+
+    def changes(self, view: str) -> str:
+        """Changed rows of a view."""
+        return f"{self.app}-{view}{self.changes_suffix}"
+
+    def requests(self, trigger: str) -> str:
+        """Prediction requests of a trigger."""
+        return f"{self.app}-{trigger}-requests"
+
+
+def changes_schema(plan: Plan, app: str, topic_id: str) -> pa.Schema:
+    """Columns of a changes batch: entity, position, event time, then one column per feature."""
+    position = [
+        pa.field(plan.entity, ENTITY_TYPES[plan.entity_type], nullable=False),
+        pa.field("event_time", pa.timestamp("ns", "UTC"), nullable=False),
+        pa.field("source_partition", pa.int32(), nullable=False),
+        pa.field("source_offset", pa.int64(), nullable=False),
+    ]
+    features = [pa.field(f.name, feature_type(f)) for f in plan.features]
+    metadata = {
+        "app": app,
+        "view": plan.view,
+        "fingerprint": f"{plan.fingerprint:016x}",
+        "topic": plan.source,
+        "topic_id": topic_id,
+    }
+    return pa.schema(position + features, metadata=metadata)
+
+
+def changes_batch(
+    plan: Plan, schema: pa.Schema, source: TopicPartition,
+    keys: U8, key_offsets: I64, event_time: I64, source_offset: I64, rows: Finalized,
+) -> pa.RecordBatch:  # fmt: skip
+    """The changed rows of one partition, each as of its own last event."""
+    n = len(event_time)
+    columns: list[Any] = [
+        entity_array(plan.entity_type, keys, key_offsets),
+        pa.array(event_time).cast(pa.timestamp("ns", "UTC")),
+        pa.array(np.full(n, source.partition, dtype=np.int32)),
+        pa.array(source_offset),
+    ]
+    columns += feature_columns(plan, rows.cells, rows.valid, [f.name for f in plan.features])
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def entity_array(entity_type: str, keys: U8, key_offsets: I64) -> pa.Array:
+    """Message keys as entity values: int64 from ASCII decimals, or strings from UTF-8."""
+    n = len(key_offsets) - 1
+    text = pa.Array.from_buffers(
+        pa.large_string(), n, [None, pa.py_buffer(key_offsets), pa.py_buffer(keys)]
+    )
+    return text.cast(ENTITY_TYPES[entity_type])
+
+
+def ipc_bytes(batch: pa.RecordBatch) -> bytes:
+    """One record batch as a self-contained Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,245 @@
+"""The state of one assigned partition: opened on assign, closed on revoke."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.app.outputs import changes_batch, changes_schema
+from pipeline.errors import CorruptRowError
+from pipeline.features.derive import Derivation
+from pipeline.features.view import FeatureView, Trigger
+from pipeline.ingest.batch import EventBatch, TopicPartition
+from pipeline.kernels.take import take_bytes, taken_offsets
+from pipeline.state.batch import Fired, Outcome, TriggerKind, TriggerTables
+from pipeline.state.table import StateTable
+from pipeline.store.marker import Marker
+from pipeline.store.partition import PartitionStore, RowWrite
+
+__all__ = ["Partition", "StagedBatch", "StagedView", "ViewPlan"]
+
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """A view with its triggers and what they need per event; shared by all partitions."""
+
+    view: FeatureView
+    triggers: tuple[Trigger, ...]
+    derivation: Derivation
+    tables: TriggerTables | None
+
+    @classmethod
+    def build(cls, view: FeatureView, triggers: Sequence[Trigger]) -> ViewPlan:
+        """Trigger conditions become masks after the plan's own."""
+        extra = [t.mask for t in triggers if t.mask is not None]
+        rows = []
+        for trigger in triggers:
+            if trigger.list_index >= 0:
+                rows.append((TriggerKind.CHANGED, trigger.list_index, 0))
+            elif trigger.mask is not None:
+                rows.append((TriggerKind.MASK, len(view.plan.masks) + extra.index(trigger.mask), 0))
+            else:
+                rows.append((TriggerKind.EVERY, -1, 0))
+        tables = TriggerTables(np.array(rows, dtype=np.int64).reshape(-1, 3)) if rows else None
+        return cls(view, tuple(triggers), Derivation(view.plan, extra), tables)
+
+
+@dataclass(frozen=True, slots=True)
+class StagedView:
+    """What one view made of one batch, computed and not yet committed.
+
+    ``failed`` and ``late`` are rows of the batch; ``fired_rows`` the rows of ``fired``.
+    """
+
+    plan: ViewPlan
+    slots: I32
+    write: RowWrite
+    marker: Marker
+    changes: pa.RecordBatch | None
+    fired: Fired | None
+    fired_rows: I64
+    failed: I64
+    late: I64
+    outcomes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StagedBatch:
+    """A batch of one partition, ready to be sent out and committed."""
+
+    events: EventBatch
+    views: list[StagedView]
+
+
+@dataclass
+class ViewState:
+    """A view's cached rows and its marker in one partition."""
+
+    plan: ViewPlan
+    schema: pa.Schema
+    marker: Marker
+    table: StateTable
+
+
+@dataclass
+class Partition:
+    """Rows, lease and markers of one partition, as this worker holds them.
+
+    ``open`` takes the lease first and reads only then; everything cached before is
+    dropped, so a partition can be opened again after any doubt.
+    """
+
+    app: str
+    source: TopicPartition
+    topic_id: str
+    store: PartitionStore
+    plans: Sequence[ViewPlan]
+    cache_bytes: int
+    views: list[ViewState] = field(default_factory=list)
+
+    def open(self, generation: int, log_start: int) -> None:
+        """Take the lease, then read the markers. ``log_start`` is where a new view begins."""
+        self.views = []
+        self.store.acquire(generation)
+        fingerprints = [p.view.plan.fingerprint for p in self.plans]
+        for plan, marker in zip(self.plans, self.store.markers(fingerprints), strict=True):
+            compiled = plan.view.plan
+            if marker is None:
+                marker = Marker(
+                    fingerprint=compiled.fingerprint, topic_id=self.topic_id,
+                    partition=self.source.partition, next_offset=log_start, leader_epoch=-1,
+                    processed_through_ms=0, consumed=0, applied=0, duplicate=0, late=0,
+                    dead_lettered=0, filtered=0,
+                )  # fmt: skip
+            schema = changes_schema(compiled, self.app, self.topic_id)
+            table = StateTable(compiled, max_bytes=self.cache_bytes)
+            self.views.append(ViewState(plan, schema, marker, table))
+
+    @property
+    def next_offset(self) -> int:
+        """The lowest marker: where the partition has to be read from."""
+        return min(v.marker.next_offset for v in self.views)
+
+    def stage(self, events: EventBatch) -> StagedBatch:
+        """Apply a batch to the cached rows; nothing leaves the process."""
+        return StagedBatch(events, [self._stage_view(v, events) for v in self.views])
+
+    def settle(self, staged: StagedBatch) -> None:
+        """The batch is committed: its rows may be evicted, its markers hold."""
+        for state, done in zip(self.views, staged.views, strict=True):
+            state.marker = done.marker
+            state.table.settle(done.slots)
+            state.table.evict()
+
+    def beat(self, now_ms: int) -> list[Marker]:
+        """Markers that say a quiet partition was read up to ``now_ms``."""
+        return [
+            dataclasses.replace(
+                v.marker, processed_through_ms=max(now_ms, v.marker.processed_through_ms)
+            )
+            for v in self.views
+        ]
+
+    def beaten(self, markers: Sequence[Marker]) -> None:
+        """The markers of :meth:`beat` are committed."""
+        for state, marker in zip(self.views, markers, strict=True):
+            state.marker = marker
+
+    def _stage_view(self, state: ViewState, events: EventBatch) -> StagedView:
+        binary = events.binary
+        derived = state.plan.derivation.compute(events)
+        fresh = binary.offsets >= state.marker.next_offset
+        accepted = fresh & (events.reason == 0)
+        failed = derived.failed[fresh[derived.failed]]
+        accepted[failed] = False
+        rows = np.flatnonzero(accepted).astype(np.int64)
+        whole = len(rows) == len(events)
+        keys, key_offsets = binary.keys, binary.key_offsets
+        if not whole:
+            keys, key_offsets = _take(keys, key_offsets, rows)
+        slots = self._resident(state, keys, key_offsets)
+        applied = state.table.apply(
+            slots,
+            binary.offsets if whole else binary.offsets[rows],
+            binary.timestamps_ms if whole else binary.timestamps_ms[rows],
+            events.event_time if whole else events.event_time[rows],
+            np.ones(len(rows), dtype=np.uint8),
+            derived.inputs if whole else np.ascontiguousarray(derived.inputs[:, rows]),
+            derived.valid if whole else np.ascontiguousarray(derived.valid[:, rows]),
+            derived.masks if whole else np.ascontiguousarray(derived.masks[:, rows]),
+            state.plan.tables,
+        )
+        counts = np.bincount(applied.outcome, minlength=len(Outcome))
+        consumed = int(fresh.sum())
+        outcomes = {
+            "applied": int(counts[Outcome.APPLIED]),
+            "late": int(counts[Outcome.LATE]),
+            "filtered": int(counts[Outcome.FILTERED]),
+            "dead_lettered": consumed - len(rows),
+        }
+        marker = dataclasses.replace(
+            state.marker,
+            next_offset=max(state.marker.next_offset, binary.next_offset),
+            leader_epoch=max(state.marker.leader_epoch, binary.leader_epoch),
+            processed_through_ms=max(
+                state.marker.processed_through_ms, int(binary.timestamps_ms.max(initial=0))
+            ),
+            consumed=state.marker.consumed + consumed,
+            **{name: getattr(state.marker, name) + n for name, n in outcomes.items()},
+        )
+        fired = applied.fired
+        return StagedView(
+            plan=state.plan,
+            slots=applied.dirty,
+            write=RowWrite(state.plan.view.plan.fingerprint, state.table.encode(applied.dirty)),
+            marker=marker,
+            changes=self._changes(state, applied.dirty),
+            fired=fired,
+            fired_rows=rows[fired.event] if fired is not None else np.empty(0, dtype=np.int64),
+            failed=failed,
+            late=rows[applied.outcome == Outcome.LATE],
+            outcomes=outcomes,
+        )
+
+    def _resident(self, state: ViewState, keys: U8, key_offsets: I64) -> I32:
+        """Slots of the keys; rows that are not cached are fetched in one round trip."""
+        lookup = state.table.lookup(keys, key_offsets)
+        if len(lookup.missing):
+            fingerprint = state.plan.view.plan.fingerprint
+            rows = self.store.read(fingerprint, keys, key_offsets, lookup.missing)
+            corrupt = state.table.load(lookup.slots[lookup.missing], rows)
+            if corrupt:
+                i = int(lookup.missing[corrupt[0]])
+                key = keys[key_offsets[i] : key_offsets[i + 1]].tobytes()
+                raise CorruptRowError(
+                    f"{self.source}: the stored row of {state.plan.view.name} for key {key!r} is "
+                    f"corrupt ({len(corrupt)} such rows in this batch); restore or delete it"
+                )
+        return lookup.slots
+
+    def _changes(self, state: ViewState, dirty: I32) -> pa.RecordBatch | None:
+        if not len(dirty):
+            return None
+        table = state.table
+        keys, key_offsets = table.keys(dirty)
+        return changes_batch(
+            state.plan.view.plan, state.schema, self.source, keys, key_offsets,
+            table.event_time(dirty), table.source_offset(dirty), table.finalize(dirty, "event"),
+        )  # fmt: skip
+
+
+def _take(data: U8, offsets: I64, index: I64) -> tuple[U8, I64]:
+    out_offsets = np.empty(len(index) + 1, dtype=np.int64)
+    taken_offsets(offsets, index, out_offsets)
+    out = np.empty(int(out_offsets[-1]), dtype=np.uint8)
+    take_bytes(data, offsets, index, out_offsets, out)
+    return out, out_offsets

@@ -1,0 +1,295 @@
+"""The data plane: reads batches, applies them, sends the outputs out, commits. In that order.
+
+This object alone decides the order of a commit; nothing else touches an offset.
+It is synchronous, runs on one thread, and is driven by :meth:`DataPlane.step`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.app.outputs import TopicNames
+from pipeline.app.partition import Partition, StagedBatch, ViewPlan
+from pipeline.app.sender import Sender
+from pipeline.errors import FencedError, LogTruncatedError, UnavailableError
+from pipeline.features.stream import EventStream
+from pipeline.ingest.batch import TopicPartition
+from pipeline.ingest.decode import JsonDecoder
+from pipeline.ingest.lane import Lane
+from pipeline.store.partition import Store
+
+__all__ = ["DataPlane", "PlaneSettings", "Step", "Topic"]
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneSettings:
+    """How a data plane works. ``cache_bytes`` is per view and partition."""
+
+    max_records: int
+    max_wait_ms: int
+    cache_bytes: int
+    check_interval_ms: int
+    commit_interval_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A source topic as the broker describes it, and the views over it."""
+
+    stream: EventStream
+    topic_id: str
+    partitions: int
+    views: tuple[ViewPlan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step did: the batches it committed, dead letters by topic and reason, resets."""
+
+    batches: list[StagedBatch]
+    rejected: Mapping[str, Mapping[str, int]]
+    resets: int
+
+
+@dataclass
+class _Trouble:
+    """A partition that has to be opened again, and when."""
+
+    retry_at: float
+    pause_s: float
+    fenced: bool
+
+
+class DataPlane:
+    """Reads the source topics of an application's views and keeps their rows.
+
+    ``clock_ms`` is wall time in ms (heartbeats only), ``monotonic`` seconds (pauses only).
+    """
+
+    def __init__(
+        self,
+        *,
+        names: TopicNames,
+        topics: Sequence[Topic],
+        settings: PlaneSettings,
+        lane: Lane,
+        store: Store,
+        sender: Sender,
+        clock_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._names = names
+        self._topics = {t.stream.topic: t for t in topics}
+        self._settings = settings
+        self._lane = lane
+        self._store = store
+        self._sender = sender
+        self._clock_ms = clock_ms
+        self._monotonic = monotonic
+        self._partitions: dict[TopicPartition, Partition] = {}
+        self._trouble: dict[TopicPartition, _Trouble] = {}
+        self._decoders = {
+            t.stream.topic: JsonDecoder(
+                contract=t.stream.schema,
+                key_field=t.stream.key,
+                time_field=t.stream.time,
+                partitions=t.partitions,
+                max_future_ms=t.stream.max_future_ms,
+                earliest_ns=t.stream.earliest_ns,
+                max_value_bytes=t.stream.max_value_bytes,
+            )
+            for t in topics
+        }
+        self._check_at = 0.0
+        self._offsets_at = 0.0
+        self._resets = 0
+
+    def start(self) -> None:
+        """Join the consumer group; partitions arrive during :meth:`step`."""
+        self._lane.subscribe(
+            list(self._topics), on_assign=self._assigned, on_revoke=self._revoked
+        )
+
+    @property
+    def assignment(self) -> list[TopicPartition]:
+        """Partitions this worker owns now."""
+        return sorted(self._partitions)
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """Records between each partition's lowest marker and the end of its log."""
+        return {
+            source: max(0, self._lane.watermarks(source)[1] - partition.next_offset)
+            for source, partition in self._partitions.items()
+            if partition.views
+        }
+
+    def step(self) -> Step:
+        """Read one batch a partition, apply, send out, commit; or mend what is broken.
+
+        Raises what cannot be mended here: :class:`CorruptRowError`, :class:`LogTruncatedError`,
+        a store or broker that is gone while partitions are being assigned.
+        """
+        self._resets = 0
+        self._mend()
+        batches = self._lane.poll(self._settings.max_records, self._settings.max_wait_ms)
+        staged: list[tuple[Partition, StagedBatch]] = []
+        for batch in batches:
+            partition = self._partitions.get(batch.source)
+            if partition is None or batch.source in self._trouble or not len(batch):
+                continue
+            try:
+                events = self._decoders[batch.source.topic].decode(batch)
+                staged.append((partition, partition.stage(events)))
+            except UnavailableError as error:
+                self._reset(partition, error)
+        rejected = self._send(staged)
+        committed = self._commit(staged)
+        self._keep()
+        return Step([batch for _, batch in committed], rejected, self._resets)
+
+    def close(self) -> None:
+        """Leave the group and close every partition; what was not committed is read again."""
+        self._lane.close()
+        for partition in self._partitions.values():
+            partition.store.close()
+        self._partitions.clear()
+
+    def _send(
+        self, staged: Sequence[tuple[Partition, StagedBatch]]
+    ) -> Mapping[str, Mapping[str, int]]:
+        """Outputs leave, and are acknowledged, before the commit that stands for them."""
+        for partition, batch in staged:
+            self._sender.send(partition, batch)
+        return self._sender.flush()
+
+    def _commit(
+        self, staged: Sequence[tuple[Partition, StagedBatch]]
+    ) -> list[tuple[Partition, StagedBatch]]:
+        """All transactions are sent before the first answer is awaited."""
+        begun: list[tuple[Partition, StagedBatch]] = []
+        for partition, batch in staged:
+            try:
+                partition.store.begin_commit(
+                    [v.write for v in batch.views if len(v.slots)], [v.marker for v in batch.views]
+                )
+                begun.append((partition, batch))
+            except (UnavailableError, FencedError) as error:
+                self._reset(partition, error)
+        committed: list[tuple[Partition, StagedBatch]] = []
+        for partition, batch in begun:
+            try:
+                partition.store.finish_commit()
+            except (UnavailableError, FencedError) as error:
+                self._reset(partition, error)
+            else:
+                partition.settle(batch)
+                committed.append((partition, batch))
+        return committed
+
+    def _keep(self) -> None:
+        """Once a second or so: compare leases and markers with the store, beat, tell Kafka."""
+        now = self._monotonic()
+        if now >= self._check_at:
+            self._check_at = now + self._settings.check_interval_ms / 1000
+            for partition in list(self._partitions.values()):
+                if partition.source not in self._trouble:
+                    self._check(partition)
+        if now >= self._offsets_at:
+            self._offsets_at = now + self._settings.commit_interval_ms / 1000
+            offsets = {s: p.next_offset for s, p in self._partitions.items() if p.views}
+            if offsets:
+                self._lane.commit(offsets)
+
+    def _check(self, partition: Partition) -> None:
+        try:
+            if not partition.store.check():
+                raise FencedError(f"{partition.source}: lease or markers in the store are not ours")
+            if self._lane.at_end(partition.source):
+                markers = partition.beat(self._clock_ms())
+                partition.store.begin_commit([], markers)
+                partition.store.finish_commit()
+                partition.beaten(markers)
+        except (UnavailableError, FencedError) as error:
+            self._reset(partition, error)
+
+    def _reset(self, partition: Partition, error: Exception) -> None:
+        """Drop what is cached: the truth is in the store and in the log. Opened again later."""
+        log.warning("%s: starting again from its marker: %s", partition.source, error)
+        before = self._trouble.get(partition.source)
+        pause = min(LONGEST_PAUSE_S, before.pause_s * 2) if before else FIRST_PAUSE_S
+        partition.views = []
+        self._resets += 1
+        self._trouble[partition.source] = _Trouble(
+            self._monotonic() + pause, pause, isinstance(error, FencedError)
+        )
+        self._lane.pause([partition.source])
+
+    def _mend(self) -> None:
+        for source, trouble in list(self._trouble.items()):
+            if self._monotonic() < trouble.retry_at:
+                continue
+            partition = self._partitions[source]
+            try:
+                start = self._open(partition)
+            except (UnavailableError, FencedError) as error:
+                self._reset(partition, error)
+                continue
+            del self._trouble[source]
+            self._lane.seek(source, start)
+            self._lane.resume([source])
+            log.info("%s: reading again from offset %d", source, start)
+
+    def _open(self, partition: Partition) -> int:
+        """Open a partition; the offset to read from. The log must still hold it."""
+        low, high = self._lane.watermarks(partition.source)
+        partition.open(self._lane.generation(), low)
+        start = partition.next_offset
+        if start < low:
+            raise LogTruncatedError(
+                f"{partition.source}: the marker is at offset {start} but the log starts at {low}; "
+                "events in between are gone. Restore the log, or backfill the views"
+            )
+        if start > high:
+            raise LogTruncatedError(
+                f"{partition.source}: the marker is at offset {start} but the log ends at {high}; "
+                "the topic was truncated or created again"
+            )
+        for state in partition.views:
+            if state.marker.topic_id and partition.topic_id and state.marker.topic_id != partition.topic_id:
+                raise LogTruncatedError(
+                    f"{partition.source}: the marker belongs to topic id {state.marker.topic_id}, the "
+                    f"broker's topic is {partition.topic_id}: it was deleted and created again"
+                )
+        return start
+
+    def _assigned(self, sources: list[TopicPartition]) -> Mapping[TopicPartition, int]:
+        starts: dict[TopicPartition, int] = {}
+        for source in sources:
+            topic = self._topics[source.topic]
+            partition = Partition(
+                app=self._names.app,
+                source=source,
+                topic_id=topic.topic_id,
+                store=self._store.open_partition(self._names.app, source),
+                plans=topic.views,
+                cache_bytes=self._settings.cache_bytes,
+            )
+            self._partitions[source] = partition
+            starts[source] = self._open(partition)
+        log.info("assigned %s", ", ".join(f"{s} from {o}" for s, o in starts.items()))
+        return starts
+
+    def _revoked(self, sources: list[TopicPartition], lost: bool) -> None:
+        log.info("%s %s", "lost" if lost else "revoked", ", ".join(str(s) for s in sources))
+        for source in sources:
+            self._trouble.pop(source, None)
+            partition = self._partitions.pop(source, None)
+            if partition is not None:
+                partition.store.close()

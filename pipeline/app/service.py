@@ -1,0 +1,142 @@
+"""Runs the data plane on a thread of its own, as a service of the Faust application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import mode
+import pyarrow as pa
+
+from pipeline import metrics
+from pipeline.app.plane import DataPlane, Step
+from pipeline.errors import PipelineError, UnavailableError
+
+__all__ = ["PlaneService"]
+
+log = logging.getLogger(__name__)
+
+LAG_INTERVAL_S = 1.0
+STOP_TIMEOUT_S = 10.0
+
+
+class PlaneService(mode.Service):
+    """Starts a thread with the data plane, stops it, and reports what it does.
+
+    ``build`` makes the plane (on the thread: it waits for servers); ``deliver`` takes
+    (view name, changed rows) on the event loop. An error of the plane stops the application
+    and is kept in ``failure``.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], DataPlane],
+        deliver: Mapping[str, Callable[[pa.RecordBatch], object]],
+        registry: metrics.Registry,
+        clock_ms: Callable[[], int],
+        **options: object,
+    ) -> None:
+        super().__init__(**options)
+        self._build = build
+        self._deliver = deliver
+        self._registry = registry
+        self._clock_ms = clock_ms
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.failure: PipelineError | None = None
+
+    async def on_start(self) -> None:
+        """Start the thread."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._main, name="data-plane", daemon=True)
+        self._thread.start()
+
+    async def on_stop(self) -> None:
+        """Finish the running batch, leave the group."""
+        self._stopping.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, STOP_TIMEOUT_S)
+            if self._thread.is_alive():
+                log.error("the data plane did not stop within %g s", STOP_TIMEOUT_S)
+
+    def _main(self) -> None:
+        try:
+            plane = self._build()
+            try:
+                plane.start()
+                self._work(plane)
+            finally:
+                plane.close()
+        except PipelineError as error:
+            self.failure = error
+            self._crash(error)
+        except Exception as error:  # the thread is the last to see it: hand it to the application
+            log.exception("the data plane failed")
+            self._crash(error)
+            raise
+
+    def _crash(self, error: Exception) -> None:
+        if self._loop is not None and not self._stopping.is_set():
+            asyncio.run_coroutine_threadsafe(self.crash(error), self._loop)
+
+    def _work(self, plane: DataPlane) -> None:
+        lag_at = 0.0
+        while not self._stopping.is_set():
+            step = plane.step()
+            self._observe(step)
+            for batch in step.batches:
+                for view in batch.views:
+                    if view.changes is not None:
+                        self._hand_over(view.plan.view.name, view.changes)
+            if time.monotonic() >= lag_at:
+                lag_at = time.monotonic() + LAG_INTERVAL_S
+                self._observe_lag(plane)
+
+    def _hand_over(self, view: str, changes: pa.RecordBatch) -> None:
+        """Give changed rows to the agents; waits while their channel is full (back-pressure)."""
+        if view not in self._deliver or self._loop is None:
+            return
+        put = asyncio.run_coroutine_threadsafe(self._deliver[view](changes), self._loop)
+        while not self._stopping.is_set():
+            try:
+                put.result(timeout=0.2)
+            except TimeoutError:
+                continue
+            return
+        put.cancel()
+
+    def _observe(self, step: Step) -> None:
+        """Count what a step did; never per event."""
+        counted = self._registry
+        if step.resets:
+            counted.counter(metrics.REWINDS, "reset").add(step.resets)
+        for topic, reasons in step.rejected.items():
+            for reason, records in reasons.items():
+                counted.counter(metrics.DEAD_LETTERED, topic, reason).add(records)
+        for batch in step.batches:
+            source = batch.events.source
+            counted.counter(metrics.CONSUMED, source.topic, str(source.partition)).add(
+                len(batch.events)
+            )
+            counted.counter(metrics.CONSUMED_BYTES, source.topic).add(
+                len(batch.events.binary.payload)
+            )
+            counted.histogram(metrics.BATCH_RECORDS, source.topic).observe(len(batch.events))
+            age_s = (self._clock_ms() - batch.events.binary.timestamps_ms) / 1000
+            for view in batch.views:
+                name = view.plan.view.name
+                counted.histogram(metrics.FRESHNESS, name).observe(age_s)
+                counted.counter(metrics.ROWS_WRITTEN, name).add(len(view.slots))
+                counted.counter(metrics.BYTES_WRITTEN, name).add(len(view.write.rows.rows))
+                for outcome, records in view.outcomes.items():
+                    counted.counter(metrics.OUTCOMES, name, outcome).add(records)
+
+    def _observe_lag(self, plane: DataPlane) -> None:
+        lag = plane.lag()
+        self._registry.gauge(metrics.PARTITIONS).set(len(lag))
+        for source, records in lag.items():
+            self._registry.gauge(metrics.LAG, source.topic, str(source.partition)).set(records)

@@ -1,0 +1,112 @@
+"""The contract of an event: its fields, loaded from a schema file.
+
+Two languages are read, each a subset that fits a flat row of columns: JSON Schema
+(:mod:`pipeline.contracts.jsonschema`) and Avro (:mod:`pipeline.contracts.avro`). Everything a
+file says is either understood or refused by name; nothing is skipped silently.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.contracts import avro, jsonschema
+from pipeline.contracts.fields import Field, FieldType
+from pipeline.errors import DefinitionError, UnknownNameError
+
+__all__ = ["Contract", "Field", "FieldType"]
+
+MAX_FIELDS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Name, version and fields of one kind of event.
+
+    ``additional``  whether an event may have fields that the contract does not name
+
+    Raises :class:`DefinitionError`, which names the field.
+    """
+
+    name: str
+    version: int
+    fields: tuple[Field, ...]
+    additional: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise DefinitionError("contract.name", "must not be empty")
+        if self.version < 1:
+            raise DefinitionError(f"{self.name}.version", f"{self.version} is not 1 or more")
+        if not 1 <= len(self.fields) <= MAX_FIELDS:
+            raise DefinitionError(
+                f"{self.name}.fields", f"{len(self.fields)} fields; 1 to {MAX_FIELDS} are possible"
+            )
+        seen: set[str] = set()
+        for field in self.fields:
+            if field.name in seen:
+                raise DefinitionError(f"{self.name}.{field.name}", "is defined twice")
+            seen.add(field.name)
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any]) -> Contract:
+        """Read a contract from a ``.json`` (JSON Schema) or ``.avsc`` (Avro) file or a mapping.
+
+        A mapping with ``"type": "record"`` is Avro, any other is JSON Schema. A file that cannot
+        be read or parsed, and anything in it that is not supported, is a :class:`DefinitionError`.
+        """
+        where = "contract"
+        if isinstance(source, Mapping):
+            document: Any = source
+        else:
+            where = str(source)
+            document = _read(Path(source))
+        if not isinstance(document, Mapping):
+            raise DefinitionError(where, "the top level of a schema must be an object")
+        if document.get("type") == "record":
+            return cls(*avro.parse(document))
+        return cls(*jsonschema.parse(document, where))
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """Fields as an Arrow schema, in the contract's order."""
+        return pa.schema([pa.field(f.name, f.arrow_type, f.nullable) for f in self.fields])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Field names in the contract's order."""
+        return tuple(field.name for field in self.fields)
+
+    def field(self, name: str) -> Field:
+        """The field of that name; :class:`UnknownNameError` lists the ones there are."""
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise UnknownNameError(
+            f"contract {self.name!r} has no field {name!r}; it has: {', '.join(self.names)}"
+        )
+
+
+def _read(path: Path) -> Any:
+    if path.suffix not in {".json", ".avsc"}:
+        raise DefinitionError(str(path), "a contract is a .json (JSON Schema) or .avsc (Avro) file")
+    try:
+        return json.loads(path.read_text("utf-8"), object_pairs_hook=_unique)
+    except OSError as error:
+        raise DefinitionError(str(path), f"cannot be read: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DefinitionError(str(path), f"is not JSON: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise DefinitionError(key, "is defined twice in one object of the schema")
+        found[key] = value
+    return found

@@ -1,0 +1,114 @@
+"""Aggregations: the right-hand sides of a feature view.
+
+Each function returns a frozen :class:`Aggregation`; ``.over(window, slide=...)``
+gives it a window. Nothing is computed here: :mod:`pipeline.features.compile` turns
+aggregations into a :class:`~pipeline.features.plan.Plan`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import polars as pl
+
+from pipeline.errors import DefinitionError
+from pipeline.features.plan import FeatureOp
+from pipeline.units import parse_duration
+
+__all__ = ["Aggregation", "Column", "count", "distinct", "last", "max", "mean", "min", "ratio", "sum"]
+
+Column = str | pl.Expr
+"""A field of the event contract by name, or a polars expression over its fields."""
+
+Duration = str | int | timedelta
+"""``"7d"``, a number of nanoseconds, or a timedelta."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # an expression has no truth value to compare by
+class Aggregation:
+    """What to compute; immutable. Build it with the functions of this module.
+
+    ``column`` is None for a count of records. ``where`` keeps events for which
+    the expression is true (null counts as false). ``parts`` are numerator and
+    denominator of a ratio. ``window_ns`` is 0 without a window.
+    """
+
+    op: FeatureOp
+    column: Column | None = None
+    where: pl.Expr | None = None
+    n: int = 1
+    bound: int = 0
+    parts: tuple[Aggregation, ...] = ()
+    window_ns: int = 0
+    slide_ns: int = 0
+    default: float | None = None
+
+    def over(self, window: Duration, *, slide: Duration) -> Aggregation:
+        """The same aggregation over a sliding window.
+
+        Read at ``T`` it covers ``(floor(T, slide) - window, T]``: exact for every ``T`` at
+        or after the entity's last event. :class:`DefinitionError` if a duration is not understood.
+        """
+        durations = {}
+        for argument, value in (("window", window), ("slide", slide)):
+            try:
+                durations[f"{argument}_ns"] = parse_duration(value)
+            except ValueError as error:
+                raise DefinitionError(f"over({argument}={value!r})", str(error)) from error
+        return replace(self, **durations)
+
+
+def count(column: Column | None = None, *, where: pl.Expr | None = None) -> Aggregation:
+    """Number of events (int64), or of events with a non-null ``column``; 0 when there are none."""
+    return Aggregation(FeatureOp.COUNT, column, where)
+
+
+def sum(column: Column, *, where: pl.Expr | None = None) -> Aggregation:  # noqa: A001
+    """Sum of ``column``; 0 when there are no events.
+
+    int64 for integers, exact, null with status ``degraded`` on overflow; float64
+    for decimals (summed exactly, rounded once) and for floats (in offset order
+    within a tile, tiles in time order). Nulls and NaN are ignored.
+    """
+    return Aggregation(FeatureOp.SUM, column, where)
+
+
+def mean(column: Column, *, where: pl.Expr | None = None, default: float | None = None) -> Aggregation:
+    """Arithmetic mean (float64) of the non-null values; null, or ``default``, without any."""
+    return Aggregation(FeatureOp.MEAN, column, where, default=default)
+
+
+def min(column: Column, *, where: pl.Expr | None = None) -> Aggregation:  # noqa: A001
+    """Smallest non-null value, in the column's type; null without any."""
+    return Aggregation(FeatureOp.MIN, column, where)
+
+
+def max(column: Column, *, where: pl.Expr | None = None) -> Aggregation:  # noqa: A001
+    """Largest non-null value, in the column's type; null without any."""
+    return Aggregation(FeatureOp.MAX, column, where)
+
+
+def ratio(
+    numerator: Aggregation, denominator: Aggregation, *, default: float | None = None
+) -> Aggregation:
+    """Quotient (float64) of two counts or sums over the same window; null, or ``default``, at /0."""
+    return Aggregation(FeatureOp.RATIO, parts=(numerator, denominator), default=default)
+
+
+def distinct(column: Column, *, where: pl.Expr | None = None, bound: int = 4096) -> Aggregation:
+    """Number of different non-null values (int64).
+
+    Exact while the entity has at most ``bound`` of them in the view's longest window of
+    this slide; beyond, the values not seen for longest are dropped and a read that would need
+    them has status ``degraded``. Strings are compared by their 64-bit hash.
+    """
+    return Aggregation(FeatureOp.DISTINCT, column, where, bound=bound)
+
+
+def last(column: Column, n: int = 1, *, where: pl.Expr | None = None) -> Aggregation:
+    """The last ``n`` non-null values by (event time, offset), newest first.
+
+    A scalar for ``n=1``, else a list. Without ``.over`` it looks back as far as the view's ``ttl``.
+    """
+    return Aggregation(FeatureOp.LAST, column, where, n=n)

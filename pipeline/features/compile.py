@@ -1,0 +1,307 @@
+"""Compiles a feature view's definition into a :class:`~pipeline.features.plan.Plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+
+import polars as pl
+
+from pipeline.contracts.contract import Contract, FieldType
+from pipeline.errors import DefinitionError
+from pipeline.features.aggregations import Aggregation, Column
+from pipeline.features.expressions import output_type, serialize
+from pipeline.features.plan import (
+    AccOp,
+    Accumulator,
+    CellType,
+    Feature,
+    FeatureOp,
+    ListKind,
+    ListState,
+    Plan,
+    Ring,
+)
+from pipeline.features.stream import EventStream
+from pipeline.units import format_duration
+
+__all__ = ["ROW_FORMAT", "compile_plan"]
+
+ROW_FORMAT = 1
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+MAX_TILES = 20_000  # per ring: a row read touches every tile, and a full ring must stay a value of Redis
+MAX_BOUND = 65_536
+FIELD_CELLS = {
+    FieldType.INT64: CellType.INT,
+    FieldType.FLOAT64: CellType.FLOAT,
+    FieldType.DECIMAL: CellType.DECIMAL,
+    FieldType.BOOL: CellType.BOOL,
+    FieldType.STRING: CellType.HASH,
+    FieldType.TIMESTAMP: CellType.TIME,
+}
+SUMMABLE = {CellType.INT, CellType.FLOAT, CellType.DECIMAL, CellType.BOOL}
+
+
+def check_name(where: str, name: str) -> None:
+    """:class:`DefinitionError` unless ``name`` is lower-case letters, digits and underscores."""
+    if not NAME.fullmatch(name):
+        raise DefinitionError(where, f"{name!r} is no name: use a-z, 0-9 and _, a letter first, at most 63")
+
+
+def compile_plan(
+    view: str,
+    source: EventStream,
+    entity: str,
+    ttl_ns: int,
+    where: pl.Expr | None,
+    features: Mapping[str, Aggregation],
+) -> Plan:
+    """The plan of a view; :class:`DefinitionError` names the feature and argument that is wrong."""
+    check_name("FeatureView.name", view)
+    if entity != source.key:
+        raise DefinitionError(
+            f"{view}.entity",
+            f"{entity!r} is not the key of topic {source.topic!r} ({source.key!r}); "
+            "a view belongs to the key its topic is partitioned by",
+        )
+    if not features:
+        raise DefinitionError(f"{view}.features", "a view needs at least one feature")
+    if ttl_ns < 0:
+        raise DefinitionError(f"{view}.ttl", "must be positive")
+    return _Compiler(view, source, ttl_ns).compile(entity, where, features)
+
+
+class _Compiler:
+    """Collects the shared parts (inputs, masks, rings, accumulators, lists) of one view."""
+
+    def __init__(self, view: str, source: EventStream, ttl_ns: int) -> None:
+        self.view = view
+        self.source = source
+        self.contract: Contract = source.schema
+        self.ttl_ns = ttl_ns
+        self.inputs: list[tuple[str, CellType, int]] = []
+        self.masks: list[str] = []
+        self.rings: dict[int, int] = {}  # tile width -> tiles
+        self.accumulators: list[tuple[int, AccOp, int, int]] = []  # tile width, op, input, mask
+        self.lists: list[tuple[ListKind, int, int, int, int, int, CellType]] = []
+
+    def compile(
+        self, entity: str, where: pl.Expr | None, features: Mapping[str, Aggregation]
+    ) -> Plan:
+        selected = self._mask(where, f"{self.view}.where")
+        drafts = [self._feature(name, aggregation) for name, aggregation in features.items()]
+        widths = list(self.rings)
+        order = sorted(range(len(self.accumulators)), key=lambda i: (widths.index(self.accumulators[i][0]), i))
+        position = {old: new for new, old in enumerate(order)}
+        cell = 0
+        final: list[Feature] = []
+        for draft in drafts:
+            if draft.op in {FeatureOp.DISTINCT, FeatureOp.LAST}:
+                placed = dataclasses.replace(draft, cell=cell)
+            else:
+                placed = dataclasses.replace(
+                    draft, cell=cell, a=position[draft.a], b=position[draft.b] if draft.b >= 0 else -1
+                )
+            final.append(placed)
+            cell += draft.width
+        accumulators = [self.accumulators[i] for i in order]
+        plan = Plan(
+            view=self.view,
+            entity=entity,
+            entity_type=self.source.key_type,
+            source=self.source.topic,
+            ttl_ns=self.ttl_ns,
+            inputs=tuple(i[0] for i in self.inputs),
+            input_types=tuple(i[1] for i in self.inputs),
+            input_scales=tuple(i[2] for i in self.inputs),
+            masks=tuple(self.masks),
+            filter=selected,
+            rings=tuple(Ring(width, tiles) for width, tiles in self.rings.items()),
+            accumulators=tuple(Accumulator(widths.index(w), op, i, m) for w, op, i, m in accumulators),
+            lists=tuple(
+                ListState(kind, widths.index(w) if w else -1, i, m, bound, horizon, type_)
+                for kind, w, i, m, bound, horizon, type_ in self.lists
+            ),
+            features=tuple(final),
+            fingerprint=0,
+        )
+        return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
+
+    def _feature(self, name: str, aggregation: Aggregation) -> Feature:
+        where = f"{self.view}.{name}"
+        check_name(f"{self.view}.features", name)
+        if not isinstance(aggregation, Aggregation):
+            raise DefinitionError(where, f"is a {type(aggregation).__name__}, not an aggregation such as pp.count()")
+        window, slide = aggregation.window_ns, aggregation.slide_ns
+        width = self._ring(where, window, slide, aggregation.op)
+        a = b = -1
+        type_, scale, cells = CellType.INT, 0, 1
+        default = math.nan if aggregation.default is None else float(aggregation.default)
+        if aggregation.op is FeatureOp.RATIO:
+            a, b = (self._part(f"{where}.{part}", p, width) for part, p in
+                    zip(("numerator", "denominator"), aggregation.parts, strict=True))
+            type_ = self._accumulator_type(a)
+            scale = self._scale_difference(a, b)
+            return Feature(name, FeatureOp.RATIO, window, slide, a, b, 0, 1, type_, scale, default)
+        mask = self._mask(aggregation.where, f"{where}.where")
+        if aggregation.op is FeatureOp.COUNT:
+            source = -1 if aggregation.column is None else self._input(aggregation.column, where)
+            a = self._accumulate(width, AccOp.COUNT, source, mask)
+            return Feature(name, FeatureOp.COUNT, window, slide, a, -1, 0, 1, CellType.INT, 0, default)
+        if aggregation.column is None:
+            raise DefinitionError(where, "name the column to aggregate")
+        source = self._input(aggregation.column, where)
+        _, type_, scale = self.inputs[source]
+        if aggregation.op is FeatureOp.DISTINCT:
+            a = self._list(where, ListKind.DISTINCT, width, source, mask, aggregation.bound, 0, type_)
+            type_, scale = CellType.INT, 0
+        elif aggregation.op is FeatureOp.LAST:
+            if type_ is CellType.HASH:
+                raise DefinitionError(where, "last() of a string is not supported; count it with distinct()")
+            horizon = window + slide if window else self.ttl_ns
+            a = self._list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon, type_)
+            cells = aggregation.n
+        else:
+            a, b = self._numeric(where, aggregation.op, width, source, mask)
+        return Feature(name, aggregation.op, window, slide, a, b, 0, cells, type_, scale, default)
+
+    def _numeric(self, where: str, op: FeatureOp, width: int, source: int, mask: int) -> tuple[int, int]:
+        type_ = self.inputs[source][1]
+        real = type_ is CellType.FLOAT
+        if op in {FeatureOp.SUM, FeatureOp.MEAN} and type_ not in SUMMABLE:
+            raise DefinitionError(where, f"cannot add values of type {type_.name.lower()}")
+        if type_ is CellType.HASH:
+            raise DefinitionError(where, "strings have no order here; use count, distinct or where")
+        kind = {
+            FeatureOp.SUM: AccOp.SUM_FLOAT if real else AccOp.SUM_INT,
+            FeatureOp.MEAN: AccOp.SUM_FLOAT if real else AccOp.SUM_INT,
+            FeatureOp.MIN: AccOp.MIN_FLOAT if real else AccOp.MIN_INT,
+            FeatureOp.MAX: AccOp.MAX_FLOAT if real else AccOp.MAX_INT,
+        }[op]
+        a = self._accumulate(width, kind, source, mask)
+        b = -1 if op is FeatureOp.SUM else self._accumulate(width, AccOp.COUNT, source, mask)
+        return a, b
+
+    def _part(self, where: str, part: Aggregation, width: int) -> int:
+        if not isinstance(part, Aggregation) or part.op not in {FeatureOp.COUNT, FeatureOp.SUM}:
+            raise DefinitionError(where, "a ratio is of counts and sums")
+        if part.window_ns:
+            raise DefinitionError(where, "give the window to the ratio, not to its parts")
+        mask = self._mask(part.where, f"{where}.where")
+        source = -1 if part.column is None else self._input(part.column, where)
+        if part.op is FeatureOp.COUNT:
+            return self._accumulate(width, AccOp.COUNT, source, mask)
+        return self._numeric(where, FeatureOp.SUM, width, source, mask)[0]
+
+    def _accumulator_type(self, index: int) -> CellType:
+        return CellType.FLOAT if self.accumulators[index][1] is AccOp.SUM_FLOAT else CellType.INT
+
+    def _scale_difference(self, a: int, b: int) -> int:
+        """Decimal places by which the numerator is scaled more than the denominator."""
+
+        def scale(index: int) -> int:
+            _, op, source, _ = self.accumulators[index]
+            return self.inputs[source][2] if op is AccOp.SUM_INT else 0
+
+        return scale(a) - scale(b)
+
+    def _ring(self, where: str, window: int, slide: int, op: FeatureOp) -> int:
+        if window == 0 and slide == 0:
+            if op is FeatureOp.LAST:
+                return 0
+            raise DefinitionError(where, 'has no window: add .over("7d", slide="1h")')
+        if window <= 0:
+            raise DefinitionError(f"{where}.over", "the window must be longer than 0")
+        if not 0 < slide <= window:
+            raise DefinitionError(f"{where}.slide", "the slide must be longer than 0 and at most the window")
+        if self.ttl_ns and self.ttl_ns < window + slide:
+            raise DefinitionError(
+                f"{self.view}.ttl",
+                f"{format_duration(self.ttl_ns)} is shorter than window + slide of {where} "
+                f"({format_duration(window + slide)}): rows would expire inside their window",
+            )
+        if op is FeatureOp.LAST:
+            return 0
+        width = math.gcd(window, slide)
+        tiles = (window + slide) // width
+        if tiles > MAX_TILES:
+            raise DefinitionError(
+                f"{where}.slide",
+                f"window and slide need {tiles} tiles of {format_duration(width)} (at most {MAX_TILES}): "
+                "choose a longer slide, or a window that is a multiple of it",
+            )
+        self.rings[width] = max(self.rings.get(width, 0), tiles)
+        return width
+
+    def _input(self, column: Column, where: str) -> int:
+        if isinstance(column, pl.Expr) and column.meta.is_column():
+            column = column.meta.root_names()[0]
+        if isinstance(column, str):
+            field = next((f for f in self.contract.fields if f.name == column), None)
+            if field is None:
+                known = ", ".join(f.name for f in self.contract.fields)
+                raise DefinitionError(where, f"the contract has no field {column!r}; it has: {known}")
+            entry = (column, FIELD_CELLS[field.type], field.scale or 0)
+        elif isinstance(column, pl.Expr):
+            text = serialize(column, self.contract, where)
+            entry = (text, _cell_type(output_type(column, self.contract, where), where), 0)
+        else:
+            raise DefinitionError(where, "a column is a field name or a polars expression")
+        if entry not in self.inputs:
+            self.inputs.append(entry)
+        return self.inputs.index(entry)
+
+    def _mask(self, expression: pl.Expr | None, where: str) -> int:
+        if expression is None:
+            return -1
+        if not isinstance(expression, pl.Expr):
+            raise DefinitionError(where, 'is not a polars expression such as pl.col("amount") > 0')
+        text = serialize(expression, self.contract, where)
+        result = output_type(expression, self.contract, where)
+        if result != pl.Boolean():
+            raise DefinitionError(where, f"must be true or false, but is {result}")
+        if text not in self.masks:
+            self.masks.append(text)
+        return self.masks.index(text)
+
+    def _accumulate(self, width: int, op: AccOp, source: int, mask: int) -> int:
+        entry = (width, op, source, mask)
+        if entry not in self.accumulators:
+            self.accumulators.append(entry)
+        return self.accumulators.index(entry)
+
+    def _list(
+        self, where: str, kind: ListKind, width: int, source: int, mask: int,
+        bound: int, horizon: int, type_: CellType,
+    ) -> int:  # fmt: skip
+        argument = "bound" if kind is ListKind.DISTINCT else "n"
+        if not 1 <= bound <= MAX_BOUND:
+            raise DefinitionError(f"{where}.{argument}", f"must be 1 to {MAX_BOUND}")
+        entry = (kind, width, source, mask, bound, horizon, type_)
+        if entry not in self.lists:
+            self.lists.append(entry)
+        return self.lists.index(entry)
+
+
+def _cell_type(dtype: pl.DataType, where: str) -> CellType:
+    if dtype.is_integer():
+        return CellType.INT
+    if dtype.is_float():
+        return CellType.FLOAT
+    if dtype == pl.Boolean():
+        return CellType.BOOL
+    if dtype == pl.Datetime("ns", "UTC"):
+        return CellType.TIME
+    raise DefinitionError(where, f"the expression gives {dtype}; cast it to Int64 or Float64")
+
+
+def _fingerprint(plan: Plan) -> int:
+    """First 8 bytes of the SHA-256 of the plan and the row format: equal plans, equal rows."""
+    value = dataclasses.asdict(plan)
+    value["row_format"] = ROW_FORMAT
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

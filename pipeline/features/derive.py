@@ -1,0 +1,117 @@
+"""Computes what a plan's kernels need per event: input columns and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pipeline.features.expressions import deserialize
+from pipeline.features.plan import CellType, Plan
+from pipeline.ingest.batch import EventBatch, Reason
+from pipeline.ingest.columns import to_polars
+
+__all__ = ["Derived", "Derivation"]
+
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+CASTS = {CellType.INT: pl.Int64, CellType.FLOAT: pl.Float64, CellType.BOOL: pl.Boolean}
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Kernel inputs of ``n`` events.
+
+    ``inputs``  int64[k, n]  64-bit patterns (float64 bits for float inputs)
+    ``valid``   uint8[k, n]  1 where not null
+    ``masks``   uint8[m, n]  1 where true (null is false); the plan's masks, then the extra ones
+    ``failed``  int64[f]     rows on which an expression failed; to be rejected
+    """
+
+    inputs: I64
+    valid: U8
+    masks: U8
+    failed: I64
+
+
+class Derivation:
+    """The expressions of one plan (and of its triggers), deserialised once.
+
+    Plain fields go to the kernels without a copy through polars; expressions
+    are evaluated together, in one pass over the columns they read.
+    """
+
+    def __init__(self, plan: Plan, extra_masks: Sequence[str] = ()) -> None:
+        self._plan = plan
+        self._fields = [(i, name) for i, name in enumerate(plan.inputs) if not name.startswith("{")]
+        self._masks = (*plan.masks, *extra_masks)
+        self._expressions: list[pl.Expr] = []
+        self._computed: list[tuple[int, CellType]] = []
+        for i, (text, cell) in enumerate(zip(plan.inputs, plan.input_types, strict=True)):
+            if text.startswith("{"):
+                expression = deserialize(text)
+                if cell in CASTS:
+                    expression = expression.cast(CASTS[cell], strict=False)
+                self._expressions.append(expression.alias(f"i{i}"))
+                self._computed.append((i, cell))
+        self._expressions += [deserialize(m).alias(f"m{i}") for i, m in enumerate(self._masks)]
+        self._roots = sorted({r for e in self._expressions for r in e.meta.root_names()})
+
+    def compute(self, events: EventBatch) -> Derived:
+        """Inputs and masks of ``events``; rejected rows hold undefined values."""
+        n = len(events)
+        inputs = np.empty((len(self._plan.inputs), n), dtype=np.int64)
+        valid = np.empty((len(self._plan.inputs), n), dtype=np.uint8)
+        masks = np.empty((len(self._masks), n), dtype=np.uint8)
+        for i, name in self._fields:
+            inputs[i] = events.columns[name].view(np.int64)
+            valid[i] = events.valid[name]
+        failed: list[int] = []
+        if self._expressions:
+            frame = to_polars(events, self._roots)
+            self._evaluate(frame, 0, events, inputs, valid, masks, failed)
+        return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64))
+
+    def _evaluate(
+        self, frame: pl.DataFrame, start: int, events: EventBatch,
+        inputs: I64, valid: U8, masks: U8, failed: list[int],
+    ) -> None:  # fmt: skip
+        """Fill rows ``start...`` from ``frame``; a failing frame is halved down to its failing rows."""
+        n = len(frame)
+        stop = start + n
+        try:
+            result = frame.select(self._expressions)
+        except pl.exceptions.PolarsError:
+            if n == 1:
+                masks[:, start] = 0
+                for i, _ in self._computed:
+                    valid[i, start] = 0
+                if events.reason[start] == Reason.OK:
+                    failed.append(start)
+                return
+            half = n // 2
+            self._evaluate(frame[:half], start, events, inputs, valid, masks, failed)
+            self._evaluate(frame[half:], start + half, events, inputs, valid, masks, failed)
+            return
+        for i, cell in self._computed:
+            column = _broadcast(result[f"i{i}"], n)
+            valid[i, start:stop] = column.is_not_null().to_numpy()
+            inputs[i, start:stop] = _bits(column, cell)
+        for i in range(len(self._masks)):
+            masks[i, start:stop] = _broadcast(result[f"m{i}"], n).fill_null(False).to_numpy()
+
+
+def _broadcast(column: pl.Series, n: int) -> pl.Series:
+    """A constant expression gives one row for all."""
+    return column if len(column) == n else column.new_from_index(0, n)
+
+
+def _bits(column: pl.Series, cell: CellType) -> I64:
+    if cell is CellType.FLOAT:
+        return column.fill_null(0.0).to_numpy().astype(np.float64, copy=False).view(np.int64)
+    if cell is CellType.BOOL:
+        return column.fill_null(False).to_numpy().astype(np.int64)
+    return column.to_physical().fill_null(0).to_numpy().astype(np.int64, copy=False)

@@ -1,0 +1,131 @@
+"""Polars expressions inside definitions: serialised, typed, and held to one row at a time.
+
+A feature must not depend on how the log is cut into batches, so an expression
+may look at its own row only: aggregations, sorts, shifts, windows and Python
+functions are refused when the view is defined.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import polars as pl
+
+from pipeline.contracts.contract import Contract, FieldType
+from pipeline.errors import DefinitionError
+
+__all__ = ["deserialize", "frame_schema", "output_type", "roots", "serialize"]
+
+NODES = {"Column", "Literal", "BinaryExpr", "Cast", "Ternary", "Alias", "Function"}
+FUNCTIONS = {"Negate", "FillNull", "Abs", "Round", "Floor", "Ceil", "Clip", "Log", "Log1p", "Exp",
+             "Sign", "Coalesce", "MinHorizontal", "MaxHorizontal", "SumHorizontal", "Hash"}  # fmt: skip
+FAMILIES = {
+    "StringExpr": None,  # every member but the joins looks at one row
+    "TemporalExpr": None,
+    "Boolean": {"IsBetween", "IsIn", "IsNull", "IsNotNull", "IsNan", "IsNotNan", "IsFinite",
+                "IsInfinite", "Not", "AnyHorizontal", "AllHorizontal"},
+    "Trigonometry": None,
+    "Pow": None,
+}  # fmt: skip
+NOT_ROWWISE_STRINGS = {"ConcatVertical"}
+POLARS_TYPES: dict[FieldType, pl.DataType] = {
+    FieldType.INT64: pl.Int64(),
+    FieldType.FLOAT64: pl.Float64(),
+    FieldType.DECIMAL: pl.Float64(),
+    FieldType.BOOL: pl.Boolean(),
+    FieldType.STRING: pl.String(),
+    FieldType.TIMESTAMP: pl.Datetime("ns", "UTC"),
+}
+
+
+def frame_schema(contract: Contract) -> dict[str, pl.DataType]:
+    """Column types an expression sees: decimals as Float64, timestamps as Datetime(ns, UTC)."""
+    return {field.name: POLARS_TYPES[field.type] for field in contract.fields}
+
+
+def serialize(expression: pl.Expr, contract: Contract, where: str) -> str:
+    """The expression as canonical JSON.
+
+    :class:`DefinitionError` at ``where`` if it reads a field that the contract
+    lacks or does more than look at its own row.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the JSON form is marked as bound to a polars version
+        try:
+            tree = json.loads(expression.meta.serialize(format="json"))
+        except (pl.exceptions.ComputeError, ValueError, UnicodeDecodeError) as error:
+            raise DefinitionError(where, f"this polars expression has no stable form: {error}") from error
+    for node in _refused(tree):
+        raise DefinitionError(
+            where, f"{node!r} looks at more than its own row (or is not supported); "
+            "the result would depend on how events are batched"
+        )
+    known = frame_schema(contract)
+    for name in expression.meta.root_names():
+        if name not in known:
+            raise DefinitionError(
+                where, f"the contract has no field {name!r}; it has: {', '.join(known)}"
+            )
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"))
+
+
+def deserialize(text: str) -> pl.Expr:
+    """Inverse of :func:`serialize`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pl.Expr.deserialize(BytesIO(text.encode()), format="json")
+
+
+def roots(text: str) -> list[str]:
+    """Fields that a serialised expression reads."""
+    return deserialize(text).meta.root_names()
+
+
+def output_type(expression: pl.Expr, contract: Contract, where: str) -> pl.DataType:
+    """Type of the expression's result; :class:`DefinitionError` if the types do not fit."""
+    empty = pl.DataFrame(schema=frame_schema(contract))
+    try:
+        return empty.select(expression.alias("result")).schema["result"]
+    except pl.exceptions.PolarsError as error:
+        raise DefinitionError(where, f"the expression cannot be computed: {error}") from error
+
+
+def _refused(tree: Any) -> Iterator[str]:
+    """Names of the parts of an expression tree that are not known to be row-wise."""
+    if isinstance(tree, str):
+        yield tree
+        return
+    (kind, body), *_ = tree.items()
+    if kind not in NODES:
+        yield kind
+    elif kind == "BinaryExpr":
+        yield from _refused(body["left"])
+        yield from _refused(body["right"])
+    elif kind == "Cast":
+        yield from _refused(body["expr"])
+    elif kind == "Alias":
+        yield from _refused(body[0])
+    elif kind == "Ternary":
+        for part in ("predicate", "truthy", "falsy"):
+            yield from _refused(body[part])
+    elif kind == "Function":
+        yield from _refused_function(body["function"])
+        for argument in body["input"]:
+            yield from _refused(argument)
+
+
+def _refused_function(function: Any) -> Iterator[str]:
+    family, member = (function, None) if isinstance(function, str) else next(iter(function.items()))
+    name = member if isinstance(member, str) else next(iter(member), None) if member else None
+    if family in FUNCTIONS:
+        return
+    if family not in FAMILIES or name in NOT_ROWWISE_STRINGS:
+        yield family if name is None else f"{family}.{name}"
+        return
+    allowed = FAMILIES[family]
+    if allowed is not None and name not in allowed:
+        yield f"{family}.{name}"

@@ -1,0 +1,227 @@
+"""A compiled view: small integer tables that the kernels interpret.
+
+Nothing is generated per view at run time. :class:`Plan` is a frozen value that
+goes to JSON and back, so a reader needs no user code: it is registered in the
+store under its fingerprint.
+
+How windows become state
+------------------------
+*Tiles.* ``over(W, slide=S)`` read at ``T`` covers ``(floor(T, S) - W, T]``. A
+ring of tile width ``g = gcd(W, S)`` keeps the last ``(W + S) / g`` tiles, where
+tile ``k`` covers ``(k*g, (k+1)*g]``, so ``tile(t) = (t - 1) // g`` (floor
+division). All windows of equal tile width share a ring as long as the longest
+of them. A ring is positioned by the row's newest event time; an event older
+than the ring is refused by it. Each tile holds one 8-byte cell per accumulator.
+
+*Lists.* ``distinct`` keeps, per value, the newest tile in which it occurred
+(that is all any window ending at T >= the newest event needs), sorted by value.
+``last`` keeps the newest n values by (event time, offset). Both are bounded; what a
+full list drops is remembered by its time, and a read that would need it says
+``degraded``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "AccOp",
+    "Accumulator",
+    "CellType",
+    "Feature",
+    "FeatureOp",
+    "ListKind",
+    "ListState",
+    "Plan",
+    "PlanTables",
+    "Ring",
+]
+
+I64 = npt.NDArray[np.int64]
+
+
+class CellType(IntEnum):
+    """How the 64 bits of a cell are read."""
+
+    INT = 0  # int64
+    FLOAT = 1  # float64
+    DECIMAL = 2  # int64 scaled by 10**scale
+    TIME = 3  # int64 ns since the Unix epoch
+    BOOL = 4  # int64 0/1
+    HASH = 5  # int64 bits of the xxh64 of a string
+
+
+class AccOp(IntEnum):
+    """What an accumulator does with a value (identity of an empty cell in brackets)."""
+
+    COUNT = 0  # [0] number of records with mask and, if an input is named, a non-null input
+    SUM_INT = 1  # [0] exact; saturates at OVERFLOW and stays there
+    SUM_FLOAT = 2  # [0.0] in offset order
+    MIN_INT = 3  # [2**63 - 1]
+    MAX_INT = 4  # [-2**63]
+    MIN_FLOAT = 5  # [+inf]
+    MAX_FLOAT = 6  # [-inf]
+
+
+class ListKind(IntEnum):
+    """The two kinds of bounded lists."""
+
+    DISTINCT = 0  # entries (value, newest tile), ascending by value
+    LAST = 1  # entries (event time, offset, value), ascending by (event time, offset)
+
+
+class FeatureOp(IntEnum):
+    """How a feature is computed from accumulators and lists at read time."""
+
+    COUNT = 0
+    SUM = 1
+    MEAN = 2  # a = sum, b = count
+    MIN = 3  # a = min, b = count (null when 0)
+    MAX = 4
+    RATIO = 5  # a / b, both as float64
+    DISTINCT = 6  # a = list
+    LAST = 7  # a = list; n cells
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """Tiles of ``width_ns``; the newest ``tiles`` of them are kept."""
+
+    width_ns: int
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulator:
+    """One 8-byte cell in every tile of a ring. ``input``/``mask`` index the plan's, -1 is none."""
+
+    ring: int
+    op: AccOp
+    input: int
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListState:
+    """A bounded list. ``ring`` positions a DISTINCT list; a LAST list has -1 and ``horizon_ns``:
+    an entry older than newest event time - horizon is dropped (0: never)."""
+
+    kind: ListKind
+    ring: int
+    input: int
+    mask: int
+    bound: int
+    horizon_ns: int
+    type: CellType
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A named output. ``cell`` is its first of ``width`` output cells.
+
+    ``type`` is the type of the input the cells carry; outputs of MEAN, RATIO are float64
+    whatever it is. DECIMAL outputs are float64: the exact scaled integer over 10**scale,
+    rounded once. ``default`` replaces null (NaN: none).
+    """
+
+    name: str
+    op: FeatureOp
+    window_ns: int  # 0: none (LAST without a window uses the view's ttl)
+    slide_ns: int
+    a: int
+    b: int
+    cell: int
+    width: int
+    type: CellType
+    scale: int
+    default: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything the kernels and a reader need to know of one view.
+
+    ``inputs`` and ``masks`` are what must be computed per event: each input is a column of
+    64-bit values with validity, each mask a column of 0/1. They are (name or expression
+    JSON) strings, resolved by :mod:`pipeline.features.derive`.
+    """
+
+    view: str
+    entity: str
+    entity_type: str  # "int64" or "string"
+    source: str  # topic
+    ttl_ns: int  # 0: rows never expire
+    inputs: tuple[str, ...]
+    input_types: tuple[CellType, ...]
+    input_scales: tuple[int, ...]
+    masks: tuple[str, ...]
+    filter: int  # index of the mask that records must pass, -1 for none
+    rings: tuple[Ring, ...]
+    accumulators: tuple[Accumulator, ...]  # sorted by ring
+    lists: tuple[ListState, ...]
+    features: tuple[Feature, ...]
+    fingerprint: int  # uint64: hash of everything above and of the row format version
+
+    @property
+    def cells(self) -> int:
+        """Number of output cells of a row of features."""
+        return sum(feature.width for feature in self.features)
+
+    @property
+    def sections(self) -> int:
+        """Number of variable-length parts of a row: rings, then lists."""
+        return len(self.rings) + len(self.lists)
+
+    def tables(self) -> PlanTables:
+        """The plan as int64 tables for the kernels."""
+        acc0 = [sum(a.ring < r for a in self.accumulators) for r in range(len(self.rings) + 1)]
+        return PlanTables(
+            rings=_table(
+                [(r.width_ns, r.tiles, acc0[i], acc0[i + 1]) for i, r in enumerate(self.rings)], 4
+            ),
+            accumulators=_table([(a.ring, a.op, a.input, a.mask) for a in self.accumulators], 4),
+            lists=_table(
+                [(s.kind, s.ring, s.input, s.mask, s.bound, s.horizon_ns, s.type) for s in self.lists],
+                7,
+            ),
+            features=_table(
+                [
+                    (f.op, f.window_ns, f.slide_ns, f.a, f.b, f.cell, f.width, f.type, f.scale)
+                    for f in self.features
+                ],
+                9,
+            ),
+            defaults=np.array([f.default for f in self.features], dtype=np.float64),
+            ttl_ns=self.ttl_ns,
+            filter=self.filter,
+            fingerprint=np.uint64(self.fingerprint),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTables:
+    """A :class:`Plan` as arrays; the column order is that of the constants in ``kernels.tiles``.
+
+    ``rings``         int64[r, 4]  width_ns, tiles, first accumulator, end accumulator
+    ``accumulators``  int64[a, 4]  ring, op, input, mask
+    ``lists``         int64[l, 7]  kind, ring, input, mask, bound, horizon_ns, type
+    ``features``      int64[f, 9]  op, window_ns, slide_ns, a, b, cell, width, type, scale
+    ``defaults``      float64[f]
+    """
+
+    rings: I64
+    accumulators: I64
+    lists: I64
+    features: I64
+    defaults: npt.NDArray[np.float64]
+    ttl_ns: int
+    filter: int
+    fingerprint: np.uint64
+
+
+def _table(rows: list[tuple[int, ...]], width: int) -> I64:
+    return np.array(rows, dtype=np.int64).reshape(len(rows), width)

@@ -1,0 +1,81 @@
+"""Event streams: a topic and the contract of the events in it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from pipeline.contracts.contract import Contract, FieldType
+from pipeline.errors import DefinitionError
+from pipeline.units import parse_duration
+
+__all__ = ["EventStream"]
+
+TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+KEY_TYPES = {FieldType.INT64: "int64", FieldType.STRING: "string"}
+
+
+@dataclass(frozen=True)
+class EventStream:
+    """Events of one topic, keyed by the field ``key``, ordered in time by the field ``time``.
+
+    ``contract``         a :class:`Contract`, or the path of a JSON Schema (.json) or Avro (.avsc) file
+    ``max_future``       an event later than its broker time plus this is dead-lettered
+    ``earliest``         an event before this time is dead-lettered (default: 1970)
+    ``max_value_bytes``  a larger value is dead-lettered without being decoded
+
+    Raises :class:`DefinitionError`, which names the argument.
+    """
+
+    topic: str
+    contract: Contract | str | Path
+    key: str
+    time: str
+    max_future: str | int | timedelta = "1h"
+    earliest: datetime = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    max_value_bytes: int = 1 << 20
+    schema: Contract = field(init=False, repr=False)
+    max_future_ms: int = field(init=False, repr=False)
+    earliest_ns: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        where = f"EventStream({self.topic!r})"
+        if not TOPIC_NAME.fullmatch(self.topic) or self.topic in {".", ".."}:
+            raise DefinitionError(f"{where}.topic", "a Kafka topic name is 1 to 200 of A-Z a-z 0-9 . _ -")
+        contract = self.contract if isinstance(self.contract, Contract) else Contract.load(self.contract)
+        types = {f.name: f for f in contract.fields}
+        for argument, name in (("key", self.key), ("time", self.time)):
+            if name not in types:
+                raise DefinitionError(
+                    f"{where}.{argument}",
+                    f"the contract has no field {name!r}; it has: {', '.join(types)}",
+                )
+            if types[name].nullable:
+                raise DefinitionError(f"{where}.{argument}", f"field {name!r} must not be nullable")
+        if types[self.key].type not in KEY_TYPES:
+            raise DefinitionError(
+                f"{where}.key", f"{self.key!r} is {types[self.key].type.value}; a key is an integer or a string"
+            )
+        if types[self.time].type is not FieldType.TIMESTAMP:
+            raise DefinitionError(
+                f"{where}.time", f"{self.time!r} is {types[self.time].type.value}, not a timestamp"
+            )
+        if self.earliest.tzinfo is None:
+            raise DefinitionError(f"{where}.earliest", "give a time zone")
+        if self.max_value_bytes < 1:
+            raise DefinitionError(f"{where}.max_value_bytes", "must be at least 1")
+        try:
+            future_ns = parse_duration(self.max_future)
+        except ValueError as error:
+            raise DefinitionError(f"{where}.max_future", str(error)) from error
+        elapsed = self.earliest - datetime(1970, 1, 1, tzinfo=timezone.utc)
+        object.__setattr__(self, "schema", contract)
+        object.__setattr__(self, "max_future_ms", future_ns // 1_000_000)
+        object.__setattr__(self, "earliest_ns", elapsed // timedelta(microseconds=1) * 1000)
+
+    @property
+    def key_type(self) -> str:
+        """``"int64"`` or ``"string"``: how entity keys become message keys."""
+        return KEY_TYPES[next(f.type for f in self.schema.fields if f.name == self.key)]

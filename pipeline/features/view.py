@@ -1,0 +1,129 @@
+"""Feature views and triggers: the definitions a user writes, checked when they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import polars as pl
+
+from pipeline.errors import DefinitionError
+from pipeline.features.aggregations import Aggregation
+from pipeline.features.compile import check_name, compile_plan
+from pipeline.features.expressions import output_type, serialize
+from pipeline.features.plan import ListKind, Plan
+from pipeline.features.stream import EventStream
+from pipeline.units import parse_duration
+
+__all__ = ["Changed", "Changes", "FeatureView", "Trigger", "changed"]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureView:
+    """Features of one entity, computed from one stream.
+
+    ``entity``    field of the contract that names the entity; the topic's key
+    ``ttl``       a row expires this long after its last event (None: never)
+    ``where``     events for which this is not true are counted as ``filtered``
+    ``features``  name -> aggregation, see :mod:`pipeline.features.aggregations`
+
+    Raises :class:`DefinitionError`, which names the feature and the argument.
+    """
+
+    name: str
+    source: EventStream
+    entity: str
+    features: Mapping[str, Aggregation]
+    ttl: str | int | timedelta | None = None
+    where: pl.Expr | None = None
+    plan: Plan = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            ttl_ns = 0 if self.ttl is None else parse_duration(self.ttl)
+        except ValueError as error:
+            raise DefinitionError(f"{self.name}.ttl", str(error)) from error
+        if self.ttl is not None and ttl_ns <= 0:
+            raise DefinitionError(f"{self.name}.ttl", "must be longer than 0")
+        plan = compile_plan(
+            self.name, self.source, self.entity, ttl_ns, self.where, self.features
+        )
+        object.__setattr__(self, "plan", plan)
+
+    @property
+    def changes(self) -> Changes:
+        """The rows that changed, as ``pyarrow.RecordBatch``: what ``@app.agent`` takes."""
+        return Changes(self)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The changed rows of a view, batch by batch, after each commit."""
+
+    view: FeatureView
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A trigger condition: the value of ``column`` differs from the entity's last one."""
+
+    column: str
+
+
+def changed(column: str) -> Changed:
+    """True at an event whose ``column`` (not null) differs from the entity's newest before it.
+
+    The view must keep that value as a feature ``pp.last(column)`` (any ``n``, no ``where``).
+    """
+    return Changed(column)
+
+
+@dataclass(frozen=True, eq=False)
+class Trigger:
+    """Asks for a prediction at certain events of a view.
+
+    Evaluated per event, in offset order, after the event was applied; the request holds the
+    features as of that event. ``when`` is None (every event), a polars expression over the event,
+    or :func:`changed`. ``features`` names what is sent (default: every scalar feature of the view).
+    """
+
+    name: str
+    view: FeatureView = field(repr=False)
+    when: pl.Expr | Changed | None = None
+    features: Sequence[str] | None = None
+    mask: str | None = field(init=False, repr=False, default=None)
+    list_index: int = field(init=False, repr=False, default=-1)
+    sent: tuple[str, ...] = field(init=False, repr=False, default=())
+
+    def __post_init__(self) -> None:
+        check_name("Trigger.name", self.name)
+        where = f"Trigger({self.name!r})"
+        plan = self.view.plan
+        scalars = tuple(f.name for f in plan.features if f.width == 1)
+        sent = scalars if self.features is None else tuple(self.features)
+        for name in sent:
+            if name not in scalars:
+                raise DefinitionError(
+                    f"{where}.features",
+                    f"view {plan.view!r} has no scalar feature {name!r}; it has: {', '.join(scalars)}",
+                )
+        object.__setattr__(self, "sent", sent)
+        if isinstance(self.when, Changed):
+            object.__setattr__(self, "list_index", self._last_list(where, self.when.column))
+        elif self.when is not None:
+            contract = self.view.source.schema
+            object.__setattr__(self, "mask", serialize(self.when, contract, f"{where}.when"))
+            if output_type(self.when, contract, f"{where}.when") != pl.Boolean():
+                raise DefinitionError(f"{where}.when", "must be true or false")
+
+    def _last_list(self, where: str, column: str) -> int:
+        plan = self.view.plan
+        for index, state in enumerate(plan.lists):
+            if state.kind is ListKind.LAST and state.mask < 0 and plan.inputs[state.input] == column:
+                return index
+        raise DefinitionError(
+            f"{where}.when",
+            f"changed({column!r}) needs the last value: add a feature pp.last({column!r}) "
+            f"to view {plan.view!r}",
+        )

@@ -1,0 +1,163 @@
+"""The two columnar shapes of a batch: bytes from the broker, and typed events.
+
+Neither holds a Python object per record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["BinaryBatch", "EventBatch", "Reason", "Rejects", "TopicPartition"]
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TopicPartition:
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
+
+class Reason(IntEnum):
+    """Why a record was refused; stored in dead letters by its lower-case name.
+
+    The order is the order of the checks: a record that fails several is
+    rejected for the first.
+    """
+
+    OK = 0
+    TOO_LARGE = 1  # value longer than the stream's limit; the body is not copied
+    TOMBSTONE = 2  # null value
+    EMPTY = 3  # value of 0 bytes
+    NO_KEY = 4  # null or empty message key
+    MISROUTED = 5  # murmur2(key) % partitions is another partition
+    DECODE = 6  # not well-formed in the stream's format
+    SCHEMA = 7  # a required field is missing or null, or a value has the wrong type
+    RANGE = 8  # a number or time does not fit its column's type
+    KEY_MISMATCH = 9  # the message key is not the entity named in the value
+    TS_FUTURE = 10  # event time beyond broker time + the stream's bound
+    TS_PAST = 11  # event time before the stream's earliest accepted time
+    EXPRESSION = 12  # an expression of a view failed on this record
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryBatch:
+    """Records of one partition in offset order, as bytes in columns.
+
+    ``n`` records; the buffers are owned by the batch and never written again.
+
+    ``payload``        uint8[..]   values back to back
+    ``value_offsets``  int64[n+1]  value ``i`` is ``payload[value_offsets[i]:value_offsets[i+1]]``
+    ``value_null``     uint8[n]    1 where the value is null (a tombstone)
+    ``value_size``     int64[n]    size on the wire; larger than the slice only where the value
+                                   was over the limit and left out (``too_large``)
+    ``keys``           uint8[..]   keys back to back
+    ``key_offsets``    int64[n+1]
+    ``key_null``       uint8[n]    1 where the key is null
+    ``offsets``        int64[n]    Kafka offsets, strictly increasing, gaps allowed
+    ``timestamps_ms``  int64[n]    broker time (CreateTime or LogAppendTime), -1 where absent
+    ``leader_epoch``   epoch of the last record, -1 where the broker gives none
+    """
+
+    source: TopicPartition
+    payload: U8
+    value_offsets: I64
+    value_null: U8
+    value_size: I64
+    keys: U8
+    key_offsets: I64
+    key_null: U8
+    offsets: I64
+    timestamps_ms: I64
+    leader_epoch: int = -1
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def next_offset(self) -> int:
+        """Offset after the last record of the batch (0 for an empty batch)."""
+        return int(self.offsets[-1]) + 1 if len(self.offsets) else 0
+
+    def value(self, i: int) -> bytes | None:
+        """Value of record ``i`` as bytes; for dead letters and tests, not for the hot path."""
+        if self.value_null[i]:
+            return None
+        return self.payload[self.value_offsets[i] : self.value_offsets[i + 1]].tobytes()
+
+    def key(self, i: int) -> bytes | None:
+        """Key of record ``i`` as bytes; for dead letters and tests, not for the hot path."""
+        if self.key_null[i]:
+            return None
+        return self.keys[self.key_offsets[i] : self.key_offsets[i + 1]].tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Rejects:
+    """The records of a batch that cannot be applied, as columns.
+
+    ``index``   int64[m]  row in the :class:`BinaryBatch`, increasing
+    ``reason``  uint8[m]  a :class:`Reason`, never ``OK``
+    """
+
+    index: I64
+    reason: U8
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def counts(self) -> dict[str, int]:
+        """Number of rejects by lower-case reason name; reasons without one are absent."""
+        values, counts = np.unique(self.reason, return_counts=True)
+        return {Reason(int(v)).name.lower(): int(c) for v, c in zip(values, counts, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """Typed events of one partition in offset order: a decoded :class:`BinaryBatch`.
+
+    Holds **all** ``n`` records of its binary batch, rejected ones too, so that
+    row ``i`` is the same record in both; ``reason[i]`` is ``Reason.OK`` where
+    the record may be applied, and column values of other rows are undefined.
+
+    ``columns``     field name -> int64[n] (integers, decimals scaled to integers, timestamps
+                    in ns since the Unix epoch, booleans as 0/1), float64[n], or for strings
+                    int64[n] holding the xxh64 (seed 0) of the UTF-8 bytes
+    ``valid``       field name -> uint8[n], 1 where not null
+    ``strings``     string field name -> (bytes uint8[..], start int64[n], length int64[n]);
+                    unescaped UTF-8
+    ``event_time``  int64[n], ns since the Unix epoch
+    ``reason``      uint8[n], a :class:`Reason`
+    """
+
+    binary: BinaryBatch
+    columns: Mapping[str, npt.NDArray[np.int64] | npt.NDArray[np.float64]]
+    valid: Mapping[str, U8]
+    strings: Mapping[str, tuple[U8, I64, I64]]
+    event_time: I64
+    reason: U8
+
+    def __len__(self) -> int:
+        return len(self.reason)
+
+    @property
+    def source(self) -> TopicPartition:
+        """The partition the events came from."""
+        return self.binary.source
+
+    def rejects(self) -> Rejects:
+        """The rows that cannot be applied."""
+        index = np.flatnonzero(self.reason).astype(np.int64)
+        return Rejects(index, self.reason[index])

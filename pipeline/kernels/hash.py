@@ -1,0 +1,190 @@
+"""Hashes of byte strings: murmur2 (Kafka's partitioner) and xxh64.
+
+All functions take a flat ``uint8`` buffer and byte positions, so a key or string is hashed where
+it lies. Positions are trusted: ``0 <= start <= end <= len(data)``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.kernels.jit import inline, jit
+
+__all__ = [
+    "equal_bytes",
+    "hash_keys",
+    "hash_spans",
+    "load64",
+    "murmur2",
+    "partition_of",
+    "xxh64",
+]
+
+U8 = npt.NDArray[np.uint8]
+U64 = npt.NDArray[np.uint64]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+_M = 0x5BD1E995  # below 2**31, so a product with 32 bits stays within int64
+_LOW32 = 0xFFFFFFFF
+_SEED = 0x9747B28C
+
+_P1 = np.uint64(0x9E3779B185EBCA87)
+_P2 = np.uint64(0xC2B2AE3D27D4EB4F)
+_P3 = np.uint64(0x165667B19E3779F9)
+_P4 = np.uint64(0x85EBCA77C2B2AE63)
+_P5 = np.uint64(0x27D4EB2F165667C5)
+_N1, _N2, _N3, _N4 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+_N5, _N6, _N7, _N8 = np.uint64(5), np.uint64(6), np.uint64(7), np.uint64(8)
+_N11, _N12, _N16, _N18 = np.uint64(11), np.uint64(12), np.uint64(16), np.uint64(18)
+_N23, _N24, _N27, _N29 = np.uint64(23), np.uint64(24), np.uint64(27), np.uint64(29)
+_N31, _N32, _N33, _N40 = np.uint64(31), np.uint64(32), np.uint64(33), np.uint64(40)
+_N48, _N56, _N64 = np.uint64(48), np.uint64(56), np.uint64(64)
+
+
+@inline
+def murmur2(data: U8, start: int, end: int) -> np.int64:
+    """Java's signed 32-bit ``Utils.murmur2`` of ``data[start:end]``, as an int64.
+
+    Source: ``org.apache.kafka.common.utils.Utils.murmur2`` (Apache Kafka clients).
+    """
+    h = np.int64(_SEED ^ (end - start))
+    i = start
+    while i + 4 <= end:
+        k = (
+            np.int64(data[i])
+            | np.int64(data[i + 1]) << 8
+            | np.int64(data[i + 2]) << 16
+            | np.int64(data[i + 3]) << 24
+        )
+        k = (k * _M) & _LOW32
+        k ^= k >> 24
+        k = (k * _M) & _LOW32
+        h = ((h * _M) & _LOW32) ^ k
+        i += 4
+    rest = end - i
+    if rest == 3:
+        h ^= np.int64(data[i + 2]) << 16
+    if rest >= 2:
+        h ^= np.int64(data[i + 1]) << 8
+    if rest >= 1:
+        h = ((h ^ np.int64(data[i])) * _M) & _LOW32
+    h ^= h >> 13
+    h = (h * _M) & _LOW32
+    h ^= h >> 15
+    return h - ((h >> 31) << 32)
+
+
+@jit
+def partition_of(keys: U8, key_offsets: I64, n_partitions: int, out: I32) -> None:
+    """Kafka partition of each key: ``(murmur2 & 0x7fffffff) % n_partitions`` into ``out`` int32[n].
+
+    ``key_offsets`` int64[n+1]. A key of 0 bytes gets the partition of the empty string; callers
+    that treat it as missing must look at the lengths.
+    """
+    for i in range(len(key_offsets) - 1):
+        h = murmur2(keys, key_offsets[i], key_offsets[i + 1])
+        out[i] = (h & 0x7FFFFFFF) % n_partitions
+
+
+@inline
+def load64(data: U8, at: int) -> np.uint64:
+    """Bytes ``at`` to ``at + 7`` as a little-endian word."""
+    u = np.uint64(at)  # an unsigned index needs no wrap-around check; the loads become one
+    return (
+        np.uint64(data[u])
+        | np.uint64(data[u + _N1]) << _N8
+        | np.uint64(data[u + _N2]) << _N16
+        | np.uint64(data[u + _N3]) << _N24
+        | np.uint64(data[u + _N4]) << _N32
+        | np.uint64(data[u + _N5]) << _N40
+        | np.uint64(data[u + _N6]) << _N48
+        | np.uint64(data[u + _N7]) << _N56
+    )
+
+
+@inline
+def _round(accumulator: np.uint64, lane: np.uint64) -> np.uint64:
+    x = accumulator + lane * _P2
+    return ((x << _N31) | (x >> _N33)) * _P1
+
+
+@inline
+def _merge(h: np.uint64, accumulator: np.uint64) -> np.uint64:
+    return (h ^ _round(np.uint64(0), accumulator)) * _P1 + _P4
+
+
+@inline
+def _rotate(x: np.uint64, bits: np.uint64) -> np.uint64:
+    return (x << bits) | (x >> (_N64 - bits))
+
+
+@inline
+def xxh64(data: U8, start: int, end: int, seed: int = 0) -> np.uint64:
+    """XXH64 of ``data[start:end]``.
+
+    Source: https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md
+    """
+    s = np.uint64(seed)
+    i = start
+    if end - start >= 32:
+        v1 = s + _P1 + _P2
+        v2 = s + _P2
+        v3 = s
+        v4 = s - _P1
+        while i + 32 <= end:
+            v1 = _round(v1, load64(data, i))
+            v2 = _round(v2, load64(data, i + 8))
+            v3 = _round(v3, load64(data, i + 16))
+            v4 = _round(v4, load64(data, i + 24))
+            i += 32
+        h = _rotate(v1, _N1) + _rotate(v2, _N7) + _rotate(v3, _N12) + _rotate(v4, _N18)
+        h = _merge(_merge(_merge(_merge(h, v1), v2), v3), v4)
+    else:
+        h = s + _P5
+    h += np.uint64(end - start)
+    while i + 8 <= end:
+        h = _rotate(h ^ _round(np.uint64(0), load64(data, i)), _N27) * _P1 + _P4
+        i += 8
+    if i + 4 <= end:
+        lane = (
+            np.uint64(data[i])
+            | np.uint64(data[i + 1]) << _N8
+            | np.uint64(data[i + 2]) << _N16
+            | np.uint64(data[i + 3]) << _N24
+        )
+        h = _rotate(h ^ lane * _P1, _N23) * _P2 + _P3
+        i += 4
+    while i < end:
+        h = _rotate(h ^ np.uint64(data[i]) * _P5, _N11) * _P1
+        i += 1
+    h = (h ^ (h >> _N33)) * _P2
+    h = (h ^ (h >> _N29)) * _P3
+    return h ^ (h >> _N32)
+
+
+@jit
+def hash_keys(keys: U8, offsets: I64, out: U64) -> None:
+    """xxh64 (seed 0) of each key ``keys[offsets[i]:offsets[i+1]]`` into ``out`` uint64[n]."""
+    for i in range(len(offsets) - 1):
+        out[i] = xxh64(keys, offsets[i], offsets[i + 1])
+
+
+@jit
+def hash_spans(data: U8, start: I64, length: I64, out: I64) -> None:
+    """xxh64 (seed 0) of each ``data[start[i]:start[i]+length[i]]``, as the bits of an int64."""
+    for i in range(len(start)):
+        out[i] = np.int64(xxh64(data, start[i], start[i] + length[i]))
+
+
+@inline
+def equal_bytes(a: U8, a_start: int, a_end: int, b: U8, b_start: int, b_end: int) -> bool:
+    """Whether ``a[a_start:a_end]`` and ``b[b_start:b_end]`` hold the same bytes."""
+    n = a_end - a_start
+    if n != b_end - b_start:
+        return False
+    for k in range(n):  # noqa: SIM110  (all() is not compiled well)
+        if a[a_start + k] != b[b_start + k]:
+            return False
+    return True

@@ -1,0 +1,136 @@
+"""The one place that says how kernels are compiled.
+
+A kernel is a plain function over arrays. It is compiled with the GIL released
+and without ``fastmath`` (float sums must keep their order), and cached on disk
+in a directory private to the user. ``PIPELINE_JIT=off`` leaves every kernel as the plain
+Python function, which the test-suite uses to prove both ways equal.
+
+Four primitives let a kernel work on memory that C owns: :func:`load_i64`, :func:`copy_bytes`,
+:func:`call_i64` and :func:`call_void`. Addresses are int64; whoever passes one vouches for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+__all__ = [
+    "JIT_ENABLED",
+    "cache_directory",
+    "call_i64",
+    "call_void",
+    "copy_bytes",
+    "inline",
+    "jit",
+    "load_i64",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+JIT_ENABLED = os.environ.get("PIPELINE_JIT", "on") != "off"
+
+
+def cache_directory() -> Path:
+    """Directory of compiled kernels: ``$PIPELINE_CACHE`` or the user's cache directory."""
+    named = os.environ.get("PIPELINE_CACHE")
+    if named:
+        return Path(named)
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "pipeline" / "kernels"
+
+
+if JIT_ENABLED:
+    _directory = cache_directory()
+    _directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_directory))
+    import numba
+
+    def jit(kernel: F) -> F:
+        """Compile ``kernel`` on first call for its argument types; releases the GIL."""
+        return numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")(kernel)
+
+    def inline(kernel: F) -> F:
+        """As :func:`jit`, for a small function that other kernels call in their inner loop."""
+        return numba.njit(
+            cache=True, nogil=True, fastmath=False, error_model="numpy", inline="never"
+        )(kernel)
+
+    from llvmlite import ir
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic
+
+    _WORD = ir.IntType(64)
+
+    @intrinsic
+    def load_i64(typing: Any, address: Any) -> Any:
+        """Return the int64 stored at ``address``."""
+
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.load(builder.inttoptr(args[0], _WORD.as_pointer()))
+
+        return types.int64(types.int64), lower
+
+    @intrinsic
+    def copy_bytes(typing: Any, target: Any, source: Any, size: Any) -> Any:
+        """Copy ``size`` bytes from address ``source`` to address ``target``; no overlap."""
+
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            byte = ir.IntType(8).as_pointer()
+            to, start = (builder.inttoptr(a, byte) for a in args[:2])
+            cgutils.raw_memcpy(builder, to, start, args[2], 1)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), lower
+
+    @intrinsic
+    def call_i64(typing: Any, function: Any, first: Any, second: Any) -> Any:
+        """Call the C function at address ``function``: two words in, an int64 out."""
+
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = ir.FunctionType(_WORD, [_WORD, _WORD])
+            return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+
+        return types.int64(types.int64, types.int64, types.int64), lower
+
+    @intrinsic
+    def call_void(typing: Any, function: Any, first: Any) -> Any:
+        """Call the C function at address ``function``: one word in, nothing out."""
+
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = ir.FunctionType(ir.VoidType(), [_WORD])
+            builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), lower
+
+else:
+    import ctypes
+
+    _CALL_I64 = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
+    _CALL_VOID = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+    def load_i64(address: int) -> int:
+        """Return the int64 stored at ``address``."""
+        return ctypes.c_int64.from_address(int(address)).value
+
+    def copy_bytes(target: int, source: int, size: int) -> None:
+        """Copy ``size`` bytes from address ``source`` to address ``target``; no overlap."""
+        ctypes.memmove(int(target), int(source), int(size))
+
+    def call_i64(function: int, first: int, second: int) -> int:
+        """Call the C function at address ``function``: two words in, an int64 out."""
+        return int(_CALL_I64(int(function))(int(first), int(second)))
+
+    def call_void(function: int, first: int) -> None:
+        """Call the C function at address ``function``: one word in, nothing out."""
+        _CALL_VOID(int(function))(int(first))
+
+    def jit(kernel: F) -> F:
+        """Leave ``kernel`` as plain Python."""
+        return kernel
+
+    def inline(kernel: F) -> F:
+        """Leave ``kernel`` as plain Python."""
+        return kernel

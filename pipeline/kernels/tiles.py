@@ -1,0 +1,252 @@
+"""Rings of tiles: an event's values folded into the cells of its tile.
+
+A section of the arena holds a ring's non-empty tiles, ascending: entries of 1 + cells words,
+``[tile, cell, ...]``. Tile ``k`` covers the times ``(k * width, (k + 1) * width]``. Tiles that
+fell out of the ring may linger until their room is needed; every reader skips them.
+
+The column order of plan tables is defined here and in :mod:`pipeline.kernels.lists` and
+:mod:`pipeline.kernels.finalize`; it is that of ``pipeline.features.plan.PlanTables``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.kernels.arena import allocate, release, size_class
+from pipeline.kernels.jit import inline
+from pipeline.kernels.table import SECTION
+
+__all__ = [
+    "ACC_INPUT",
+    "ACC_MASK",
+    "ACC_OP",
+    "ACC_RING",
+    "COUNT",
+    "MAX_FLOAT",
+    "MAX_INT",
+    "MIN_FLOAT",
+    "MIN_INT",
+    "OVERFLOW",
+    "RING_END",
+    "RING_FIRST",
+    "RING_TILES",
+    "RING_WIDTH",
+    "SUM_FLOAT",
+    "SUM_INT",
+    "add_to_ring",
+    "fold",
+    "grow",
+    "identity",
+    "is_nan",
+    "lower_bound",
+    "minus",
+    "spacious",
+    "tile_of",
+]
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+
+RING_WIDTH, RING_TILES, RING_FIRST, RING_END = range(4)
+ACC_RING, ACC_OP, ACC_INPUT, ACC_MASK = range(4)
+COUNT, SUM_INT, SUM_FLOAT, MIN_INT, MAX_INT, MIN_FLOAT, MAX_FLOAT = range(7)
+
+OVERFLOW = -(2**63)  # an integer sum that left int64 becomes this and stays it
+_MAX = 2**63 - 1
+_INF = 0x7FF0000000000000
+_MINUS_INF = -0x10000000000000
+_NAN = 0x7FF8000000000000
+
+
+@inline
+def minus(a: int, b: int) -> int:
+    """``a - b``, held within int64."""
+    d = np.int64(a) - np.int64(b)
+    if ((a ^ b) & (a ^ d)) < 0:
+        return np.int64(-(2**63)) if a < 0 else np.int64(_MAX)
+    return d
+
+
+@inline
+def tile_of(time: int, width: int) -> int:
+    """The tile ``k`` with ``k * width < time <= (k + 1) * width``."""
+    k = time // width
+    if k * width == time:
+        k -= 1
+    return k
+
+
+@inline
+def is_nan(bits: int) -> bool:
+    """Whether the float64 with these bits is a NaN."""
+    return (bits & _MAX) > _INF
+
+
+@inline
+def identity(op: int) -> int:
+    """The cell of accumulator ``op`` before anything was folded into it."""
+    if op == MIN_INT:
+        return _MAX
+    if op == MAX_INT:
+        return OVERFLOW
+    if op == MIN_FLOAT:
+        return _INF
+    if op == MAX_FLOAT:
+        return _MINUS_INF
+    return 0
+
+
+@inline
+def _rank(bits: int) -> int:
+    """Order of float64 bits as integers: -inf < ... < -0.0 < 0.0 < ... < inf."""
+    return bits ^ ((bits >> 63) & _MAX)
+
+
+@inline
+def _add_exact(a: int, b: int) -> int:
+    if a == OVERFLOW or b == OVERFLOW:
+        return np.int64(OVERFLOW)
+    s = np.int64(a) + np.int64(b)
+    if ((a ^ s) & (b ^ s)) < 0:
+        return np.int64(OVERFLOW)
+    return s
+
+
+@inline
+def _add_float(a: int, b: int) -> int:
+    s = np.float64(np.int64(a).view(np.float64) + np.int64(b).view(np.float64)).view(np.int64)
+    if is_nan(s):
+        return np.int64(_NAN)
+    return s
+
+
+@inline
+def fold(op: int, cell: int, value: int) -> int:
+    """``cell`` after a value, or another tile's cell, of 64 bits; a count folds ones."""
+    if op == COUNT or op == SUM_INT:
+        return _add_exact(cell, value)
+    if op == SUM_FLOAT:
+        return _add_float(cell, value)
+    if op == MIN_INT:
+        return min(cell, value)
+    if op == MAX_INT:
+        return max(cell, value)
+    if op == MIN_FLOAT:
+        return value if _rank(value) < _rank(cell) else cell
+    return value if _rank(value) > _rank(cell) else cell
+
+
+@inline
+def lower_bound(arena: I64, block: int, count: int, entry: int, word: int, key: int) -> int:
+    """The first of ``count`` entries of ``entry`` words whose ``word``-th is at least ``key``."""
+    low, high = np.int64(0), np.int64(count)
+    while low < high:
+        middle = (low + high) >> 1
+        if arena[block + middle * entry + word] < key:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@inline
+def spacious(count: int, entry: int) -> int:
+    """Words for ``count`` entries with an eighth to spare, so that clearing out stays rare."""
+    return count * entry * 8 // 7 + 1
+
+
+@inline
+def grow(arena: I64, heads: I64, slots: I64, slot: int, at: int, words: int) -> int:
+    """Move the section whose columns start at ``at`` to a block of ``words``; returns it."""
+    old, c = slots[slot, at], slots[slot, at + 2]
+    bigger = size_class(words)
+    block = allocate(arena, heads, bigger)
+    if old >= 0:
+        for k in range(1 << c):
+            arena[block + k] = arena[old + k]
+        release(arena, heads, old, c)
+    slots[slot, at] = block
+    slots[slot, at + 2] = bigger
+    return block
+
+
+@inline
+def _make_room(
+    arena: I64, heads: I64, slots: I64, slot: int, at: int, entry: int, first_tile: int
+) -> int:
+    """Room for one more tile: tiles before ``first_tile`` go first, then the block grows."""
+    block, count = slots[slot, at], slots[slot, at + 1]
+    if block < 0:
+        return grow(arena, heads, slots, slot, at, 2 * entry)
+    size = 1 << slots[slot, at + 2]
+    if (count + 1) * entry <= size:
+        return block
+    gone = lower_bound(arena, block, count, entry, 0, first_tile)
+    if gone > 0:
+        count -= gone
+        for k in range(count * entry):
+            arena[block + k] = arena[block + k + gone * entry]
+        slots[slot, at + 1] = count
+    words = spacious(count + 1, entry)
+    if words > size:
+        block = grow(arena, heads, slots, slot, at, words)
+    return block
+
+
+@inline
+def _tile_cells(
+    arena: I64, heads: I64, slots: I64, slot: int, at: int, accumulators: I64,
+    first: int, end: int, tile: int, first_tile: int,
+) -> int:  # fmt: skip
+    """Position in the arena of the first cell of ``tile``, which is made if it is not there."""
+    entry = 1 + end - first
+    block, count = slots[slot, at], slots[slot, at + 1]
+    if count > 0:
+        last = block + (count - 1) * entry
+        if arena[last] == tile:
+            return last + 1
+    block = _make_room(arena, heads, slots, slot, at, entry, first_tile)
+    count = slots[slot, at + 1]
+    p = block + count * entry
+    if count > 0 and arena[p - entry] > tile:
+        p = block + entry * lower_bound(arena, block, count, entry, 0, tile)
+        if arena[p] == tile:
+            return p + 1
+        for k in range(block + (count + 1) * entry - 1, p + entry - 1, -1):
+            arena[k] = arena[k - entry]
+    slots[slot, at + 1] = count + 1
+    arena[p] = tile
+    for a in range(first, end):
+        arena[p + 1 + a - first] = identity(accumulators[a, ACC_OP])
+    return p + 1
+
+
+@inline
+def add_to_ring(
+    arena: I64, heads: I64, slots: I64, slot: int, ring: int, accumulators: I64,
+    first: int, end: int, tile: int, first_tile: int,
+    values: I64, usable: U8, passed: U8,
+) -> None:  # fmt: skip
+    """Fold one event into ``tile`` of a ring (accumulators ``first`` to ``end``).
+
+    ``values`` int64[inputs], ``usable`` uint8[inputs] (not null, not NaN) and ``passed``
+    uint8[masks] are the event's. A tile is made by the first accumulator that takes a value.
+    ``first_tile`` is the first one the ring holds once the event is included.
+    """
+    at = SECTION + 3 * ring
+    cells = np.int64(-1)
+    for a in range(first, end):
+        mask, source = accumulators[a, ACC_MASK], accumulators[a, ACC_INPUT]
+        if mask >= 0 and passed[mask] == 0:
+            continue
+        if source >= 0 and usable[source] == 0:
+            continue
+        if cells < 0:
+            cells = _tile_cells(
+                arena, heads, slots, slot, at, accumulators, first, end, tile, first_tile
+            )
+        op = accumulators[a, ACC_OP]
+        value = np.int64(1) if op == COUNT else values[source]
+        cell = cells + a - first
+        arena[cell] = fold(op, arena[cell], value)

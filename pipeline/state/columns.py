@@ -1,0 +1,82 @@
+"""Finalized cells as Arrow columns: the one place that knows which type a feature has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.features.plan import CellType, Feature, FeatureOp, Plan
+
+__all__ = ["feature_columns", "feature_matrix", "feature_type"]
+
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+VALUE_TYPES = {
+    CellType.INT: pa.int64(),
+    CellType.FLOAT: pa.float64(),
+    CellType.DECIMAL: pa.float64(),
+    CellType.TIME: pa.timestamp("ns", "UTC"),
+    CellType.BOOL: pa.bool_(),
+}
+FLOAT_OPS = {FeatureOp.MEAN, FeatureOp.RATIO}
+INT_OPS = {FeatureOp.COUNT, FeatureOp.DISTINCT}
+
+
+def feature_type(feature: Feature) -> pa.DataType:
+    """Arrow type of a feature; a list of it for ``last(n > 1)``."""
+    if feature.op in FLOAT_OPS:
+        return pa.float64()
+    if feature.op in INT_OPS:
+        return pa.int64()
+    if feature.op is FeatureOp.SUM and feature.type is CellType.BOOL:
+        return pa.int64()
+    value = VALUE_TYPES[feature.type]
+    return pa.list_(value) if feature.width > 1 else value
+
+
+def feature_columns(plan: Plan, cells: I64, valid: U8, names: Sequence[str]) -> list[pa.Array]:
+    """Arrow arrays of the named features.
+
+    ``cells`` int64[n, C] bit patterns, ``valid`` uint8[n, C]. A list holds its valid cells, newest
+    first; it is null where the first cell is.
+    """
+    by_name = {feature.name: feature for feature in plan.features}
+    return [_column(by_name[name], cells, valid) for name in names]
+
+
+def feature_matrix(
+    plan: Plan, cells: I64, valid: U8, names: Sequence[str], out: npt.NDArray[np.floating]
+) -> None:
+    """Write the named scalar features to ``out`` float[n, len(names)]; nulls become NaN."""
+    by_name = {feature.name: feature for feature in plan.features}
+    for i, name in enumerate(names):
+        feature = by_name[name]
+        column = cells[:, feature.cell]
+        real = pa.types.is_floating(feature_type(feature))
+        out[:, i] = np.ascontiguousarray(column).view(np.float64) if real else column
+        out[valid[:, feature.cell] == 0, i] = np.nan
+
+
+def _column(feature: Feature, cells: I64, valid: U8) -> pa.Array:
+    type_ = feature_type(feature)
+    span = slice(feature.cell, feature.cell + feature.width)
+    if feature.width == 1:
+        return _values(cells[:, feature.cell], valid[:, feature.cell] != 0, type_)
+    present = valid[:, span] != 0
+    counts = present.sum(axis=1)
+    values = _values(cells[:, span][present], np.ones(int(counts.sum()), dtype=bool), type_.value_type)
+    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), values, type=type_, mask=pa.array(counts == 0))
+
+
+def _values(cells: I64, present: npt.NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
+    bits = np.ascontiguousarray(cells)
+    mask = ~present
+    if pa.types.is_floating(type_):
+        return pa.array(bits.view(np.float64), type=type_, mask=mask)
+    if pa.types.is_boolean(type_):
+        return pa.array(bits != 0, type=type_, mask=mask)
+    return pa.array(bits, type=pa.int64(), mask=mask).cast(type_)

@@ -1,0 +1,373 @@
+"""The fenced commit: one partition over one connection.
+
+Every commit is one send::
+
+    MULTI  MSET rows..  SET marker..  EXEC   WATCH lease marker..   MGET lease marker..
+
+and its last two commands arm the next: from the WATCH on, the server aborts an EXEC if the lease
+or a marker changes, and the MGET shows that they had not changed *before* it. Their answer is
+compared with what was written here before the next MULTI is sent. Markers are watched beside the
+lease because a store that went back in time while the connection stayed open (a replica that
+resynchronised) brings back the same lease with an older marker.
+
+The connection is never opened again on the way: a WATCH lives and dies with it, and a transaction
+on a fresh connection would not be fenced. Only :meth:`RedisPartition.acquire` opens one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import FencedError, PipelineError, StoreUnavailableError
+from pipeline.store.keys import lease_key, marker_key, row_prefix
+from pipeline.store.lease import UNKNOWN_GENERATION, Lease
+from pipeline.store.marker import Marker
+from pipeline.store.partition import RowWrite
+from pipeline.store.replies import error_of, root_cause
+from pipeline.store.transaction import Scratch, encode_commit, encode_mget
+from pipeline.store.wire import Link, Replies, Reply, ServerError, command
+
+__all__ = ["ACQUIRE_ATTEMPTS", "RedisPartition", "refuse_newer"]
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+
+ACQUIRE_ATTEMPTS = 8
+_KEYS_PER_MGET = 1 << 14
+_NONCE_BYTES = 16
+
+
+class RedisPartition:
+    """:class:`~pipeline.store.partition.PartitionStore` on a Redis connection.
+
+    ``connect`` opens a connection that never opens itself again. Not for use by two threads at
+    once.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Link],
+        tag: bytes,
+        address: str,
+        *,
+        scratch: Scratch | None = None,
+        nonce: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._connect = connect
+        self._tag = tag
+        self._lease_key = lease_key(tag)
+        self._address = address
+        self._scratch = scratch if scratch is not None else Scratch()
+        self._nonce = nonce
+        self._link: Link | None = None
+        self._replies: Replies | None = None
+        self._lease: Lease | None = None
+        self._expected: dict[bytes, bytes | None] = {}  # lease first, then markers
+        self._sent: _Sent | None = None
+        self._lost: PipelineError = PipelineError("acquire() the partition first")
+
+    @property
+    def held(self) -> bool:
+        """Whether a commit may be tried."""
+        return self._link is not None and self._lease_key in self._expected
+
+    def acquire(self, generation: int) -> Lease:
+        """Take the partition over a fresh connection."""
+        self._lose(StoreUnavailableError(f"{self._name}: the lease was not taken"))
+        self._link = self._connect()
+        self._replies = Replies(self._link)
+        try:
+            for _ in range(ACQUIRE_ATTEMPTS):
+                lease = self._try_acquire(generation)
+                if lease is not None:
+                    return lease
+        except BaseException:
+            self._lose(self._lost)
+            raise
+        self._lose(FencedError(f"{self._name}: {ACQUIRE_ATTEMPTS} others took the lease first"))
+        raise self._again()
+
+    def markers(self, fingerprints: Sequence[int]) -> list[Marker | None]:
+        """Markers of these views; watched from here on."""
+        self._require_ready()
+        if not fingerprints:
+            return []
+        keys = [marker_key(self._tag, fingerprint) for fingerprint in fingerprints]
+        self._send(command(b"WATCH", *keys) + command(b"MGET", *keys))
+        self._read_ok()
+        values = self._read_bulks()
+        found = [
+            None if value is None else Marker.unpack(value, key.decode())
+            for key, value in zip(keys, values, strict=True)
+        ]
+        self._expected.update(zip(keys, values, strict=True))
+        return found
+
+    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
+        """Packed rows of the keys ``index``, None where there is none."""
+        self._require_ready()
+        prefix = row_prefix(self._tag, fingerprint)
+        rows: list[bytes | None] = []
+        for first in range(0, len(index), _KEYS_PER_MGET):
+            part = index[first : first + _KEYS_PER_MGET]
+            which = np.zeros(len(part), dtype=np.int32)
+            self._send(encode_mget(self._scratch, [prefix], which, keys, key_offsets, part))
+            rows += self._read_bulks()
+        return rows
+
+    def commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+        """One fenced transaction, sent and awaited."""
+        self.begin_commit(writes, markers)
+        self.finish_commit()
+
+    def begin_commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+        """Send one fenced transaction."""
+        self._require_ready()
+        expected = dict(self._expected)
+        for marker in markers:
+            expected[marker_key(self._tag, marker.fingerprint)] = marker.pack()
+        data, queued = encode_commit(
+            self._scratch, self._tag, writes, markers, _arm(list(expected))
+        )
+        self._sent = _Sent(expected, queued)
+        self._send(data)
+
+    def finish_commit(self) -> None:
+        """Await the outcome; returns only if the transaction was applied."""
+        if self._sent is None:
+            self._require_held()
+            raise PipelineError("begin_commit() first")
+        sent, self._sent = self._sent, None
+        outcome = self._read_outcome(sent.queued)
+        if isinstance(outcome, list):
+            self._expected = sent.expected
+            self._rearm_after_success()
+            return
+        watched, values = self._read(), self._read_bulks_or_error()
+        if isinstance(outcome, ServerError):
+            self._keep_if_unchanged(sent, watched, values)
+            raise error_of(outcome, self._address)
+        self._lose(self._why_aborted(list(sent.expected), values))
+        raise self._again()
+
+    def check(self) -> bool:
+        """Whether lease and markers in the store are still the ones written here."""
+        if not self.held and isinstance(self._lost, FencedError):
+            return False
+        self._require_ready()
+        keys = list(self._expected)
+        self._send(command(b"MGET", *keys))
+        values = self._read_bulks()
+        if values == list(self._expected.values()):
+            return True
+        self._lose(self._why_aborted(keys, values))
+        return False
+
+    def close(self) -> None:
+        """Close the connection; the lease stays."""
+        self._lose(PipelineError(f"{self._name}: closed; acquire() it again"))
+
+    # -- taking the lease
+
+    def _try_acquire(self, generation: int) -> Lease | None:
+        stored = self._watch_lease()
+        current = None if stored is None else Lease.unpack(stored, self._lease_key.decode())
+        refuse_newer(self._name, current, generation, self._lease_key)
+        lease = _next_lease(current, self._lease, generation, self._nonce(_NONCE_BYTES))
+        # MULTI is awaited here: were it refused, the SET after it would be carried out at once.
+        self._send(command(b"MULTI"))
+        self._read_ok()
+        self._send(command(b"SET", self._lease_key, lease.pack()) + command(b"EXEC"))
+        queued, outcome = self._read(), self._read()
+        if isinstance(outcome, ServerError):
+            refused = queued if isinstance(queued, ServerError) else None
+            raise error_of(root_cause(outcome, refused), self._address)
+        if outcome is None or self._watch_lease() != lease.pack():
+            return None
+        self._lease = lease
+        self._expected = {self._lease_key: lease.pack()}
+        return lease
+
+    def _watch_lease(self) -> bytes | None:
+        self._send(_arm([self._lease_key]))
+        self._read_ok()
+        return self._read_bulks()[0]
+
+    # -- what a commit came to
+
+    def _read_outcome(self, queued: int) -> Reply:
+        """Reply of EXEC: a list when applied, None when fenced, else the error that refused it."""
+        started = self._read()
+        refused: ServerError | None = None
+        for _ in range(queued):
+            reply = self._read()
+            if isinstance(reply, ServerError) and refused is None:
+                refused = reply
+        outcome = self._read()
+        if isinstance(started, ServerError):
+            # Without its MULTI the rest was carried out command by command, or not at all.
+            raise self._give_up(error_of(started, self._address))
+        if isinstance(outcome, ServerError):
+            return root_cause(outcome, refused)
+        if isinstance(outcome, list):
+            for reply in outcome:
+                if isinstance(reply, ServerError):
+                    raise self._give_up(error_of(reply, self._address))
+        elif outcome is not None:
+            raise self._give_up(StoreUnavailableError(f"{self._name}: EXEC said {outcome!r}"))
+        return outcome
+
+    def _rearm_after_success(self) -> None:
+        """Read the answer that arms the next commit; what is wrong there is raised by the next."""
+        keys = list(self._expected)
+        try:
+            watched, values = self._read(), self._read_bulks_or_error()
+        except StoreUnavailableError:
+            return
+        for reply in (watched, values):
+            if isinstance(reply, ServerError):
+                self._lose(error_of(reply, self._address))
+                return
+        if values != list(self._expected.values()):
+            self._lose(self._why_aborted(keys, values))
+
+    def _keep_if_unchanged(
+        self, sent: _Sent, watched: Reply, values: list[bytes | None] | ServerError
+    ) -> None:
+        """After a refused transaction: stay armed if lease and markers are what they were."""
+        before = [self._expected.get(key) for key in sent.expected]
+        if watched == b"OK" and values == before:
+            for key in sent.expected:
+                self._expected.setdefault(key, None)
+            return
+        if isinstance(values, ServerError):
+            self._lose(error_of(values, self._address))
+        else:
+            self._lose(self._why_aborted(list(sent.expected), values))
+
+    def _why_aborted(
+        self, keys: list[bytes], values: list[bytes | None] | ServerError
+    ) -> PipelineError:
+        """Another worker has the lease, or the store went back in time."""
+        if isinstance(values, ServerError):
+            return error_of(values, self._address)
+        stored = dict(zip(keys, values, strict=True))[self._lease_key]
+        ours = self._lease
+        if stored is not None and ours is not None and stored != ours.pack():
+            other = Lease.unpack(stored, self._lease_key.decode())
+            if other.epoch >= ours.epoch:
+                return FencedError(
+                    f"{self._name}: another worker took the lease (epoch {other.epoch}, "
+                    f"generation {other.generation}; ours was epoch {ours.epoch})"
+                )
+        return StoreUnavailableError(
+            f"{self._name}: the store lost writes (lease or marker is missing or older than "
+            "written); take the lease again and continue from the markers found there"
+        )
+
+    # -- the connection
+
+    @property
+    def _name(self) -> str:
+        return f"{self._tag.decode()} at {self._address}"
+
+    def _send(self, data: bytes | memoryview) -> None:
+        if self._link is None:
+            raise self._again()
+        try:
+            self._link.send(memoryview(data))
+        except StoreUnavailableError as gone:
+            self._lose(gone)
+            raise
+
+    def _read(self) -> Reply:
+        if self._replies is None:
+            raise self._again()
+        try:
+            return self._replies.read()
+        except StoreUnavailableError as gone:
+            self._lose(gone)
+            raise
+
+    def _read_ok(self) -> None:
+        reply = self._read()
+        if isinstance(reply, ServerError):
+            raise self._give_up(error_of(reply, self._address))
+
+    def _read_bulks_or_error(self) -> list[bytes | None] | ServerError:
+        if self._replies is None:
+            raise self._again()
+        try:
+            return self._replies.read_bulks()
+        except StoreUnavailableError as gone:
+            self._lose(gone)
+            raise
+
+    def _read_bulks(self) -> list[bytes | None]:
+        values = self._read_bulks_or_error()
+        if isinstance(values, ServerError):
+            raise self._give_up(error_of(values, self._address))
+        return values
+
+    def _require_held(self) -> None:
+        if not self.held:
+            raise self._again()
+
+    def _require_ready(self) -> None:
+        self._require_held()
+        if self._sent is not None:
+            raise PipelineError("a commit is under way: finish_commit() first")
+
+    def _give_up(self, error: PipelineError) -> PipelineError:
+        self._lose(error)
+        return error
+
+    def _lose(self, reason: PipelineError) -> None:
+        link, self._link, self._replies, self._sent = self._link, None, None, None
+        self._expected = {}
+        self._lost = reason
+        if link is not None:
+            link.close()
+
+    def _again(self) -> PipelineError:
+        """A new exception that says why the partition is not held."""
+        return type(self._lost)(str(self._lost))
+
+
+class _Sent:
+    """A transaction under way: the keys and values it leaves behind, its number of commands."""
+
+    __slots__ = ("expected", "queued")
+
+    def __init__(self, expected: dict[bytes, bytes | None], queued: int) -> None:
+        self.expected = expected
+        self.queued = queued
+
+
+def refuse_newer(name: str, stored: Lease | None, generation: int, key: bytes) -> None:
+    """Raise FencedError when the lease was taken by a newer consumer-group generation."""
+    if stored is None or generation == UNKNOWN_GENERATION or stored.generation <= generation:
+        return
+    raise FencedError(
+        f"{name}: the lease is of consumer-group generation {stored.generation}, newer than ours, "
+        f"{generation}. If the group was deleted or the brokers were set up anew, generations "
+        f"began again at 1: stop all workers, then DEL {key.decode()}"
+    )
+
+
+def _next_lease(
+    stored: Lease | None, ours: Lease | None, generation: int, nonce: bytes
+) -> Lease:
+    # A store that went back in time must not bring back an epoch that we already had.
+    epoch = max(stored.epoch if stored else 0, ours.epoch if ours else 0)
+    base = stored.generation if stored else UNKNOWN_GENERATION
+    return Lease(epoch + 1, nonce, generation if generation != UNKNOWN_GENERATION else base)
+
+
+def _arm(keys: list[bytes]) -> bytes:
+    """WATCH, then read what is watched."""
+    return command(b"WATCH", *keys) + command(b"MGET", *keys)

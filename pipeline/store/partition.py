@@ -1,0 +1,166 @@
+"""What a store does: the protocols that the Redis and the in-memory store both keep.
+
+One :class:`PartitionStore` is the only way to write the rows of a partition. Its life::
+
+    acquire() -> markers() -> read() ... begin_commit() finish_commit() ... -> close()
+
+*Fencing.* A commit is applied as a whole or not at all, and only while the lease is the one that
+:meth:`PartitionStore.acquire` wrote.
+
+*After an error* look at :attr:`PartitionStore.held`. True: the store did not take the commit,
+nothing changed, the same commit may be tried again. False: what the store holds is unknown or
+another worker's; drop every cached row, ``acquire()``, read the markers, seek to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.ingest.batch import TopicPartition
+from pipeline.state.batch import EncodedRows
+from pipeline.store.lease import Lease
+from pipeline.store.marker import Marker
+
+__all__ = [
+    "PartitionStore",
+    "RegistryFields",
+    "RowRead",
+    "RowWrite",
+    "Store",
+    "StoreSettingWarning",
+]
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+
+class StoreSettingWarning(UserWarning):
+    """A setting of the store that matters could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowWrite:
+    """Packed rows of one view, to be written by one commit."""
+
+    fingerprint: int
+    rows: EncodedRows
+
+
+@dataclass(frozen=True, slots=True)
+class RowRead:
+    """Rows of one view that a reader asks for, of any partitions.
+
+    ``keys`` uint8[..] with ``key_offsets`` int64[n+1], entity keys as in Kafka;
+    ``partition`` int32[n], the partition each key belongs to.
+    """
+
+    app: str
+    topic: str
+    fingerprint: int
+    keys: U8 = field(repr=False)
+    key_offsets: I64 = field(repr=False)
+    partition: I32 = field(repr=False)
+
+
+class PartitionStore(Protocol):
+    """Rows, lease and markers of one (application, topic, partition)."""
+
+    @property
+    def held(self) -> bool:
+        """Whether a commit may be tried: the lease was ours when last looked at, nothing lost."""
+
+    def acquire(self, generation: int) -> Lease:
+        """Take the partition: a new lease with the epoch raised and a new nonce.
+
+        ``generation`` is the consumer group's, -1 where the client does not know it. Raises
+        FencedError when the stored generation is newer or the race for the lease is lost again and
+        again, StoreUnavailableError, CorruptRowError for a lease that cannot be read.
+        """
+
+    def markers(self, fingerprints: Sequence[int]) -> list[Marker | None]:
+        """Markers of these views, None for a view that never committed here.
+
+        From here on the store refuses a commit when one of them has changed behind our back.
+        Raises StoreUnavailableError, CorruptRowError.
+        """
+
+    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
+        """Packed rows of the keys ``index`` of ``keys``, None where there is none."""
+
+    def begin_commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+        """Send one transaction of rows and markers without waiting for its outcome.
+
+        Call :meth:`finish_commit` next. The arrays of ``writes`` are not needed afterwards.
+        Raises FencedError, StoreUnavailableError (nothing was applied if ``held``).
+        """
+
+    def finish_commit(self) -> None:
+        """Wait for the outcome of :meth:`begin_commit`; returns only if it was applied.
+
+        Raises FencedError (another worker has the partition), StoreFullError (out of memory),
+        StoreUnavailableError (see its text, and ``held``).
+        """
+
+    def commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+        """:meth:`begin_commit` and :meth:`finish_commit`."""
+
+    def check(self) -> bool:
+        """Whether lease and markers in the store are still the ones written here.
+
+        False: the store lost writes (failover, restart) or another worker took the partition.
+        """
+
+    def close(self) -> None:
+        """Close the connection. The lease stays until somebody takes it; closing twice is fine."""
+
+
+class RegistryFields(Protocol):
+    """Named values under a key; what :class:`~pipeline.store.registry.Registry` is kept in."""
+
+    def get(self, key: bytes, name: str) -> bytes | None:
+        """Value of ``name``, None where absent."""
+
+    def get_all(self, key: bytes) -> dict[str, bytes]:
+        """All names and values."""
+
+    def set(self, key: bytes, name: str, value: bytes) -> None:
+        """Write one value."""
+
+    def set_absent(self, key: bytes, name: str, value: bytes) -> bool:
+        """Write one value unless there is one; whether it was written."""
+
+
+
+
+class Store(Protocol):
+    """A server that holds partitions and the registry."""
+
+    @property
+    def address(self) -> str:
+        """Where the store is, without a password."""
+
+    @property
+    def fields(self) -> RegistryFields:
+        """Where the registry is kept."""
+
+    def open_partition(self, app: str, source: TopicPartition) -> PartitionStore:
+        """The partition's store, not yet connected; raises DefinitionError for a bad name."""
+
+    def fetch(self, reads: Sequence[RowRead]) -> list[list[bytes | None]]:
+        """Packed rows of all ``reads`` in one round trip a node, None where there is none."""
+
+    def verify(self) -> None:
+        """Refuse a store that would lose state.
+
+        Raises UnsafeStoreError, which says what to change, and StoreUnavailableError; warns with
+        StoreSettingWarning where a setting cannot be read.
+        """
+
+    def close(self) -> None:
+        """Close all connections of readers; partitions are closed by whoever opened them."""

@@ -1,0 +1,144 @@
+"""One commit as bytes on the wire, built without a Python object per row."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import PipelineError
+from pipeline.kernels.resp import ARGUMENT_OVERHEAD, write_keys, write_pairs
+from pipeline.store.keys import marker_key, row_prefix
+from pipeline.store.marker import Marker
+from pipeline.store.partition import RowWrite
+from pipeline.store.wire import array_header, command
+
+__all__ = ["Scratch", "encode_commit", "encode_mget", "warm_up"]
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+_MULTI = command(b"MULTI")
+_EXEC = command(b"EXEC")
+_HEADER_BYTES = 64
+
+# Redis below 7 takes no more than 2**20 arguments; a longer list is also resized again and again.
+_ROWS_PER_MSET = 1 << 17
+
+
+class Scratch(threading.local):
+    """A buffer to build commands in, one a thread, that grows to the largest and is kept."""
+
+    def __init__(self) -> None:
+        self._array: U8 = np.empty(1 << 16, dtype=np.uint8)
+
+    def room(self, size: int) -> U8:
+        """An array of at least ``size`` bytes; what it held before is lost."""
+        if len(self._array) < size:
+            self._array = np.empty(max(size, 2 * len(self._array)), dtype=np.uint8)
+        return self._array
+
+
+def encode_commit(
+    scratch: Scratch,
+    tag: bytes,
+    writes: Sequence[RowWrite],
+    markers: Sequence[Marker],
+    after: bytes,
+) -> tuple[memoryview, int]:
+    """``MULTI``, ``MSET`` of all rows, ``SET`` of all markers, ``EXEC``, then ``after``.
+
+    Returns the bytes, valid until ``scratch`` is used again, and the number of commands between
+    MULTI and EXEC. Raises PipelineError for rows without a marker, or two markers of one view.
+    """
+    _check(writes, markers)
+    tail = b"".join(
+        command(b"SET", marker_key(tag, marker.fingerprint), marker.pack()) for marker in markers
+    )
+    tail += _EXEC + after
+    prefixes = [row_prefix(tag, write.fingerprint) for write in writes]
+    size = len(_MULTI) + len(tail)
+    for write, prefix in zip(writes, prefixes, strict=True):
+        size += _bound(write, len(prefix))
+    out = scratch.room(size)
+    at = _put(out, 0, _MULTI)
+    queued = len(markers)
+    for write, prefix in zip(writes, prefixes, strict=True):
+        at, commands = _put_rows(out, at, write, prefix)
+        queued += commands
+    at = _put(out, at, tail)
+    return memoryview(out)[:at], queued
+
+
+def encode_mget(
+    scratch: Scratch,
+    prefixes: Sequence[bytes],
+    which: I32,
+    keys: U8,
+    key_offsets: I64,
+    index: I64,
+) -> memoryview:
+    """``MGET`` of ``prefixes[which[j]] + keys[index[j]]``; valid until ``scratch`` is used again."""
+    table = np.array(bytearray(b"".join(prefixes)), dtype=np.uint8)
+    bounds = np.zeros(len(prefixes) + 1, dtype=np.int64)
+    np.cumsum([len(prefix) for prefix in prefixes], out=bounds[1:])
+    longest = max(map(len, prefixes), default=0)
+    length = int((key_offsets[index + 1] - key_offsets[index]).sum())
+    out = scratch.room(_HEADER_BYTES + length + len(index) * (longest + ARGUMENT_OVERHEAD))
+    at = _put(out, 0, array_header(1 + len(index), b"MGET"))
+    at = write_keys(table, bounds, which, keys, key_offsets, index, out, at)
+    return memoryview(out)[:at]
+
+
+def warm_up() -> None:
+    """Compile or load the kernels of this module, so that the first commit does not wait."""
+    none, bounds, out = np.empty(0, np.uint8), np.zeros(1, np.int64), np.empty(1, np.uint8)
+    write_pairs(none, none, bounds, none, bounds, 0, 0, out, 0)
+    empty = np.empty(0, dtype=np.int64)
+    write_keys(none, bounds, np.empty(0, np.int32), none, bounds, empty, out, 0)
+
+
+def _check(writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+    marked = {marker.fingerprint for marker in markers}
+    if len(marked) != len(markers):
+        raise PipelineError("a commit has two markers of one view")
+    for write in writes:
+        if write.fingerprint not in marked:
+            raise PipelineError(
+                f"rows of view {write.fingerprint:016x} without its marker in the same commit"
+            )
+
+
+def _bound(write: RowWrite, prefix: int) -> int:
+    rows = write.rows
+    n = len(rows.key_offsets) - 1
+    payload = int(rows.key_offsets[-1] - rows.key_offsets[0])
+    payload += int(rows.row_offsets[-1] - rows.row_offsets[0])
+    headers = (n // _ROWS_PER_MSET + 1) * _HEADER_BYTES
+    return payload + n * (prefix + 2 * ARGUMENT_OVERHEAD) + headers
+
+
+def _put_rows(out: U8, at: int, write: RowWrite, prefix: bytes) -> tuple[int, int]:
+    rows = write.rows
+    n = len(rows.key_offsets) - 1
+    if len(rows.row_offsets) != n + 1:
+        raise PipelineError(f"{n} keys but {len(rows.row_offsets) - 1} rows in one write")
+    start = np.array(bytearray(prefix), dtype=np.uint8)
+    commands = 0
+    for first in range(0, n, _ROWS_PER_MSET):
+        last = min(first + _ROWS_PER_MSET, n)
+        at = _put(out, at, array_header(1 + 2 * (last - first), b"MSET"))
+        at = write_pairs(
+            start, rows.keys, rows.key_offsets, rows.rows, rows.row_offsets, first, last, out, at
+        )
+        commands += 1
+    return at, commands
+
+
+def _put(out: U8, at: int, data: bytes) -> int:
+    end = at + len(data)
+    out[at:end] = np.frombuffer(data, dtype=np.uint8)
+    return end
