@@ -13,6 +13,7 @@
     |-- FencedError               another worker owns the partition: drop state, rejoin
     |-- CorruptRowError           a stored row cannot be trusted: quarantined, never decoded
     |-- ModelError                a model or its manifest is refused
+    |-- NativeLaneError           librdkafka is not the one the native lane knows: use the portable
     `-- LogTruncatedError         the log no longer holds what the marker needs: stop, ask a person
 
 A record that cannot be applied is not an exception but a value: see
@@ -32,6 +33,7 @@ __all__ = [
     "LogTruncatedError",
     "MissingExtraError",
     "ModelError",
+    "NativeLaneError",
     "PipelineError",
     "StoreFullError",
     "StoreUnavailableError",
@@ -118,6 +120,13 @@ class ModelError(PipelineError):
     """A model file or manifest is refused."""
 
     exit_code = 2
+
+
+class NativeLaneError(PipelineError):
+    """librdkafka's version, functions or struct layout are not those of the native lane.
+
+    Nothing is wrong with the configuration: the portable lane does the same work, slower.
+    """
 
 
 class LogTruncatedError(PipelineError):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ConfigurationError
 
-__all__ = ["Counter", "Gauge", "Histogram", "Metric", "Registry"]
+__all__ = ["Counter", "Gauge", "Histogram", "Metric", "Registry", "quantile"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -248,20 +248,24 @@ class Histogram:
         NaN when empty. Within one bucket's width of the truth; a quantile in the open last
         bucket is its lower bound.
         """
-        counts = self.counts
-        total = int(counts.sum())
-        if total == 0:
-            return float("nan")
-        rank = q * total
-        bucket = int(np.searchsorted(np.cumsum(counts), rank, side="left"))
-        while counts[bucket] == 0:  # q = 0 lands before the first value
-            bucket += 1
-        if bucket == len(self.bounds):
-            return float(self.bounds[-1])
-        high = float(self.bounds[bucket])
-        low = float(self.bounds[bucket - 1]) if bucket else high / 10
-        inside = (rank - float(counts[:bucket].sum())) / float(counts[bucket])
-        return float(low * (high / low) ** min(max(inside, 0.0), 1.0))
+        return quantile(self.bounds, self.counts, q)
+
+
+def quantile(bounds: F64, counts: I64, q: float) -> float:
+    """:meth:`Histogram.quantile` of bucket counts from anywhere, such as a difference of two."""
+    total = int(counts.sum())
+    if total == 0:
+        return float("nan")
+    rank = q * total
+    bucket = int(np.searchsorted(np.cumsum(counts), rank, side="left"))
+    while counts[bucket] == 0:  # q = 0 lands before the first value
+        bucket += 1
+    if bucket == len(bounds):
+        return float(bounds[-1])
+    high = float(bounds[bucket])
+    low = float(bounds[bucket - 1]) if bucket else high / 10
+    inside = (rank - float(counts[:bucket].sum())) / float(counts[bucket])
+    return float(low * (high / low) ** min(max(inside, 0.0), 1.0))
 
 
 Instrument = Counter | Gauge | Histogram

@@ -56,6 +56,7 @@ class App(faust.App):
         self._changes = {v.name: self.channel(maxsize=CHANNEL_BATCHES) for v in self.views}
         self._wanted: set[str] = set()
         self._plane: PlaneService | None = None
+        self.on_plane_failure: Callable[[], object] | None = None
         self._control()
         self.page("/metrics")(_metrics_page(self.metrics))
         self.configure(self.plane_config)
@@ -88,6 +89,7 @@ class App(faust.App):
             {name: self._deliver(name) for name in self._wanted},
             self.metrics,
             lambda: time.time_ns() // 1_000_000,
+            self.on_plane_failure,
             loop=self.loop,
             beacon=self.beacon,
         )

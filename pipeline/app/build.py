@@ -5,30 +5,129 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 from pipeline.app.outputs import TopicNames
-from pipeline.app.partition import ViewPlan
+from pipeline.app.partition import ViewPlan, view_plans
 from pipeline.app.plane import DataPlane, PlaneSettings, Topic
 from pipeline.app.sender import Sender
 from pipeline.app.warm import warm_up
-from pipeline.config import Config
-from pipeline.errors import DefinitionError
+from pipeline.config import BrokerConfig, Config
+from pipeline.errors import PipelineError
 from pipeline.features.planjson import to_json
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.lane import Lane, LaneConfig
-from pipeline.ingest.native import NativeLane, self_check
+from pipeline.ingest.native import NativeLane
 from pipeline.ingest.portable import PortableLane
+from pipeline.ingest.selfcheck import self_check
 from pipeline.produce.publisher import Publisher
-from pipeline.produce.topics import describe, ensure_topic
+from pipeline.produce.topics import TopicInfo, describe, ensure_topic
 from pipeline.store.open import open_store
-from pipeline.store.registry import Registry, ViewRecord
+from pipeline.store.registry import ViewRecord
 
 __all__ = ["build_plane", "open_lane"]
 
 log = logging.getLogger(__name__)
 
+OUTPUT_PARTITIONS = 1  # dead letters and late records are few
 
-def clock_ms() -> int:
-    """Wall time in ms since the Unix epoch."""
+
+def build_plane(
+    app: str, views: Sequence[FeatureView], triggers: Sequence[Trigger], config: Config
+) -> DataPlane:
+    """A plane that is ready to join its group; kernels are compiled before that.
+
+    Raises :class:`ConfigurationError` and :class:`UnavailableError` with what to do.
+    """
+    names = topic_names(app, config)
+    store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
+    store.verify()
+    plans = view_plans(views, triggers)
+    topics = _source_topics(config.broker, plans)
+    for topic in topics:
+        for plan in topic.views:
+            compiled = plan.view.plan
+            store.registry.register(
+                ViewRecord(
+                    name=compiled.view,
+                    app=app,
+                    topic=compiled.source,
+                    partitions=topic.partitions,
+                    plan=to_json(compiled),
+                    fingerprint=compiled.fingerprint,
+                )
+            )
+    _output_topics(config.broker, names, topics)
+    started = time.monotonic()
+    warm_up(topics)
+    log.info("kernels ready in %.1f s", time.monotonic() - started)
+    publisher = Publisher(config.broker)
+    return DataPlane(
+        names=names,
+        topics=topics,
+        settings=PlaneSettings(
+            max_records=config.app.max_records,
+            max_wait_ms=config.app.max_wait_ms,
+            cache_bytes=config.app.cache_bytes,
+            check_interval_ms=config.store.check_interval_ms,
+            commit_interval_ms=config.app.commit_interval_ms,
+        ),
+        lane=open_lane(f"{app}.features", config),
+        store=store,
+        sender=Sender(names, publisher, _clock_ms, config.broker.timeout_ms / 1000),
+        clock_ms=_clock_ms,
+        monotonic=time.monotonic,
+    )
+
+
+def topic_names(app: str, config: Config) -> TopicNames:
+    """Names of the application's output topics."""
+    return TopicNames(
+        app, config.app.dead_letter_suffix, config.app.late_suffix, config.app.changes_suffix
+    )
+
+
+def open_lane(group: str, config: Config) -> Lane:
+    """The lane that the configuration asks for; ``auto`` says why when it is not the native one."""
+    properties = config.broker.client_properties()
+    brokers = properties.pop("bootstrap.servers")
+    properties.setdefault("session.timeout.ms", str(config.app.session_timeout_ms))
+    settings = LaneConfig(
+        brokers=brokers,
+        group=group,
+        max_value_bytes=config.app.max_value_bytes,
+        properties=properties,
+    )
+    if config.app.lane == "portable":
+        return PortableLane(settings)
+    try:
+        self_check()
+    except PipelineError as error:
+        if config.app.lane == "native":
+            raise
+        log.warning("reading through the portable lane: %s", error)
+        return PortableLane(settings)
+    return NativeLane(settings)
+
+
+def _source_topics(broker: BrokerConfig, plans: Sequence[ViewPlan]) -> list[Topic]:
+    topics: list[Topic] = []
+    for name in dict.fromkeys(p.view.source.topic for p in plans):
+        found: TopicInfo = describe(broker, name)
+        over = tuple(p for p in plans if p.view.source.topic == name)
+        topics.append(Topic(over[0].view.source, found.topic_id, found.partitions, over))
+    return topics
+
+
+def _output_topics(broker: BrokerConfig, names: TopicNames, topics: Sequence[Topic]) -> None:
+    """Output topics that follow a source topic have its number of partitions."""
+    for topic in topics:
+        for plan in topic.views:
+            ensure_topic(broker, names.changes(plan.view.name), topic.partitions)
+            for trigger in plan.triggers:
+                ensure_topic(broker, names.requests(trigger.name), topic.partitions)
+    ensure_topic(broker, names.dead_letters, OUTPUT_PARTITIONS)
+    ensure_topic(broker, names.late, OUTPUT_PARTITIONS)
+
+
+def _clock_ms() -> int:
     return time.time_ns() // 1_000_000

@@ -6,6 +6,7 @@ reader can drop what it has seen when a crash makes a worker send it again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,15 @@ import pyarrow as pa
 
 from pipeline.features.plan import Plan
 from pipeline.ingest.batch import TopicPartition
+from pipeline.kernels.take import take_bytes, taken_offsets
 from pipeline.state.batch import Finalized
 from pipeline.state.columns import feature_columns, feature_type
 
-__all__ = ["TopicNames", "changes_batch", "changes_schema", "entity_array", "ipc_bytes"]
+__all__ = ["TopicNames", "changes_batch", "changes_schema", "entity_array", "ipc_messages", "select_bytes"]
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
+MESSAGE_BYTES = 512 << 10  # a broker refuses more than 1 MiB unless told otherwise
 ENTITY_TYPES = {"int64": pa.int64(), "string": pa.string()}
 
 
@@ -97,9 +100,20 @@ def entity_array(entity_type: str, keys: U8, key_offsets: I64) -> pa.Array:
     return text.cast(ENTITY_TYPES[entity_type])
 
 
-def ipc_bytes(batch: pa.RecordBatch) -> bytes:
-    """One record batch as a self-contained Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+def ipc_messages(batch: pa.RecordBatch) -> Iterator[bytes]:
+    """The batch as self-contained Arrow IPC streams, each well below a broker's default limit."""
+    rows = max(1, len(batch) * MESSAGE_BYTES // max(batch.nbytes, 1))
+    for start in range(0, len(batch), rows):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch.slice(start, rows))
+        yield sink.getvalue().to_pybytes()
+
+
+def select_bytes(data: U8, offsets: I64, rows: I64) -> tuple[U8, I64]:
+    """The ``rows`` of a binary column (bytes, offsets int64[n+1]), laid back to back."""
+    out_offsets = np.empty(len(rows) + 1, dtype=np.int64)
+    taken_offsets(offsets, rows, out_offsets)
+    out = np.empty(int(out_offsets[-1]), dtype=np.uint8)
+    take_bytes(data, offsets, rows, out_offsets, out)
+    return out, out_offsets

@@ -10,18 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.app.outputs import changes_batch, changes_schema
+from pipeline.app.outputs import changes_batch, changes_schema, select_bytes
 from pipeline.errors import CorruptRowError
 from pipeline.features.derive import Derivation
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import EventBatch, TopicPartition
-from pipeline.kernels.take import take_bytes, taken_offsets
 from pipeline.state.batch import Fired, Outcome, TriggerKind, TriggerTables
 from pipeline.state.table import StateTable
 from pipeline.store.marker import Marker
 from pipeline.store.partition import PartitionStore, RowWrite
 
-__all__ = ["Partition", "StagedBatch", "StagedView", "ViewPlan"]
+__all__ = ["Partition", "StagedBatch", "StagedView", "ViewPlan", "view_plans"]
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
@@ -53,6 +52,11 @@ class ViewPlan:
         return cls(view, tuple(triggers), Derivation(view.plan, extra), tables)
 
 
+def view_plans(views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> list[ViewPlan]:
+    """Each view with its triggers."""
+    return [ViewPlan.build(v, [t for t in triggers if t.view is v]) for v in views]
+
+
 @dataclass(frozen=True, slots=True)
 class StagedView:
     """What one view made of one batch, computed and not yet committed.
@@ -65,7 +69,7 @@ class StagedView:
     write: RowWrite
     marker: Marker
     changes: pa.RecordBatch | None
-    fired: Fired | None
+    fired: Fired
     fired_rows: I64
     failed: I64
     late: I64
@@ -165,7 +169,7 @@ class Partition:
         whole = len(rows) == len(events)
         keys, key_offsets = binary.keys, binary.key_offsets
         if not whole:
-            keys, key_offsets = _take(keys, key_offsets, rows)
+            keys, key_offsets = select_bytes(keys, key_offsets, rows)
         slots = self._resident(state, keys, key_offsets)
         applied = state.table.apply(
             slots,
@@ -196,15 +200,14 @@ class Partition:
             consumed=state.marker.consumed + consumed,
             **{name: getattr(state.marker, name) + n for name, n in outcomes.items()},
         )
-        fired = applied.fired
         return StagedView(
             plan=state.plan,
             slots=applied.dirty,
             write=RowWrite(state.plan.view.plan.fingerprint, state.table.encode(applied.dirty)),
             marker=marker,
             changes=self._changes(state, applied.dirty),
-            fired=fired,
-            fired_rows=rows[fired.event] if fired is not None else np.empty(0, dtype=np.int64),
+            fired=applied.fired,
+            fired_rows=rows[applied.fired.event],
             failed=failed,
             late=rows[applied.outcome == Outcome.LATE],
             outcomes=outcomes,
@@ -235,11 +238,3 @@ class Partition:
             state.plan.view.plan, state.schema, self.source, keys, key_offsets,
             table.event_time(dirty), table.source_offset(dirty), table.finalize(dirty, "event"),
         )  # fmt: skip
-
-
-def _take(data: U8, offsets: I64, index: I64) -> tuple[U8, I64]:
-    out_offsets = np.empty(len(index) + 1, dtype=np.int64)
-    taken_offsets(offsets, index, out_offsets)
-    out = np.empty(int(out_offsets[-1]), dtype=np.uint8)
-    take_bytes(data, offsets, index, out_offsets, out)
-    return out, out_offsets

@@ -20,7 +20,7 @@ from pipeline.ingest.decode import JsonDecoder
 from pipeline.ingest.lane import Lane
 from pipeline.store.partition import Store
 
-__all__ = ["DataPlane", "PlaneSettings", "Step", "Topic"]
+__all__ = ["DataPlane", "PlaneSettings", "Step", "Topic", "decoder"]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,19 @@ class Step:
     batches: list[StagedBatch]
     rejected: Mapping[str, Mapping[str, int]]
     resets: int
+
+
+def decoder(stream: EventStream, partitions: int) -> JsonDecoder:
+    """The decoder of a stream whose topic has so many partitions."""
+    return JsonDecoder(
+        contract=stream.schema,
+        key_field=stream.key,
+        time_field=stream.time,
+        partitions=partitions,
+        max_future_ms=stream.max_future_ms,
+        earliest_ns=stream.earliest_ns,
+        max_value_bytes=stream.max_value_bytes,
+    )
 
 
 @dataclass
@@ -96,15 +109,7 @@ class DataPlane:
         self._partitions: dict[TopicPartition, Partition] = {}
         self._trouble: dict[TopicPartition, _Trouble] = {}
         self._decoders = {
-            t.stream.topic: JsonDecoder(
-                contract=t.stream.schema,
-                key_field=t.stream.key,
-                time_field=t.stream.time,
-                partitions=t.partitions,
-                max_future_ms=t.stream.max_future_ms,
-                earliest_ns=t.stream.earliest_ns,
-                max_value_bytes=t.stream.max_value_bytes,
-            )
+            t.stream.topic: decoder(t.stream, t.partitions)
             for t in topics
         }
         self._check_at = 0.0
@@ -149,10 +154,19 @@ class DataPlane:
                 staged.append((partition, partition.stage(events)))
             except UnavailableError as error:
                 self._reset(partition, error)
-        rejected = self._send(staged)
+        try:
+            for partition, work in staged:
+                self._sender.send(partition, work)
+            rejected = self._sender.flush()
+        except UnavailableError as error:
+            # What was sent may come twice, under the same ids; nothing was committed.
+            self._sender.drop()
+            for partition, _ in staged:
+                self._reset(partition, error)
+            return Step([], {}, self._resets)
         committed = self._commit(staged)
         self._keep()
-        return Step([batch for _, batch in committed], rejected, self._resets)
+        return Step([work for _, work in committed], rejected, self._resets)
 
     def close(self) -> None:
         """Leave the group and close every partition; what was not committed is read again."""
@@ -160,14 +174,6 @@ class DataPlane:
         for partition in self._partitions.values():
             partition.store.close()
         self._partitions.clear()
-
-    def _send(
-        self, staged: Sequence[tuple[Partition, StagedBatch]]
-    ) -> Mapping[str, Mapping[str, int]]:
-        """Outputs leave, and are acknowledged, before the commit that stands for them."""
-        for partition, batch in staged:
-            self._sender.send(partition, batch)
-        return self._sender.flush()
 
     def _commit(
         self, staged: Sequence[tuple[Partition, StagedBatch]]

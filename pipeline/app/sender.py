@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.app.outputs import TopicNames, ipc_bytes
+from pipeline.app.outputs import TopicNames, ipc_messages, select_bytes
 from pipeline.app.partition import Partition, StagedBatch, StagedView
-from pipeline.inference.request import encode_requests
-from pipeline.ingest.batch import Reason
+from pipeline.inference.request import RequestOrigin, encode_requests
+from pipeline.ingest.batch import Reason, Rejects
 from pipeline.ingest.deadletter import dead_letters
 from pipeline.produce.publisher import Publisher
 from pipeline.state.columns import feature_matrix
 
 __all__ = ["Sender"]
 
-LATE = "late"
+LATE = Reason.LATE.name.lower()
+I64 = npt.NDArray[np.int64]
 
 
 class Sender:
@@ -44,20 +45,17 @@ class Sender:
         """Hand every output of ``batch`` to the producer."""
         rejects = batch.events.rejects()
         if len(rejects):
-            self._letters(batch, rejects.index, rejects.reason, None)
+            self._letters(partition, batch, rejects, None)
         for view in batch.views:
             if len(view.failed):
-                reason = np.full(len(view.failed), Reason.EXPRESSION, dtype=np.uint8)
-                self._letters(batch, view.failed, reason, view)
+                self._letters(partition, batch, _all(view.failed, Reason.EXPRESSION), view)
             if len(view.late):
-                self._late(batch, view)
+                self._letters(partition, batch, _all(view.late, Reason.LATE), view)
             if view.changes is not None:
-                self._publisher.publish(
-                    self._names.changes(view.plan.view.name),
-                    ipc_bytes(view.changes),
-                    partition=partition.source.partition,
-                )
-            if view.fired is not None and len(view.fired_rows):
+                topic = self._names.changes(view.plan.view.name)
+                for message in ipc_messages(view.changes):
+                    self._publisher.publish(topic, message, partition=partition.source.partition)
+            if len(view.fired_rows):
                 self._requests(partition, batch, view)
 
     def flush(self) -> Mapping[str, Mapping[str, int]]:
@@ -68,3 +66,59 @@ class Sender:
         self._publisher.flush(self._flush_timeout_s)
         sent, self._rejected = self._rejected, {}
         return sent
+
+    def drop(self) -> None:
+        """Forget what was handed over: the batches will come again."""
+        self._rejected = {}
+
+    def _letters(
+        self, partition: Partition, batch: StagedBatch, rejects: Rejects, view: StagedView | None
+    ) -> None:
+        """Rejects of the stream (``view`` None: once for all views) or of one view."""
+        counts = rejects.counts()
+        late = LATE in counts
+        for key, value in dead_letters(
+            batch.events.binary,
+            rejects,
+            view=None if view is None else view.plan.view.name,
+            topic_id=partition.topic_id,
+        ):
+            self._publisher.publish(
+                self._names.late if late else self._names.dead_letters, value, key=key
+            )
+        if not late:
+            self._rejected.setdefault(partition.source.topic, Counter()).update(counts)
+
+    def _requests(self, partition: Partition, batch: StagedBatch, view: StagedView) -> None:
+        """One message a trigger: the fired rows in offset order, features as of each event."""
+        fired, binary, plan = view.fired, batch.events.binary, view.plan.view.plan
+        for number, trigger in enumerate(view.plan.triggers):
+            picked = np.flatnonzero(fired.trigger == number)
+            if not len(picked):
+                continue
+            rows = view.fired_rows[picked]
+            keys, key_offsets = select_bytes(binary.keys, binary.key_offsets, rows)
+            features = np.empty((len(picked), len(trigger.sent)), dtype=np.float64)
+            feature_matrix(plan, fired.cells[picked], fired.valid[picked], trigger.sent, features)
+            message = encode_requests(
+                RequestOrigin(
+                    view=plan.view, fingerprint=plan.fingerprint, app=self._names.app,
+                    topic=partition.source.topic, topic_id=partition.topic_id,
+                ),
+                keys=keys,
+                key_offsets=key_offsets,
+                source_partition=partition.source.partition,
+                source_offset=binary.offsets[rows],
+                trigger=trigger.name,
+                event_time=batch.events.event_time[rows],
+                requested_at_ms=self._clock_ms(),
+                names=trigger.sent,
+                features=features,
+            )  # fmt: skip
+            self._publisher.publish(
+                self._names.requests(trigger.name), message, partition=partition.source.partition
+            )
+
+
+def _all(rows: I64, reason: Reason) -> Rejects:
+    return Rejects(rows, np.full(len(rows), reason, dtype=np.uint8))

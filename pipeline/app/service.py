@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline import metrics
 from pipeline.app.plane import DataPlane, Step
-from pipeline.errors import PipelineError, UnavailableError
+from pipeline.errors import PipelineError
 
 __all__ = ["PlaneService"]
 
@@ -27,8 +27,8 @@ class PlaneService(mode.Service):
     """Starts a thread with the data plane, stops it, and reports what it does.
 
     ``build`` makes the plane (on the thread: it waits for servers); ``deliver`` takes
-    (view name, changed rows) on the event loop. An error of the plane stops the application
-    and is kept in ``failure``.
+    (view name, changed rows) on the event loop. An error of the plane is kept in ``failure``; then
+    ``on_failure`` is called on the event loop or, without one, the application crashes.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class PlaneService(mode.Service):
         deliver: Mapping[str, Callable[[pa.RecordBatch], object]],
         registry: metrics.Registry,
         clock_ms: Callable[[], int],
+        on_failure: Callable[[], object] | None,
         **options: object,
     ) -> None:
         super().__init__(**options)
@@ -44,10 +45,11 @@ class PlaneService(mode.Service):
         self._deliver = deliver
         self._registry = registry
         self._clock_ms = clock_ms
+        self._on_failure = on_failure
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.failure: PipelineError | None = None
+        self.failure: Exception | None = None
 
     async def on_start(self) -> None:
         """Start the thread."""
@@ -72,15 +74,20 @@ class PlaneService(mode.Service):
             finally:
                 plane.close()
         except PipelineError as error:
-            self.failure = error
-            self._crash(error)
+            self._fail(error)
         except Exception as error:  # the thread is the last to see it: hand it to the application
             log.exception("the data plane failed")
-            self._crash(error)
+            self._fail(error)
             raise
 
-    def _crash(self, error: Exception) -> None:
-        if self._loop is not None and not self._stopping.is_set():
+    def _fail(self, error: Exception) -> None:
+        """Stop the application, which then raises ``failure`` to whoever runs it."""
+        self.failure = error
+        if self._loop is None or self._stopping.is_set():
+            return
+        if self._on_failure is not None:
+            self._loop.call_soon_threadsafe(self._on_failure)
+        else:
             asyncio.run_coroutine_threadsafe(self.crash(error), self._loop)
 
     def _work(self, plane: DataPlane) -> None:

@@ -26,6 +26,7 @@ __all__ = ["Oracle", "OracleResult", "sample"]
 
 RELATIVE = 1e-9
 MAX_EXAMPLES = 10
+POSITION = ("household_id", "event_time", "source_partition", "source_offset")
 
 _LOG = """
 CREATE TABLE log AS SELECT
@@ -116,17 +117,18 @@ class Oracle:
     ) -> OracleResult:
         """Compare published change rows with the log as it was at their offsets.
 
-        ``rows`` holds ``household_id``, ``partition``, ``offset`` (of the last purchase
-        included), ``at_ns`` (T, int64 ns) and one column a feature. A purchase's offset is its
-        rank in its partition, so the partition of **every** household is needed: from
-        ``partitions``, or else from ``rows``. Up to a second for 1,000 rows.
+        ``rows`` are of a changes topic: ``household_id``, ``event_time`` (T, datetime[ns]),
+        ``source_partition``, ``source_offset`` (of the last purchase included) and one column a
+        feature. A purchase's offset is its rank in its partition, so the partition of **every**
+        household is needed: from ``partitions``, or else from ``rows``.
         """
-        _require(rows, ["household_id", "partition", "offset", "at_ns"], self._questions)
-        homes = dict(partitions or rows.select("household_id", "partition").unique().iter_rows())
+        _require(rows, POSITION, self._questions)
+        homes = dict(partitions or rows.select("household_id", "source_partition").iter_rows())
         self._register("homes", _homes(homes))
         self._missing_homes()
         self._db.execute(f"CREATE OR REPLACE TEMP TABLE placed AS {_OFFSETS}")
-        self._register("asked", _asked(rows).with_columns(rows["partition"], rows["offset"]))
+        places = rows.select(partition="source_partition", offset="source_offset")
+        self._register("asked", _asked(rows).with_columns(places))
         points = self._ask(
             """SELECT a.id, a.household, a.time_ns, r.seq, r.time_ns AS row_ns
                FROM asked a LEFT JOIN (log r JOIN placed USING (seq) JOIN homes USING (household))
@@ -136,18 +138,18 @@ class Oracle:
         tally = _Tally(points=len(rows))
         for row in points.filter(pl.col("seq").is_null()).iter_rows(named=True):
             tally.problems.append(
-                f"household {row['household']}: partition {rows['partition'][row['id']]} "
-                f"offset {rows['offset'][row['id']]} is not one of its purchases"
+                f"household {row['household']}: partition {places['partition'][row['id']]} "
+                f"offset {places['offset'][row['id']]} is not one of its purchases"
             )
         return self._compare(rows, points.drop_nulls("seq"), tally)
 
     def check_final(self, rows: pl.DataFrame) -> OracleResult:
         """Compare the last state of every household, one row each.
 
-        ``rows`` holds ``household_id``, ``at_ns`` (T, the household's last event time or later)
-        and one column a feature. A household without a row is a mismatch.
+        ``rows`` holds ``household_id``, ``event_time`` (T, the household's last event time or
+        later, datetime[ns]) and one column a feature. A household without a row is a mismatch.
         """
-        _require(rows, ["household_id", "at_ns"], self._questions)
+        _require(rows, POSITION[:2], self._questions)
         self._register("asked", _asked(rows))
         points = self._ask(
             """SELECT a.id, coalesce(a.household, r.household) AS household,
@@ -165,11 +167,20 @@ class Oracle:
         tally.problems.extend(f"household {home}: has more than one row" for home in seen.sort())
         return self._compare(rows, points.drop_nulls(["id", "seq"]), tally)
 
+    def new_baskets(self) -> int:
+        """How often a household's basket differs from that of its purchase before."""
+        count = self._ask(
+            """SELECT count(*) AS n FROM (SELECT basket_id, lag(basket_id) OVER (
+                 PARTITION BY household ORDER BY seq) AS before FROM log)
+               WHERE basket_id IS DISTINCT FROM before"""
+        )
+        return int(count["n"][0])
+
     def _compare(self, rows: pl.DataFrame, points: pl.DataFrame, tally: _Tally) -> OracleResult:
         early = points.filter(pl.col("time_ns").is_null() | (pl.col("time_ns") < pl.col("row_ns")))
         for row in early.iter_rows(named=True):
             tally.problems.append(
-                f"household {row['household']}: T = {row['time_ns']} ns is before its own last "
+                f"household {row['household']}: T = {row['time_ns']} ns is before its last "
                 f"purchase at {row['row_ns']} ns"
             )
         answers = self._answers(points.filter(pl.col("time_ns") >= pl.col("row_ns")))
@@ -181,10 +192,10 @@ class Oracle:
             for i, (actual, expected) in enumerate(pairs):
                 tally.checked += 1
                 if not _same(actual, expected, question):
-                    where = f"household {given['household_id'][i]} at {given['at_ns'][i]} ns"
+                    home, time = given["household_id"][i], given["event_time"][i]
                     tally.problems.append(
-                        f"{where}: {question.name} is {_shown(actual)}, DuckDB says "
-                        f"{_shown(expected)} [{question.words}]"
+                        f"household {home} at {time:%Y-%m-%d %H:%M:%S}: {question.name} is "
+                        f"{_shown(actual)}, DuckDB says {_shown(expected)} [{question.words}]"
                     )
         return tally.result()
 
@@ -233,8 +244,8 @@ def _homes(homes: Mapping[int, int]) -> pl.DataFrame:
 
 
 def _asked(rows: pl.DataFrame) -> pl.DataFrame:
-    named = rows.select(household=pl.col("household_id"), time_ns=pl.col("at_ns"))
-    return named.cast(pl.Int64).with_row_index("id")
+    time_ns = pl.col("event_time").dt.epoch("ns")
+    return rows.select(household=pl.col("household_id"), time_ns=time_ns).with_row_index("id")
 
 
 def _same(actual: Any, expected: Any, question: Question) -> bool:

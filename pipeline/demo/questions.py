@@ -45,11 +45,12 @@ class Question:
 
     @property
     def words(self) -> str:
-        """The question for people: ``sum(sales_cents) over 7d, slide 24h``."""
+        """The question for people: ``sum(sales_cents) over 7d, slide 1d``."""
         days = f"{self.window_ns // DAY_NS}d"
         if self.is_list:
             return f"last {self.n} {self.column} within {days}"
-        return f"{self.kind}({self.column}) over {days}, slide {self.slide_ns // HOUR_NS}h"
+        slide = "1d" if self.slide_ns == DAY_NS else f"{self.slide_ns // HOUR_NS}h"
+        return f"{self.kind}({self.column}) over {days}, slide {slide}"
 
     def sql(self, row: str, point: str) -> str:
         """The DuckDB aggregate over table alias ``row`` as of ``point.time_ns``."""

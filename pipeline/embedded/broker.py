@@ -20,6 +20,7 @@ from pipeline.errors import BrokerUnavailableError, MissingExtraError
 __all__ = ["EmbeddedBroker"]
 
 _PORT_TRIES = 5  # another process may take the free port before the broker binds it
+_STOP_TIMEOUT_S = 0.5  # asked to end, it waits 5 s for its clients; memory needs no flush
 
 
 class EmbeddedBroker:
@@ -115,6 +116,7 @@ def _command(program: str, port: int, cluster: str, directory: Path) -> ServerCo
         answers=lambda _pid: kafka_answers(LOOPBACK, port, cluster),
         log=directory / "broker.log",
         error=BrokerUnavailableError,
+        stop_timeout_s=_STOP_TIMEOUT_S,
     )
 
 

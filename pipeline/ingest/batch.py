@@ -5,12 +5,15 @@ Neither holds a Python object per record.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.contracts.contract import Field
 
 __all__ = ["BinaryBatch", "EventBatch", "Reason", "Rejects", "TopicPartition"]
 
@@ -50,6 +53,7 @@ class Reason(IntEnum):
     TS_FUTURE = 10  # event time beyond broker time + the stream's bound
     TS_PAST = 11  # event time before the stream's earliest accepted time
     EXPRESSION = 12  # an expression of a view failed on this record
+    LATE = 13  # too late for every window of a view
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,7 @@ class EventBatch:
                     unescaped UTF-8
     ``event_time``  int64[n], ns since the Unix epoch
     ``reason``      uint8[n], a :class:`Reason`
+    ``fields``      field name -> its contract field; for conversions, kernels need none
     """
 
     binary: BinaryBatch
@@ -148,6 +153,7 @@ class EventBatch:
     strings: Mapping[str, tuple[U8, I64, I64]]
     event_time: I64
     reason: U8
+    fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.reason)

@@ -32,6 +32,7 @@ from pipeline.ingest.batch import TopicPartition
 __all__ = [
     "ASSIGN_PARTITIONS",
     "MINIMUM_VERSION",
+    "OFFSET_INVALID",
     "CommitCallback",
     "ErrorCallback",
     "LogCallback",
@@ -153,6 +154,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "rd_kafka_mock_cluster_destroy": (None, [_P]),
     "rd_kafka_mock_cluster_bootstraps": (_S, [_P]),
     "rd_kafka_mock_topic_create": (_I, [_P, _S, _I, _I]),
+    "rd_kafka_mock_topic_set_error": (None, [_P, _S, _I]),
     "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, [_P, _I32]),
     "rd_kafka_mock_broker_set_down": (_I, [_P, _I32]),
     "rd_kafka_mock_broker_set_up": (_I, [_P, _I32]),

@@ -56,6 +56,9 @@ _SIGN = np.int64(0x80000000)
 @jit
 def index_messages(
     handles: I64,
+    begin: int,
+    n_groups: int,
+    n_errors: int,
     timestamp_function: int,
     max_value_bytes: int,
     group_of: I32,
@@ -63,20 +66,19 @@ def index_messages(
     groups: I64,
     errors: I64,
 ) -> tuple[int, int]:
-    """Read every message struct; return the number of partitions and of error messages.
+    """Read message structs from ``begin`` on; return the number of partitions and of errors.
 
     ``handles`` int64[n] holds message addresses, 0 for a message that was taken back. Fills
-    ``group_of`` int32[n] (column in ``groups``, -1 for errors and zeros), ``fields``
-    int64[N_FIELDS, n], ``groups`` int64[N_GROUP_FIELDS, g] (g large enough for n different
-    partitions) and the first entries of ``errors`` int64[n] with indexes of error messages.
+    ``group_of`` int32[n..] (column in ``groups``, -1 for errors and zeros), ``fields``
+    int64[N_FIELDS, n..], ``groups`` int64[N_GROUP_FIELDS, n..] and the first entries of
+    ``errors`` int64[n..] with the indexes of error messages. ``n_groups`` and ``n_errors`` are
+    what the call for the messages before ``begin`` returned.
     ``G_VALUE_BYTES`` counts only values that are not over ``max_value_bytes``; ``G_LAST`` is the
     index of the partition's last message. ``timestamp_function`` is the address of
     ``rd_kafka_message_timestamp``. O(n) as messages come in runs of one partition.
     """
-    n_groups = 0
-    n_errors = 0
     current = -1
-    for i in range(len(handles)):
+    for i in range(begin, len(handles)):
         message = handles[i]
         group_of[i] = -1
         if message == 0:

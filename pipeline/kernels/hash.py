@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.jit import inline, jit
+from pipeline.kernels.jit import Int, bare, inlined
 
 __all__ = [
     "equal_bytes",
@@ -43,8 +43,8 @@ _N31, _N32, _N33, _N40 = np.uint64(31), np.uint64(32), np.uint64(33), np.uint64(
 _N48, _N56, _N64 = np.uint64(48), np.uint64(56), np.uint64(64)
 
 
-@inline
-def murmur2(data: U8, start: int, end: int) -> np.int64:
+@bare
+def murmur2(data: U8, start: Int, end: Int) -> Int:
     """Java's signed 32-bit ``Utils.murmur2`` of ``data[start:end]``, as an int64.
 
     Source: ``org.apache.kafka.common.utils.Utils.murmur2`` (Apache Kafka clients).
@@ -76,8 +76,8 @@ def murmur2(data: U8, start: int, end: int) -> np.int64:
     return h - ((h >> 31) << 32)
 
 
-@jit
-def partition_of(keys: U8, key_offsets: I64, n_partitions: int, out: I32) -> None:
+@bare
+def partition_of(keys: U8, key_offsets: I64, n_partitions: Int, out: I32) -> None:
     """Kafka partition of each key: ``(murmur2 & 0x7fffffff) % n_partitions`` into ``out`` int32[n].
 
     ``key_offsets`` int64[n+1]. A key of 0 bytes gets the partition of the empty string; callers
@@ -88,8 +88,8 @@ def partition_of(keys: U8, key_offsets: I64, n_partitions: int, out: I32) -> Non
         out[i] = (h & 0x7FFFFFFF) % n_partitions
 
 
-@inline
-def load64(data: U8, at: int) -> np.uint64:
+@inlined
+def load64(data: U8, at: Int) -> Int:
     """Bytes ``at`` to ``at + 7`` as a little-endian word."""
     u = np.uint64(at)  # an unsigned index needs no wrap-around check; the loads become one
     return (
@@ -104,24 +104,24 @@ def load64(data: U8, at: int) -> np.uint64:
     )
 
 
-@inline
-def _round(accumulator: np.uint64, lane: np.uint64) -> np.uint64:
+@inlined
+def _round(accumulator: Int, lane: Int) -> Int:
     x = accumulator + lane * _P2
     return ((x << _N31) | (x >> _N33)) * _P1
 
 
-@inline
-def _merge(h: np.uint64, accumulator: np.uint64) -> np.uint64:
+@inlined
+def _merge(h: Int, accumulator: Int) -> Int:
     return (h ^ _round(np.uint64(0), accumulator)) * _P1 + _P4
 
 
-@inline
-def _rotate(x: np.uint64, bits: np.uint64) -> np.uint64:
+@inlined
+def _rotate(x: Int, bits: Int) -> Int:
     return (x << bits) | (x >> (_N64 - bits))
 
 
-@inline
-def xxh64(data: U8, start: int, end: int, seed: int = 0) -> np.uint64:
+@bare
+def xxh64(data: U8, start: Int, end: Int, seed: Int = 0) -> Int:
     """XXH64 of ``data[start:end]``.
 
     Source: https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md
@@ -164,22 +164,22 @@ def xxh64(data: U8, start: int, end: int, seed: int = 0) -> np.uint64:
     return h ^ (h >> _N32)
 
 
-@jit
+@bare
 def hash_keys(keys: U8, offsets: I64, out: U64) -> None:
     """xxh64 (seed 0) of each key ``keys[offsets[i]:offsets[i+1]]`` into ``out`` uint64[n]."""
     for i in range(len(offsets) - 1):
         out[i] = xxh64(keys, offsets[i], offsets[i + 1])
 
 
-@jit
+@bare
 def hash_spans(data: U8, start: I64, length: I64, out: I64) -> None:
     """xxh64 (seed 0) of each ``data[start[i]:start[i]+length[i]]``, as the bits of an int64."""
     for i in range(len(start)):
         out[i] = np.int64(xxh64(data, start[i], start[i] + length[i]))
 
 
-@inline
-def equal_bytes(a: U8, a_start: int, a_end: int, b: U8, b_start: int, b_end: int) -> bool:
+@inlined
+def equal_bytes(a: U8, a_start: Int, a_end: Int, b: U8, b_start: Int, b_end: Int) -> bool:
     """Whether ``a[a_start:a_end]`` and ``b[b_start:b_end]`` hold the same bytes."""
     n = a_end - a_start
     if n != b_end - b_start:

@@ -7,10 +7,12 @@ document ends with a brace, so loops over digits need no bound.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.jit import inline
+from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.text import LETTER_E, MINUS, NINE, PLUS, POINT, ZERO, at
 
 __all__ = ["EXACT", "INEXACT", "OVERFLOW", "fast_float", "number", "scaled"]
@@ -28,8 +30,8 @@ _INT_POWERS = np.array([10**k for k in range(19)], dtype=np.int64)
 _FLOAT_POWERS = np.array([10.0**k for k in range(23)], dtype=np.float64)
 
 
-@inline
-def number(data: U8, p: int) -> tuple[int, bool, np.int64, int, int]:
+@inlined
+def number(data: U8, p: Int) -> tuple[Int, bool, Int, Int, Int]:
     """Read the number at ``p``: (position after it or -1, negative, mantissa, digits, exponent).
 
     The value is ``mantissa * 10**exponent`` with the sign, if ``digits <= MAX_DIGITS``; with more
@@ -66,8 +68,8 @@ def number(data: U8, p: int) -> tuple[int, bool, np.int64, int, int]:
     return q, negative, mantissa, digits, exponent
 
 
-@inline
-def _power(data: U8, p: int) -> tuple[int, int]:
+@bare
+def _power(data: U8, p: Int) -> tuple[Int, Int]:
     """Exponent whose sign or first digit is at ``p``: (position after it or -1, exponent)."""
     negative = at(data, p) == MINUS
     if negative or at(data, p) == PLUS:
@@ -83,29 +85,93 @@ def _power(data: U8, p: int) -> tuple[int, int]:
     return q, -power if negative else power
 
 
-@inline
+@inlined
 def scaled(
-    data: U8, p: int, negative: bool, mantissa: int, digits: int, exponent: int, scale: int
-) -> tuple[np.int64, int]:
+    data: U8, p: Int, negative: bool, mantissa: Int, digits: Int, exponent: Int, scale: Int
+) -> tuple[Int, Int]:
     """``value * 10**scale`` of the number at ``p``, and EXACT, INEXACT or OVERFLOW.
 
     INEXACT: there are nonzero digits below the last place. OVERFLOW: outside int64. The value is
     0 then.
     """
     if digits > MAX_DIGITS:
-        return _scaled_digits(data, p, scale + exponent)
+        return _scaled_digits(data, p, digits, scale + exponent)
     value = np.int64(mantissa)
     shift = scale + exponent
-    if shift != 0 and value != 0:
-        if shift > 0:
-            if shift > 18 or value > _MAX // _INT_POWERS[shift]:
-                return np.int64(0), OVERFLOW if shift > 18 else _at_minimum(value, shift)
-            value *= _INT_POWERS[shift]
+    if shift > 0 and value != 0:
+        if shift > 18 or value > _MAX // _INT_POWERS[shift]:
+            return np.int64(0), OVERFLOW
+        value *= _INT_POWERS[shift]
+    elif shift < 0 and value != 0:
+        if shift < -18:
+            return np.int64(0), INEXACT
+        quotient = value // _INT_POWERS[-shift]
+        if quotient * _INT_POWERS[-shift] != value:
+            return np.int64(0), INEXACT
+        value = quotient
+    if negative:
+        value = -value
+    return value, EXACT
+
+
+@inlined
+def _overflows(value: Int, digit: Int, negative: Int) -> Int:
+    """Whether ``value * 10 - digit`` leaves int64; ``value`` is the negated magnitude."""
+    last = 8 if negative else 7
+    return value < -(_MAX // 10) or (value == -(_MAX // 10) and digit > last)
+
+
+@bare
+def _scaled_digits(data: U8, p: Int, digits: Int, shift: Int) -> tuple[Int, Int]:
+    """As :func:`scaled`, digit by digit, for numbers of any length."""
+    negative = at(data, p) == MINUS
+    if negative:
+        p += 1
+    keep = digits + min(shift, 0)
+    value = np.int64(0)  # negated, since -2**63 has no positive counterpart
+    overflow = False
+    k = 0
+    while k < digits:
+        if at(data, p) != POINT:
+            digit = at(data, p) - ZERO
+            if k >= keep:
+                if digit != 0:
+                    return np.int64(0), INEXACT
+            elif overflow or _overflows(value, digit, negative):
+                overflow = True
+            else:
+                value = value * 10 - digit
+            k += 1
+        p += 1
+    while shift > 0 and value != 0 and not overflow:
+        overflow = _overflows(value, np.int64(0), negative)
+        if not overflow:
+            value = value * 10
+        shift -= 1
+    if overflow:
+        return np.int64(0), OVERFLOW
+    if not negative:
+        value = -value
+    return value, EXACT
+
+
+@inlined
+def fast_float(negative: bool, mantissa: Int, digits: Int, exponent: Int) -> tuple[float, bool]:
+    """The float64 nearest to a number, and whether this short way gives it exactly.
+
+    Both mantissa and power of ten must be exact float64, so one rounding happens. Source:
+    Clinger, "How to read floating point numbers accurately", PLDI 1990.
+    """
+    if digits > MAX_DIGITS or mantissa > _MAX_EXACT_MANTISSA:
+        return 0.0, False
+    value: Any = np.float64(mantissa)
+    if mantissa != 0:
+        if exponent > _MAX_EXACT_POWER or exponent < -_MAX_EXACT_POWER:
+            return 0.0, False
+        if exponent < 0:
+            value /= _FLOAT_POWERS[-exponent]
         else:
-            if shift < -18:
-                return np.int64(0), INEXACT
-            quotient = value // _INT_POWERS[-shift]
-            if quotient * _INT_POWERS[-shift] != value:
-                return np.int64(0), INEXACT
-            value = quotient
-    return (-value if negative else value), EXACT
+            value *= _FLOAT_POWERS[exponent]
+    if negative:
+        value = -value
+    return value, True

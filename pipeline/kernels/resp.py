@@ -140,7 +140,7 @@ def scan_bulks(
         if negative:
             k += 1
         while k < end and data[k] != _CR:
-            digit = np.int64(data[k]) - _ZERO
+            digit = int(np.int64(data[k])) - _ZERO
             if digit < 0 or digit > 9 or k - at > 12:
                 return done, at, MALFORMED
             size = size * 10 + digit

@@ -4,7 +4,7 @@ A *slot* is a row of ``slots`` int64[capacity, SECTION + 3 * sections + lists]:
 
 ===============  =========================================================================
 ``EVENT_TIME``   newest event time, ns
-``KNOWN_TIME``   largest broker time of the included events, ms
+``KNOWN_TIME``   largest broker time of the included events, ms; ``NOTHING`` before the first
 ``SOURCE_OFFSET``  offset of the last included event
 ``KEY_START``    first byte of the key in ``keys``; next free slot (or -1) while free
 ``KEY_SIZE``     bytes of the key; -1 while free
@@ -106,6 +106,7 @@ def _new_slot(
         slots[slot, c] = -1
     for c in range(width - lists, width):
         slots[slot, c] = NOTHING
+    slots[slot, KNOWN_TIME] = NOTHING
     slots[slot, KEY_START] = at
     slots[slot, KEY_SIZE] = end - start
     return slot

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.hash import load64
-from pipeline.kernels.jit import inline
+from pipeline.kernels.jit import Int, bare, inlined
 
 __all__ = [
     "at",
@@ -21,6 +21,7 @@ __all__ = [
     "member_value",
     "skip_space",
     "skip_value",
+    "string_after",
     "string_end",
     "unescape",
 ]
@@ -42,28 +43,28 @@ _QUOTES = np.uint64(0x2222222222222222)
 _BACKSLASHES = np.uint64(0x5C5C5C5C5C5C5C5C)
 
 
-@inline
-def at(data: U8, p: int) -> np.int64:
+@inlined
+def at(data: U8, p: Int) -> Int:
     """Byte ``p``. The unsigned index spares the check for a negative one."""
     return np.int64(data[np.uint64(p)])
 
 
-@inline
-def is_space(c: int) -> bool:
+@inlined
+def is_space(c: Int) -> Int:
     """Whether a byte is JSON white space."""
     return c == 0x20 or c == 0x0A or c == 0x0D or c == 0x09
 
 
-@inline
-def skip_space(data: U8, p: int) -> int:
+@inlined
+def skip_space(data: U8, p: Int) -> Int:
     """First position at or after ``p`` that is not white space."""
     while at(data, p) <= SPACE and is_space(at(data, p)):
         p += 1
     return p
 
 
-@inline
-def literal(data: U8, p: int) -> int:
+@inlined
+def literal(data: U8, p: Int) -> Int:
     """Position after ``true``, ``false`` or ``null`` at ``p``, or -1."""
     c = at(data, p)
     if c == LETTER_T:
@@ -83,8 +84,8 @@ def literal(data: U8, p: int) -> int:
     return -1
 
 
-@inline
-def _special(word: np.uint64) -> np.uint64:
+@inlined
+def _special(word: Int) -> Int:
     """High bit of each byte that ends a run of plain string bytes; exact for the lowest one.
 
     Those are quote, backslash, control characters and bytes from 0x80. Source: "determine if a
@@ -100,8 +101,8 @@ def _special(word: np.uint64) -> np.uint64:
     ) & _HIGH
 
 
-@inline
-def string_end(data: U8, p: int, end: int) -> tuple[int, int]:
+@inlined
+def string_end(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
     """Position after the closing quote of the string whose contents start at ``p``, or -1.
 
     The second value is 1 if there are escapes. Checked: no control characters, escapes, surrogate
@@ -135,13 +136,19 @@ def string_end(data: U8, p: int, end: int) -> tuple[int, int]:
     return -1, escaped
 
 
-@inline
-def _continuation(c: int) -> bool:
+@bare
+def string_after(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
+    """:func:`string_end` as a call, for where its code would only be copied once more."""
+    return string_end(data, p, end)
+
+
+@inlined
+def _continuation(c: Int) -> Int:
     return c & 0xC0 == 0x80
 
 
-@inline
-def _utf8(data: U8, p: int, end: int) -> int:
+@bare
+def _utf8(data: U8, p: Int, end: Int) -> Int:
     """Position after the multi-byte character at ``p``, or -1 (RFC 3629, table of section 4)."""
     c = at(data, p)
     if c < 0xC2 or c > 0xF4:
@@ -167,8 +174,8 @@ def _utf8(data: U8, p: int, end: int) -> int:
     return p + n
 
 
-@inline
-def _hex4(data: U8, p: int, end: int) -> int:
+@bare
+def _hex4(data: U8, p: Int, end: Int) -> Int:
     """Value of four hexadecimal digits at ``p``, or -1."""
     if p + 4 > end:
         return -1
@@ -187,18 +194,15 @@ def _hex4(data: U8, p: int, end: int) -> int:
     return value
 
 
-@inline
-def _escape(data: U8, p: int, end: int) -> int:
+@bare
+def _escape(data: U8, p: Int, end: Int) -> Int:
     """Position after the escape whose backslash is at ``p``, or -1."""
     if p + 1 >= end:
         return -1
     c = at(data, p + 1)
     if c != LETTER_U:
-        # " \ / b f n r t
-        if (
-            c == QUOTE or c == BACKSLASH or c == 0x2F or c == 0x62
-            or c == 0x66 or c == 0x6E or c == 0x72 or c == LETTER_T
-        ):  # fmt: skip
+        simple = c == QUOTE or c == BACKSLASH or c == 0x2F or c == LETTER_T
+        if simple or c == 0x62 or c == 0x66 or c == 0x6E or c == 0x72:
             return p + 2
         return -1
     unit = _hex4(data, p + 2, end)
@@ -214,8 +218,8 @@ def _escape(data: U8, p: int, end: int) -> int:
     return p + 12
 
 
-@inline
-def _plain_escape(c: int) -> int:
+@inlined
+def _plain_escape(c: Int) -> Int:
     if c == 0x62:
         return 0x08
     if c == 0x66:
@@ -229,8 +233,8 @@ def _plain_escape(c: int) -> int:
     return c
 
 
-@inline
-def _encode_utf8(code: int, out: U8, used: int) -> int:
+@inlined
+def _encode_utf8(code: Int, out: U8, used: Int) -> Int:
     if code < 0x80:
         out[used] = code
         return used + 1
@@ -250,8 +254,8 @@ def _encode_utf8(code: int, out: U8, used: int) -> int:
     return used + 4
 
 
-@inline
-def unescape(data: U8, p: int, stop: int, out: U8, used: int) -> int:
+@bare
+def unescape(data: U8, p: Int, stop: Int, out: U8, used: Int) -> Int:
     """Write the checked string contents ``data[p:stop]`` unescaped to ``out[used:]``; new ``used``.
 
     Never writes more bytes than it reads.
@@ -276,16 +280,16 @@ def unescape(data: U8, p: int, stop: int, out: U8, used: int) -> int:
     return used
 
 
-@inline
-def digits_end(data: U8, p: int) -> int:
+@inlined
+def digits_end(data: U8, p: Int) -> Int:
     """First position at or after ``p`` that is not a digit."""
     while ZERO <= at(data, p) <= NINE:
         p += 1
     return p
 
 
-@inline
-def number_end(data: U8, p: int) -> int:
+@inlined
+def number_end(data: U8, p: Int) -> Int:
     """Position after the number at ``p``, or -1."""
     if at(data, p) == MINUS:
         p += 1
@@ -307,22 +311,22 @@ def number_end(data: U8, p: int) -> int:
     return q
 
 
-@inline
-def _scalar_end(data: U8, p: int, end: int) -> int:
+@bare
+def _scalar_end(data: U8, p: Int, end: Int) -> Int:
     c = at(data, p)
     if c == QUOTE:
-        return string_end(data, p + 1, end)[0]
+        return string_after(data, p + 1, end)[0]
     if c == MINUS or ZERO <= c <= NINE:
         return number_end(data, p)
     return literal(data, p)
 
 
-@inline
-def member_value(data: U8, p: int, end: int) -> int:
+@bare
+def member_value(data: U8, p: Int, end: Int) -> Int:
     """Position of the value of the object member whose key starts at ``p``, or -1."""
     if at(data, p) != QUOTE:
         return -1
-    p = string_end(data, p + 1, end)[0]
+    p = string_after(data, p + 1, end)[0]
     if p < 0 or p >= end:
         return -1
     p = skip_space(data, p)
@@ -331,14 +335,14 @@ def member_value(data: U8, p: int, end: int) -> int:
     return skip_space(data, p + 1)
 
 
-@inline
-def skip_value(data: U8, p: int, end: int) -> int:
+@bare
+def skip_value(data: U8, p: Int, end: Int) -> Int:
     """Position after the value at ``p``, or -1. Checks all of it, to :data:`MAX_DEPTH`."""
     depth = 1
     objects = np.uint64(0)  # one bit a level: 1 for an object, 0 for an array
     while True:
         c = at(data, p)
-        if c == OPEN or c == OPEN_LIST:
+        if c == OPEN or c == OPEN_LIST:  # noqa: SIM109  (a tuple is searched by a loop)
             depth += 1
             if depth > MAX_DEPTH:
                 return -1

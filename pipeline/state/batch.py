@@ -1,26 +1,106 @@
-"""Shapes that leave the state table."""
+"""What goes into and comes out of a :class:`~pipeline.state.table.StateTable`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EncodedRows"]
+__all__ = [
+    "Applied",
+    "EncodedRows",
+    "Finalized",
+    "Fired",
+    "Lookup",
+    "Outcome",
+    "TriggerKind",
+    "TriggerTables",
+]
 
 U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+
+
+class Outcome(IntEnum):
+    """What became of an event in one view."""
+
+    SKIPPED = 0  # not selected by the caller
+    APPLIED = 1
+    LATE = 2  # refused by every ring and list; the row is untouched
+    FILTERED = 3  # the view's filter is false
+
+
+class TriggerKind(IntEnum):
+    """When a trigger fires; always only for applied events."""
+
+    EVERY = 0
+    MASK = 1  # mask ``argument`` is true
+    CHANGED = 2  # the value of LAST list ``argument`` differs from the newest one before the event
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerTables:
+    """``table`` int64[t, 3]: :class:`TriggerKind`, argument (mask or list index), reserved."""
+
+    table: I64
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Keys as slots.
+
+    ``slots``    int32[n]
+    ``missing``  int64[m]  positions of the first occurrence of each key whose row is not loaded,
+                           increasing
+    """
+
+    slots: I32
+    missing: I64
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """Rows of features right after the events that fired triggers, by offset, then trigger.
+
+    ``event``    int64[t]     position of the event in the batch
+    ``trigger``  int32[t]     row of the :class:`TriggerTables`
+    ``cells``    int64[t, C]  bit patterns, as of the row's newest event
+    ``valid``    uint8[t, C]  0 where null
+    ``status``   uint8[t, F]  a :class:`~pipeline.state.status.Status`
+    """
+
+    event: I64
+    trigger: I32
+    cells: I64
+    valid: U8
+    status: U8
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a batch did.
+
+    ``outcome``  uint8[n]  an :class:`Outcome`
+    ``dirty``    int32[d]  slots with an applied event, in the order of their first one
+    ``fired``    empty without triggers
+    """
+
+    outcome: U8
+    dirty: I32
+    fired: Fired
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedRows:
-    """Packed rows with their entity keys, as columns.
+    """Packed rows (``docs/row-layout.md``) and their keys, back to back.
 
-    ``keys``         uint8[..]   entity keys back to back
-    ``key_offsets``  int64[n+1]
-    ``rows``         uint8[..]   packed rows (row layout v1) back to back
-    ``row_offsets``  int64[n+1]
+    Row ``i`` is ``rows[row_offsets[i]:row_offsets[i + 1]]``, key ``i`` likewise.
     """
 
     keys: U8
@@ -29,4 +109,26 @@ class EncodedRows:
     row_offsets: I64
 
     def __len__(self) -> int:
-        return len(self.key_offsets) - 1
+        return len(self.row_offsets) - 1
+
+    def row(self, i: int) -> bytes:
+        """Row ``i`` as bytes; not for the hot path."""
+        return self.rows[self.row_offsets[i] : self.row_offsets[i + 1]].tobytes()
+
+    def key(self, i: int) -> bytes:
+        """Key ``i`` as bytes; not for the hot path."""
+        return self.keys[self.key_offsets[i] : self.key_offsets[i + 1]].tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Finalized:
+    """Features of n rows.
+
+    ``cells``   int64[n, C]  bit patterns (float64 bits where the feature is one)
+    ``valid``   uint8[n, C]  0 where null
+    ``status``  uint8[n, F]  a :class:`~pipeline.state.status.Status` per feature
+    """
+
+    cells: I64
+    valid: U8
+    status: U8

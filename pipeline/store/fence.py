@@ -17,21 +17,22 @@ on a fresh connection would not be fenced. Only :meth:`RedisPartition.acquire` o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import FencedError, PipelineError, StoreUnavailableError
+from pipeline.errors import CorruptRowError, FencedError, PipelineError, StoreUnavailableError
 from pipeline.store.keys import lease_key, marker_key, row_prefix
-from pipeline.store.lease import UNKNOWN_GENERATION, Lease
+from pipeline.store.lease import Lease, next_lease, refuse_newer
 from pipeline.store.marker import Marker
 from pipeline.store.partition import RowWrite
 from pipeline.store.replies import error_of, root_cause
-from pipeline.store.transaction import Scratch, encode_commit, encode_mget
+from pipeline.store.transaction import Scratch, check_commit, encode_commit, encode_mget
 from pipeline.store.wire import Link, Replies, Reply, ServerError, command
 
-__all__ = ["ACQUIRE_ATTEMPTS", "RedisPartition", "refuse_newer"]
+__all__ = ["ACQUIRE_ATTEMPTS", "RedisPartition"]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -97,9 +98,10 @@ class RedisPartition:
         if not fingerprints:
             return []
         keys = [marker_key(self._tag, fingerprint) for fingerprint in fingerprints]
-        self._send(command(b"WATCH", *keys) + command(b"MGET", *keys))
-        self._read_ok()
-        values = self._read_bulks()
+        with self._whole():
+            self._send(_arm(keys))
+            self._read_ok()
+            values = self._read_bulks()
         found = [
             None if value is None else Marker.unpack(value, key.decode())
             for key, value in zip(keys, values, strict=True)
@@ -115,8 +117,9 @@ class RedisPartition:
         for first in range(0, len(index), _KEYS_PER_MGET):
             part = index[first : first + _KEYS_PER_MGET]
             which = np.zeros(len(part), dtype=np.int32)
-            self._send(encode_mget(self._scratch, [prefix], which, keys, key_offsets, part))
-            rows += self._read_bulks()
+            with self._whole():
+                self._send(encode_mget(self._scratch, [prefix], which, keys, key_offsets, part))
+                rows += self._read_bulks()
         return rows
 
     def commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
@@ -127,6 +130,7 @@ class RedisPartition:
     def begin_commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
         """Send one fenced transaction."""
         self._require_ready()
+        check_commit(writes, markers, self._expected, self._tag)
         expected = dict(self._expected)
         for marker in markers:
             expected[marker_key(self._tag, marker.fingerprint)] = marker.pack()
@@ -134,7 +138,8 @@ class RedisPartition:
             self._scratch, self._tag, writes, markers, _arm(list(expected))
         )
         self._sent = _Sent(expected, queued)
-        self._send(data)
+        with self._whole():
+            self._send(data)
 
     def finish_commit(self) -> None:
         """Await the outcome; returns only if the transaction was applied."""
@@ -142,17 +147,8 @@ class RedisPartition:
             self._require_held()
             raise PipelineError("begin_commit() first")
         sent, self._sent = self._sent, None
-        outcome = self._read_outcome(sent.queued)
-        if isinstance(outcome, list):
-            self._expected = sent.expected
-            self._rearm_after_success()
-            return
-        watched, values = self._read(), self._read_bulks_or_error()
-        if isinstance(outcome, ServerError):
-            self._keep_if_unchanged(sent, watched, values)
-            raise error_of(outcome, self._address)
-        self._lose(self._why_aborted(list(sent.expected), values))
-        raise self._again()
+        with self._whole():
+            self._finish(sent)
 
     def check(self) -> bool:
         """Whether lease and markers in the store are still the ones written here."""
@@ -160,8 +156,9 @@ class RedisPartition:
             return False
         self._require_ready()
         keys = list(self._expected)
-        self._send(command(b"MGET", *keys))
-        values = self._read_bulks()
+        with self._whole():
+            self._send(command(b"MGET", *keys))
+            values = self._read_bulks()
         if values == list(self._expected.values()):
             return True
         self._lose(self._why_aborted(keys, values))
@@ -176,8 +173,8 @@ class RedisPartition:
     def _try_acquire(self, generation: int) -> Lease | None:
         stored = self._watch_lease()
         current = None if stored is None else Lease.unpack(stored, self._lease_key.decode())
-        refuse_newer(self._name, current, generation, self._lease_key)
-        lease = _next_lease(current, self._lease, generation, self._nonce(_NONCE_BYTES))
+        refuse_newer(current, generation, f"the lease {self._lease_key.decode()}")
+        lease = next_lease(current, self._lease, generation, self._nonce(_NONCE_BYTES))
         # MULTI is awaited here: were it refused, the SET after it would be carried out at once.
         self._send(command(b"MULTI"))
         self._read_ok()
@@ -198,6 +195,19 @@ class RedisPartition:
         return self._read_bulks()[0]
 
     # -- what a commit came to
+
+    def _finish(self, sent: _Sent) -> None:
+        outcome = self._read_outcome(sent.queued)
+        if isinstance(outcome, list):
+            self._expected = sent.expected
+            self._rearm_after_success()
+            return
+        watched, values = self._read(), self._read_bulks_or_error()
+        if isinstance(outcome, ServerError):
+            self._keep_if_unchanged(sent, watched, values)
+            raise error_of(outcome, self._address)
+        self._lose(self._why_aborted(list(sent.expected), values))
+        raise self._again()
 
     def _read_outcome(self, queued: int) -> Reply:
         """Reply of EXEC: a list when applied, None when fenced, else the error that refused it."""
@@ -239,10 +249,8 @@ class RedisPartition:
         self, sent: _Sent, watched: Reply, values: list[bytes | None] | ServerError
     ) -> None:
         """After a refused transaction: stay armed if lease and markers are what they were."""
-        before = [self._expected.get(key) for key in sent.expected]
+        before = [self._expected[key] for key in sent.expected]
         if watched == b"OK" and values == before:
-            for key in sent.expected:
-                self._expected.setdefault(key, None)
             return
         if isinstance(values, ServerError):
             self._lose(error_of(values, self._address))
@@ -258,7 +266,10 @@ class RedisPartition:
         stored = dict(zip(keys, values, strict=True))[self._lease_key]
         ours = self._lease
         if stored is not None and ours is not None and stored != ours.pack():
-            other = Lease.unpack(stored, self._lease_key.decode())
+            try:
+                other = Lease.unpack(stored, self._lease_key.decode())
+            except CorruptRowError as corrupt:
+                return corrupt
             if other.epoch >= ours.epoch:
                 return FencedError(
                     f"{self._name}: another worker took the lease (epoch {other.epoch}, "
@@ -322,6 +333,19 @@ class RedisPartition:
         if self._sent is not None:
             raise PipelineError("a commit is under way: finish_commit() first")
 
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Commands and replies belong together: broken off between, the connection is lost."""
+        try:
+            yield
+        except PipelineError:
+            raise
+        except BaseException:
+            self._lose(
+                StoreUnavailableError(f"{self._name}: interrupted; what it holds is unknown")
+            )
+            raise
+
     def _give_up(self, error: PipelineError) -> PipelineError:
         self._lose(error)
         return error
@@ -346,26 +370,6 @@ class _Sent:
     def __init__(self, expected: dict[bytes, bytes | None], queued: int) -> None:
         self.expected = expected
         self.queued = queued
-
-
-def refuse_newer(name: str, stored: Lease | None, generation: int, key: bytes) -> None:
-    """Raise FencedError when the lease was taken by a newer consumer-group generation."""
-    if stored is None or generation == UNKNOWN_GENERATION or stored.generation <= generation:
-        return
-    raise FencedError(
-        f"{name}: the lease is of consumer-group generation {stored.generation}, newer than ours, "
-        f"{generation}. If the group was deleted or the brokers were set up anew, generations "
-        f"began again at 1: stop all workers, then DEL {key.decode()}"
-    )
-
-
-def _next_lease(
-    stored: Lease | None, ours: Lease | None, generation: int, nonce: bytes
-) -> Lease:
-    # A store that went back in time must not bring back an epoch that we already had.
-    epoch = max(stored.epoch if stored else 0, ours.epoch if ours else 0)
-    base = stored.generation if stored else UNKNOWN_GENERATION
-    return Lease(epoch + 1, nonce, generation if generation != UNKNOWN_GENERATION else base)
 
 
 def _arm(keys: list[bytes]) -> bytes:

@@ -17,9 +17,9 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from pipeline.errors import CorruptRowError, PipelineError
+from pipeline.errors import CorruptRowError, FencedError, PipelineError
 
-__all__ = ["UNKNOWN_GENERATION", "Lease"]
+__all__ = ["UNKNOWN_GENERATION", "Lease", "next_lease", "refuse_newer"]
 
 UNKNOWN_GENERATION = -1
 
@@ -60,11 +60,25 @@ class Lease:
             raise CorruptRowError(f"{name}: lease version {version}, this program knows 1")
         return cls(epoch, nonce, generation)
 
-    def successor(self, generation: int, nonce: bytes) -> Lease:
-        """The lease that takes over from this one.
 
-        A consumer that does not know its generation keeps the one stored, so that an older
-        generation stays refused.
-        """
-        known = generation if generation != UNKNOWN_GENERATION else self.generation
-        return Lease(self.epoch + 1, nonce, known)
+def next_lease(stored: Lease | None, ours: Lease | None, generation: int, nonce: bytes) -> Lease:
+    """The lease that takes over from ``stored``, by a worker that last held ``ours``.
+
+    The epoch passes both: a store that went back in time does not bring an epoch back. A consumer
+    that does not know its generation keeps the stored one, so that older ones stay refused.
+    """
+    epoch = max(stored.epoch if stored else 0, ours.epoch if ours else 0)
+    if generation == UNKNOWN_GENERATION and stored is not None:
+        generation = stored.generation
+    return Lease(epoch + 1, nonce, generation)
+
+
+def refuse_newer(stored: Lease | None, generation: int, name: str) -> None:
+    """Raise FencedError when the lease ``name`` was taken by a newer consumer-group generation."""
+    if stored is None or generation == UNKNOWN_GENERATION or stored.generation <= generation:
+        return
+    raise FencedError(
+        f"{name} is of consumer-group generation {stored.generation}, newer than ours, "
+        f"{generation}. If the group was deleted or the brokers were set up anew, generations "
+        f"began again at 1: stop all workers, then delete that key"
+    )

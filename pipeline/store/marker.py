@@ -103,8 +103,6 @@ class Marker:
         partition, leader_epoch, next_offset, through, *counts = rest
         try:
             text = topic_id.rstrip(b"\0").decode("ascii")
-            return cls(
-                fingerprint, text, partition, next_offset, leader_epoch, through, *counts
-            )
+            return cls(fingerprint, text, partition, next_offset, leader_epoch, through, *counts)
         except (PipelineError, UnicodeDecodeError) as problem:
             raise CorruptRowError(f"{name}: {problem}") from problem

@@ -14,7 +14,7 @@ another worker's; drop every cached row, ``acquire()``, read the markers, seek t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,10 +25,11 @@ from pipeline.ingest.batch import TopicPartition
 from pipeline.state.batch import EncodedRows
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
+from pipeline.store.registry import Registry
 
 __all__ = [
+    "Fetched",
     "PartitionStore",
-    "RegistryFields",
     "RowRead",
     "RowWrite",
     "Store",
@@ -57,7 +58,8 @@ class RowRead:
     """Rows of one view that a reader asks for, of any partitions.
 
     ``keys`` uint8[..] with ``key_offsets`` int64[n+1], entity keys as in Kafka;
-    ``partition`` int32[n], the partition each key belongs to.
+    ``partition`` int32[n], the partition each key belongs to. ``with_markers`` asks for the markers
+    of those partitions too.
     """
 
     app: str
@@ -66,6 +68,19 @@ class RowRead:
     keys: U8 = field(repr=False)
     key_offsets: I64 = field(repr=False)
     partition: I32 = field(repr=False)
+    with_markers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Answer to a :class:`RowRead`: packed rows in the order of its keys, None where there is none.
+
+    ``markers`` of the partitions that its keys belong to, None for one that never committed; empty
+    unless asked for.
+    """
+
+    rows: list[bytes | None]
+    markers: Mapping[int, Marker | None]
 
 
 class PartitionStore(Protocol):
@@ -120,24 +135,6 @@ class PartitionStore(Protocol):
         """Close the connection. The lease stays until somebody takes it; closing twice is fine."""
 
 
-class RegistryFields(Protocol):
-    """Named values under a key; what :class:`~pipeline.store.registry.Registry` is kept in."""
-
-    def get(self, key: bytes, name: str) -> bytes | None:
-        """Value of ``name``, None where absent."""
-
-    def get_all(self, key: bytes) -> dict[str, bytes]:
-        """All names and values."""
-
-    def set(self, key: bytes, name: str, value: bytes) -> None:
-        """Write one value."""
-
-    def set_absent(self, key: bytes, name: str, value: bytes) -> bool:
-        """Write one value unless there is one; whether it was written."""
-
-
-
-
 class Store(Protocol):
     """A server that holds partitions and the registry."""
 
@@ -146,14 +143,17 @@ class Store(Protocol):
         """Where the store is, without a password."""
 
     @property
-    def fields(self) -> RegistryFields:
-        """Where the registry is kept."""
+    def registry(self) -> Registry:
+        """Names of views, and what a reader has to know of them."""
 
     def open_partition(self, app: str, source: TopicPartition) -> PartitionStore:
         """The partition's store, not yet connected; raises DefinitionError for a bad name."""
 
-    def fetch(self, reads: Sequence[RowRead]) -> list[list[bytes | None]]:
-        """Packed rows of all ``reads`` in one round trip a node, None where there is none."""
+    def fetch(self, reads: Sequence[RowRead]) -> list[Fetched]:
+        """Answers to all ``reads`` in one round trip. Safe to call from several threads.
+
+        Raises StoreUnavailableError, CorruptRowError for a marker that cannot be read.
+        """
 
     def verify(self) -> None:
         """Refuse a store that would lose state.

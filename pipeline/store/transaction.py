@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from pipeline.store.marker import Marker
 from pipeline.store.partition import RowWrite
 from pipeline.store.wire import array_header, command
 
-__all__ = ["Scratch", "encode_commit", "encode_mget", "warm_up"]
+__all__ = ["Scratch", "check_commit", "encode_commit", "encode_mget", "warm_up"]
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -52,9 +52,8 @@ def encode_commit(
     """``MULTI``, ``MSET`` of all rows, ``SET`` of all markers, ``EXEC``, then ``after``.
 
     Returns the bytes, valid until ``scratch`` is used again, and the number of commands between
-    MULTI and EXEC. Raises PipelineError for rows without a marker, or two markers of one view.
+    MULTI and EXEC.
     """
-    _check(writes, markers)
     tail = b"".join(
         command(b"SET", marker_key(tag, marker.fingerprint), marker.pack()) for marker in markers
     )
@@ -70,7 +69,7 @@ def encode_commit(
         at, commands = _put_rows(out, at, write, prefix)
         queued += commands
     at = _put(out, at, tail)
-    return memoryview(out)[:at], queued
+    return out.data[:at], queued
 
 
 def encode_mget(
@@ -81,7 +80,10 @@ def encode_mget(
     key_offsets: I64,
     index: I64,
 ) -> memoryview:
-    """``MGET`` of ``prefixes[which[j]] + keys[index[j]]``; valid until ``scratch`` is used again."""
+    """``MGET`` of ``prefixes[which[j]] + keys[index[j]]``; valid until ``scratch`` is used again.
+
+    ``which`` int32[m], ``index`` int64[m].
+    """
     table = np.array(bytearray(b"".join(prefixes)), dtype=np.uint8)
     bounds = np.zeros(len(prefixes) + 1, dtype=np.int64)
     np.cumsum([len(prefix) for prefix in prefixes], out=bounds[1:])
@@ -90,7 +92,7 @@ def encode_mget(
     out = scratch.room(_HEADER_BYTES + length + len(index) * (longest + ARGUMENT_OVERHEAD))
     at = _put(out, 0, array_header(1 + len(index), b"MGET"))
     at = write_keys(table, bounds, which, keys, key_offsets, index, out, at)
-    return memoryview(out)[:at]
+    return out.data[:at]
 
 
 def warm_up() -> None:
@@ -101,15 +103,28 @@ def warm_up() -> None:
     write_keys(none, bounds, np.empty(0, np.int32), none, bounds, empty, out, 0)
 
 
-def _check(writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+def check_commit(
+    writes: Sequence[RowWrite], markers: Sequence[Marker], read: Container[bytes], tag: bytes
+) -> None:
+    """Raise PipelineError for a commit that would break the promises.
+
+    That is: rows without their view's marker, two markers of one view, or a marker of a view
+    whose key is not in ``read``: nobody knows what it would overwrite.
+    """
     marked = {marker.fingerprint for marker in markers}
     if len(marked) != len(markers):
         raise PipelineError("a commit has two markers of one view")
+    for fingerprint in marked:
+        key = marker_key(tag, fingerprint)
+        if key not in read:
+            raise PipelineError(f"markers() of {key.decode()} was not called before its commit")
     for write in writes:
         if write.fingerprint not in marked:
             raise PipelineError(
                 f"rows of view {write.fingerprint:016x} without its marker in the same commit"
             )
+        if len(write.rows.row_offsets) != len(write.rows.key_offsets):
+            raise PipelineError("a write has more keys than rows, or fewer")
 
 
 def _bound(write: RowWrite, prefix: int) -> int:
@@ -124,8 +139,6 @@ def _bound(write: RowWrite, prefix: int) -> int:
 def _put_rows(out: U8, at: int, write: RowWrite, prefix: bytes) -> tuple[int, int]:
     rows = write.rows
     n = len(rows.key_offsets) - 1
-    if len(rows.row_offsets) != n + 1:
-        raise PipelineError(f"{n} keys but {len(rows.row_offsets) - 1} rows in one write")
     start = np.array(bytearray(prefix), dtype=np.uint8)
     commands = 0
     for first in range(0, n, _ROWS_PER_MSET):

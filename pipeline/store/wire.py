@@ -46,7 +46,7 @@ class ServerError:
         return self.text.split(" ", 1)[0]
 
 
-Reply: TypeAlias = "bytes | int | None | ServerError | list[Reply]"
+Reply: TypeAlias = "bytes | int | ServerError | list[Reply] | None"
 
 
 def array_header(arguments: int, name: bytes) -> bytes:
@@ -101,9 +101,7 @@ class Replies:
         values: list[bytes | None] = []
         while True:
             first = self._at
-            done, after, need = scan_bulks(
-                self._buffer, self._at, self._end, start, length, done
-            )
+            done, after, need = scan_bulks(self._buffer, self._at, self._end, start, length, done)
             if need == MALFORMED:
                 raise self._nonsense(self._buffer[after : after + 40].tobytes())
             raw = self._buffer[first:after].tobytes()
@@ -151,7 +149,7 @@ class Replies:
             raise self._nonsense(digits) from wrong
 
     def _fill(self, need: int) -> None:
-        """Receive at least one byte; make room for ``need``, moving what is not used to the front."""
+        """Receive at least one byte; make room for ``need`` by moving or growing."""
         held = self._end - self._at
         if held == 0:
             self._at = self._end = 0
@@ -162,7 +160,7 @@ class Replies:
             target = self._buffer if size == len(self._buffer) else np.empty(size, dtype=np.uint8)
             target[:held] = self._buffer[self._at : self._end].copy()
             self._buffer, self._at, self._end = target, 0, held
-        self._end += self._link.receive(memoryview(self._buffer)[self._end :])
+        self._end += self._link.receive(self._buffer.data[self._end :])
 
     def _nonsense(self, data: bytes) -> StoreUnavailableError:
         self._link.close()

@@ -1,21 +1,17 @@
 from __future__ import annotations
 
 import random
-import sys
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
-import purchases as twin
-
 from pipeline.demo.dataset import COLUMNS, TIME
 from pipeline.demo.oracle import Oracle, OracleResult, sample
 from pipeline.demo.questions import QUESTIONS
 from pipeline.errors import DefinitionError
+from tests.reference import purchases as twin
 
 pytest.importorskip("duckdb", reason="needs the demo extra: duckdb")
 
@@ -72,9 +68,20 @@ def published(rows: list[dict[str, Any]], picks: list[int], later_ns: int = 0) -
     out = []
     for i in picks:
         household, at = rows[i]["household_id"], twin.nanoseconds(rows[i][TIME]) + later_ns
-        where = {"partition": household % PARTITIONS, "offset": offsets[i], "at_ns": at}
+        where = {
+            "event_time": at,
+            "source_partition": household % PARTITIONS,
+            "source_offset": offsets[i],
+        }
         out.append({"household_id": household} | where | twin.features(rows, household, i, at))
-    return pl.DataFrame(out, infer_schema_length=None)
+    return table(out)
+
+
+def table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    ns_utc = pl.Datetime("ns", "UTC")
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(
+        pl.col("event_time").cast(ns_utc)
+    )
 
 
 def homes(rows: list[dict[str, Any]]) -> dict[int, int]:
@@ -120,10 +127,11 @@ def test_one_wrong_value_is_reported_with_its_place_and_the_right_answer(questio
     else:
         given[2][question.name] = right + (1e-6 if question.is_float else 1)
     with Oracle(frame(rows)) as oracle:
-        result = oracle.check_final(pl.DataFrame(given, infer_schema_length=None))
+        result = oracle.check_final(table(given))
     assert result.mismatches == 1
     household = given[2]["household_id"]
-    assert f"household {household} at {given[2]['at_ns']} ns: {question.name}" in result.examples[0]
+    when = given[2]["event_time"].strftime("%Y-%m-%d %H:%M:%S")
+    assert f"household {household} at {when}: {question.name}" in result.examples[0]
 
 
 def test_null_is_not_zero() -> None:
@@ -144,9 +152,9 @@ def test_list_order_counts_and_padding_does_not() -> None:
     with Oracle(frame(rows)) as oracle:
         given[0]["last_stores"] = [*stores, None]
         given[1]["last_basket"] = [given[1]["last_basket"][0], None]
-        assert oracle.check_final(pl.DataFrame(given, infer_schema_length=None)).mismatches == 0
+        assert oracle.check_final(table(given)).mismatches == 0
         given[0]["last_stores"] = turned
-        assert oracle.check_final(pl.DataFrame(given, infer_schema_length=None)).mismatches == 1
+        assert oracle.check_final(table(given)).mismatches == 1
 
 
 def test_a_scalar_answers_a_list_of_one() -> None:
@@ -159,7 +167,7 @@ def test_a_scalar_answers_a_list_of_one() -> None:
 def test_an_offset_of_another_household_is_reported() -> None:
     rows = log(17)
     given = published(rows, [20, 21, 22]).with_columns(
-        offset=pl.when(pl.int_range(3) == 1).then(10**6).otherwise("offset")
+        source_offset=pl.when(pl.int_range(3) == 1).then(10**6).otherwise("source_offset")
     )
     with Oracle(frame(rows)) as oracle:
         result = oracle.check(given, homes(rows))
@@ -169,11 +177,13 @@ def test_an_offset_of_another_household_is_reported() -> None:
 
 def test_a_time_before_the_row_is_reported() -> None:
     rows = log(18)
-    given = published(rows, last_rows(rows)).with_columns(pl.col("at_ns") - 1)
+    given = published(rows, last_rows(rows)).with_columns(
+        pl.col("event_time") - pl.duration(nanoseconds=1)
+    )
     with Oracle(frame(rows)) as oracle:
         result = oracle.check_final(given)
     assert result.mismatches == 5
-    assert "is before its own last purchase" in result.examples[0]
+    assert "is before its last purchase" in result.examples[0]
 
 
 def test_a_missing_a_strange_and_a_double_household_are_reported() -> None:
@@ -210,6 +220,28 @@ def test_a_sample_is_the_same_for_the_same_seed() -> None:
     rows = pl.DataFrame({"a": range(100)})
     assert sample(rows, 10, seed=3).equals(sample(rows, 10, seed=3))
     assert len(sample(rows, 1000, seed=3)) == 100
+
+
+def test_new_baskets_are_counted_per_household() -> None:
+    rows = log(22)
+    last: dict[int, int] = {}
+    changes = 0
+    for row in rows:
+        changes += last.get(row["household_id"]) != row["basket_id"]
+        last[row["household_id"]] = row["basket_id"]
+    with Oracle(frame(rows)) as oracle:
+        assert oracle.new_baskets() == changes
+
+
+def test_the_questions_are_the_features_of_the_view() -> None:
+    views = pytest.importorskip("pipeline.demo.views")
+    plan = views.household(views.purchases()).plan
+    assert {f.name for f in plan.features} == {q.name for q in QUESTIONS}
+    for question in QUESTIONS:
+        (feature,) = (f for f in plan.features if f.name == question.name)
+        window = plan.ttl_ns if question.is_list else feature.window_ns
+        assert (question.window_ns, question.slide_ns) == (window, feature.slide_ns)
+        assert (question.n or 1) == feature.width
 
 
 @pytest.mark.data

@@ -1,0 +1,61 @@
+"""From the words of a command line to an exit code.
+
+=====  ==============================================================================
+0      done
+1      something failed while running
+2      nothing was started: a wrong argument, configuration or definition, or a server
+       that does not answer
+130    stopped by Ctrl-C
+141    the reader of our output went away
+=====  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from pipeline.cli.parser import parse
+from pipeline.cli.screen import print_error, print_warning
+from pipeline.errors import PipelineError
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command (default: of this process) and return its exit code.
+
+    Errors of the package become one line on standard error, with a traceback only under
+    ``--debug``.
+    """
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    _set_up_logging(arguments.verbose)
+    warnings.showwarning = lambda message, *_details, **_more: print_warning(str(message))
+    try:
+        code: int = arguments.command(arguments)
+        sys.stdout.flush()
+    except PipelineError as error:
+        if arguments.debug:
+            traceback.print_exc()
+        print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit; it must have somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    return code
+
+
+def _set_up_logging(verbose: int) -> None:
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")

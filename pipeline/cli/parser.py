@@ -1,0 +1,102 @@
+"""The words of the command line: commands, options that all of them share, help that teaches."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import pipeline
+from pipeline.cli import demo, doctor, infer, plan, produce, read, run
+from pipeline.cli.screen import error_console
+from pipeline.settings import suggest
+
+__all__ = ["parse"]
+
+COMMANDS = {
+    "demo": demo,
+    "run": run,
+    "infer": infer,
+    "produce": produce,
+    "read": read,
+    "plan": plan,
+    "doctor": doctor,
+}
+
+EPILOG = """\
+start here:
+  pipeline demo                        a broker, a store, a year of purchases, features, a report
+  pipeline plan features.py:app        what a definition will keep and cost, without any server
+  pipeline run features.py:app         keep its features up to date
+  pipeline read household_activity 42  read them back
+  pipeline doctor                      what is wrong, and what to do about it
+
+settings, weakest first: defaults, pipeline.toml (or --config FILE), PIPELINE_SECTION__KEY in the
+environment, options. 'pipeline doctor' shows every value and where it came from.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as one line with the closest valid word, like every other error of the program."""
+
+    def error(self, message: str) -> NoReturn:
+        out = error_console()
+        out.print(f"[bold red]error:[/] {self.prog}: ", end="")
+        out.print(message, markup=False)
+        out.print(f"[dim]hint:[/]  {self.prog} --help", markup=True)
+        sys.exit(2)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments; ``command`` is the function to call with them. Exits on ``--help``, errors."""
+    parser = _Parser(
+        prog="pipeline",
+        description="Kafka topics to exact, fresh features in Redis and batched predictions.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"pipeline {pipeline.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=_Parser)
+    shared = _shared()
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.DESCRIPTION,
+            epilog=f"examples:\n{module.EXAMPLES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[shared],
+            allow_abbrev=False,
+        )
+        module.add_arguments(command)
+        command.set_defaults(command=module.command)
+    if not argv:
+        parser.print_help()
+        sys.exit(2)
+    if not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        parser.error(f"no command {argv[0]!r}{suggest(argv[0], COMMANDS)}")
+    return parser.parse_args(argv)
+
+
+def _shared() -> _Parser:
+    shared = _Parser(add_help=False)
+    group = shared.add_argument_group("settings")
+    group.add_argument(
+        "--config", metavar="FILE", help="TOML file (default: pipeline.toml, if any)"
+    )
+    group.add_argument("--brokers", metavar="HOST:PORT,...", help="Kafka brokers")
+    group.add_argument("--store", metavar="URL", help="feature store: redis://, rediss://, unix://")
+    group.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="any setting, such as app.max_records=5000; may be repeated",
+    )
+    group.add_argument(
+        "-v", "--verbose", action="count", default=0, help="log more; -vv logs everything"
+    )
+    group.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    return shared

@@ -1,0 +1,232 @@
+"""``pipeline plan``: what a definition keeps and costs, before anything is started."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pipeline.cli.options import APP_HELP, load_app
+from pipeline.cli.screen import console, plain, table
+from pipeline.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.features.plan import Feature, Plan
+    from pipeline.features.view import FeatureView, Trigger
+
+__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "add_arguments", "command"]
+
+HELP = "show what an application's views keep and cost; needs no server"
+DESCRIPTION = """\
+Compile the views of an application and show, for each, its features, the state they share (rings
+of tiles, bounded lists), the largest possible row, and the work done per event."""
+EXAMPLES = """\
+  pipeline plan features.py:app
+  pipeline plan shop.features:app --view household_activity
+"""
+
+# Row layout v1, docs/row-layout.md. A varint of 64 bits takes up to 10 bytes.
+_HEADER = 48
+_VARINT = 10
+_FLOAT = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """APP, --view."""
+    parser.add_argument("app", metavar="APP", help=APP_HELP)
+    parser.add_argument("--view", metavar="NAME", help="only this view")
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Print every view."""
+    from pipeline.errors import UnknownNameError
+    from pipeline.settings import suggest
+
+    app = load_app(arguments.app)
+    names = [view.name for view in app.views]
+    if arguments.view is not None and arguments.view not in names:
+        raise UnknownNameError(f"no view {arguments.view!r}{suggest(arguments.view, names)}")
+    out = console()
+    for view in app.views:
+        if arguments.view in (None, view.name):
+            _print_view(out, view, [t for t in app.triggers if t.view is view])
+    return 0
+
+
+def _print_view(out: Console, view: FeatureView, triggers: list[Trigger]) -> None:
+    plan = view.plan
+    ttl = f"after {format_duration(plan.ttl_ns)} without events" if plan.ttl_ns else "never"
+    out.print(
+        plain(f"view {plan.view}", "bold"), plain(f"fingerprint {plan.fingerprint:016x}", "dim")
+    )
+    out.print(plain(f"  one row per {plan.entity} ({plan.entity_type}), from topic {plan.source}"))
+    out.print(plain(f"  a row expires {ttl}"))
+    if plan.filter >= 0:
+        out.print(plain(f"  only events where {_expression(plan.masks[plan.filter])}"))
+    out.print()
+    _print_features(out, plan)
+    _print_state(out, plan)
+    _print_cost(out, plan)
+    for trigger in triggers:
+        when = "every event" if trigger.when is None else _condition(trigger)
+        out.print(plain(f"  trigger {trigger.name}: {when}, sends {len(trigger.sent)} features"))
+    out.print()
+
+
+def _print_features(out: Console, plan: Plan) -> None:
+    rows = table("feature", "is", "window", "slide", "type")
+    for feature in plan.features:
+        window = format_duration(feature.window_ns) if feature.window_ns else "-"
+        slide = format_duration(feature.slide_ns) if feature.slide_ns else "-"
+        rows.add_row(
+            *map(plain, (feature.name, _definition(plan, feature), window, slide, _type(feature)))
+        )
+    out.print(rows)
+    out.print()
+
+
+def _print_state(out: Console, plan: Plan) -> None:
+    rows = table("state", "keeps", "at most", "bytes", right=("bytes",))
+    for index, ring in enumerate(plan.rings):
+        inside = [a for a in plan.accumulators if a.ring == index]
+        names = [_accumulator(plan, a.op.name, a.input, a.mask) for a in inside]
+        keeps = ", ".join(names) or "positions of lists"
+        reach = format_duration(ring.width_ns * ring.tiles)
+        at_most = f"{ring.tiles} tiles of {format_duration(ring.width_ns)} = {reach}"
+        rows.add_row(
+            *map(plain, (f"ring {index}", keeps, at_most, format_size(_ring_bytes(plan, index))))
+        )
+    for index, kept in enumerate(plan.lists):
+        name = f"{kept.kind.name.lower()}({_input(plan, kept.input)})"
+        if kept.mask >= 0:
+            name += f" where {_expression(plan.masks[kept.mask])}"
+        at_most = f"{kept.bound:,} values"
+        rows.add_row(
+            *map(plain, (f"list {index}", name, at_most, format_size(_list_bytes(plan, index))))
+        )
+    rows.add_row(
+        plain("row", "bold"), plain(""), plain("worst case, all full"),
+        plain(format_size(_row_bytes(plan)), "bold"),
+    )  # fmt: skip
+    out.print(rows)
+    out.print()
+
+
+def _print_cost(out: Console, plan: Plan) -> None:
+    cells = len(plan.accumulators)
+    out.print(
+        plain(
+            f"  per event: {len(plan.inputs)} inputs, {len(plan.masks)} conditions, {cells} cells "
+            f"in {len(plan.rings)} rings, {len(plan.lists)} list updates"
+        )
+    )
+    bounds = [kept.bound for kept in plan.lists if kept.bound > 1]
+    if bounds:
+        steps = sum(bound.bit_length() for bound in bounds)
+        out.print(
+            plain(f"  lists are searched in up to {steps} steps an event, and shift on insert")
+        )
+    per_read = sum(plan.rings[r].tiles for r in range(len(plan.rings)))
+    out.print(plain(f"  per read: one row, up to {per_read} tiles, {plan.cells} output cells"))
+
+
+def _definition(plan: Plan, feature: Feature) -> str:
+    from pipeline.features.plan import FeatureOp
+
+    op = feature.op
+    if op is FeatureOp.COUNT:
+        return _accumulator_at(plan, feature.a)
+    if op is FeatureOp.RATIO:
+        return f"{_accumulator_at(plan, feature.a)} / {_accumulator_at(plan, feature.b)}"
+    if op in (FeatureOp.DISTINCT, FeatureOp.LAST):
+        kept = plan.lists[feature.a]
+        many = f", n={feature.width}" if feature.width > 1 else ""
+        where = f" where {_expression(plan.masks[kept.mask])}" if kept.mask >= 0 else ""
+        return f"{op.name.lower()}({_input(plan, kept.input)}{many}){where}"
+    used = plan.accumulators[feature.a]
+    where = f" where {_expression(plan.masks[used.mask])}" if used.mask >= 0 else ""
+    return f"{op.name.lower()}({_input(plan, used.input)}){where}"
+
+
+def _accumulator_at(plan: Plan, index: int) -> str:
+    used = plan.accumulators[index]
+    return _accumulator(plan, used.op.name, used.input, used.mask)
+
+
+def _accumulator(plan: Plan, op: str, source: int, mask: int) -> str:
+    name = op.lower().partition("_")[0]
+    inside = _input(plan, source) if source >= 0 else ""
+    where = f" where {_expression(plan.masks[mask])}" if mask >= 0 else ""
+    return f"{name}({inside}){where}"
+
+
+def _input(plan: Plan, index: int) -> str:
+    return _expression(plan.inputs[index])
+
+
+def _expression(text: str) -> str:
+    """A field name as it is, a polars expression in its own short form."""
+    if not text.startswith("{"):
+        return text
+    import io
+
+    import polars as pl
+
+    return str(pl.Expr.deserialize(io.StringIO(text), format="json"))
+
+
+def _condition(trigger: Trigger) -> str:
+    from pipeline.features.view import Changed
+
+    if isinstance(trigger.when, Changed):
+        return f"when {trigger.when.column} changes"
+    return f"when {trigger.when}"
+
+
+def _type(feature: Feature) -> str:
+    from pipeline.features.plan import CellType, FeatureOp
+
+    many = f"[{feature.width}]" if feature.width > 1 else ""
+    if feature.op in (FeatureOp.COUNT, FeatureOp.DISTINCT):
+        return "int64"
+    if feature.op in (FeatureOp.MEAN, FeatureOp.RATIO):
+        return "float64"
+    names = {
+        CellType.INT: "int64",
+        CellType.FLOAT: "float64",
+        CellType.DECIMAL: "float64",
+        CellType.TIME: "timestamp",
+        CellType.BOOL: "bool",
+        CellType.HASH: "hash",
+    }
+    return names[feature.type] + many
+
+
+def _ring_bytes(plan: Plan, ring: int) -> int:
+    """Largest encoded size: every tile present, every integer at its longest."""
+    cells = [a for a in plan.accumulators if a.ring == ring]
+    cell_bytes = sum(_FLOAT if a.op.name.endswith("FLOAT") else _VARINT for a in cells)
+    tile_delta = _varint_bytes(plan.rings[ring].tiles)
+    count = _varint_bytes(plan.rings[ring].tiles)
+    return count + _VARINT + plan.rings[ring].tiles * (cell_bytes + tile_delta) - tile_delta
+
+
+def _list_bytes(plan: Plan, index: int) -> int:
+    from pipeline.features.plan import CellType, ListKind
+
+    kept = plan.lists[index]
+    head = _varint_bytes(kept.bound) + 1 + _VARINT
+    if kept.kind is ListKind.DISTINCT:
+        return head + kept.bound * (_VARINT + _varint_bytes(plan.rings[kept.ring].tiles))
+    value = _FLOAT if kept.type is CellType.FLOAT else _VARINT
+    return head + kept.bound * (2 * _VARINT + value)
+
+
+def _row_bytes(plan: Plan) -> int:
+    rings = sum(_ring_bytes(plan, r) for r in range(len(plan.rings)))
+    return _HEADER + rings + sum(_list_bytes(plan, i) for i in range(len(plan.lists)))
+
+
+def _varint_bytes(largest: int) -> int:
+    return max(1, (largest.bit_length() + 6) // 7)

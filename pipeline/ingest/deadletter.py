@@ -1,0 +1,68 @@
+"""Rejected records as messages for the dead-letter topic.
+
+A message's value is one JSON object:
+
+    {"reason": "schema",            lower-case name of a Reason, or "late" and such by the caller
+     "view": null,                  the view that refused the record; null: every view did
+     "topic": "purchases", "topic_id": "", "partition": 3, "offset": 1234,
+     "timestamp_ms": 1700000000000, broker time, -1 where absent
+     "size": 143,                   bytes of the value on the wire
+     "key": "MTIzNDU=",             base64, null for a null key
+     "value": "eyJ..."}             base64 of its first 1,024 bytes; null for a tombstone, and
+                                    where a value over the limit was left out
+
+Its key is ``<topic>/<partition>/<offset>`` and, for one view, ``/<view>``: the same record gives
+the same key again after a crash, so readers drop ids they have seen, and a compacted topic keeps
+one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from pipeline.ingest.batch import BinaryBatch, Reason, Rejects
+
+__all__ = ["dead_letters"]
+
+MAX_BODY_BYTES = 1024
+
+
+def dead_letters(
+    batch: BinaryBatch, rejects: Rejects, *, view: str | None = None, topic_id: str = ""
+) -> list[tuple[bytes, bytes]]:
+    """(key, value) of one message for each reject, in offset order."""
+    return [
+        _letter(batch, index, Reason(reason).name.lower(), view, topic_id)
+        for index, reason in zip(rejects.index.tolist(), rejects.reason.tolist(), strict=True)
+    ]
+
+
+def _letter(
+    batch: BinaryBatch, i: int, reason: str, view: str | None, topic_id: str
+) -> tuple[bytes, bytes]:
+    source, offset, size = batch.source, int(batch.offsets[i]), int(batch.value_size[i])
+    first, last = int(batch.value_offsets[i]), int(batch.value_offsets[i + 1])
+    body = batch.payload[first : min(last, first + MAX_BODY_BYTES)].tobytes()
+    absent = bool(batch.value_null[i]) or last - first < size
+    letter: dict[str, Any] = {
+        "reason": reason,
+        "view": view,
+        "topic": source.topic,
+        "topic_id": topic_id,
+        "partition": source.partition,
+        "offset": offset,
+        "timestamp_ms": int(batch.timestamps_ms[i]),
+        "size": size,
+        "key": _base64(batch.key(i)),
+        "value": None if absent else _base64(body),
+    }
+    name = f"{source.topic}/{source.partition}/{offset}"
+    if view is not None:
+        name += f"/{view}"
+    return name.encode(), json.dumps(letter, separators=(",", ":")).encode()
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode("ascii")

@@ -1,0 +1,206 @@
+"""JSON records to typed columns, with the reason for every record that cannot be applied."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.contracts.contract import Contract, Field, FieldType
+from pipeline.errors import DefinitionError
+from pipeline.ingest.batch import BinaryBatch, EventBatch, Reason
+from pipeline.ingest.fieldtable import FieldTable
+from pipeline.kernels import checks
+from pipeline.kernels import json as kernel
+
+__all__ = ["JsonDecoder"]
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+
+_NUMBER = re.compile(rb"[-+.0-9eE]+")
+
+
+class JsonDecoder:
+    """Decodes batches of one stream: one JSON object (RFC 8259, UTF-8) a record.
+
+    Holds no state between batches, so the result does not depend on how a log is cut into them.
+
+    ``key_field``        the entity: an INT64 (its message key is ASCII decimal) or STRING (UTF-8)
+    ``time_field``       the event time: a TIMESTAMP
+    ``partitions``       number of partitions of the topic, to see misrouted records
+    ``max_future_ms``    how far an event time may be after the broker time
+    ``earliest_ns``      earliest event time, ns since the Unix epoch
+    ``max_value_bytes``  larger values are refused
+
+    How values are read, by type (a JSON type that is not named here is ``SCHEMA``):
+
+    * INT64: a number that is integral, also ``1.0`` or ``1e3`` (as JSON Schema has it); else
+      SCHEMA. Beyond int64: RANGE.
+    * DECIMAL: a number, exact. Nonzero digits beyond the scale, or beyond int64: RANGE.
+    * FLOAT64: a number, the nearest float64 to the last bit. Beyond the largest one: RANGE.
+    * BOOL, STRING: true or false; a string.
+    * TIMESTAMP: RFC 3339 text or an integer of the field's unit. Text that is no such time:
+      SCHEMA. Beyond int64 ns, finer than 1 ns, a leap second: RANGE.
+    * null is SCHEMA unless the field is nullable; so is a required field that is missing.
+
+    Raises :class:`DefinitionError` if the key or time field cannot serve as such.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        key_field: str,
+        time_field: str,
+        partitions: int,
+        max_future_ms: int = 3_600_000,
+        earliest_ns: int = 0,
+        max_value_bytes: int = 1 << 20,
+    ) -> None:
+        self.contract = contract
+        self._key = _required(contract, key_field, {FieldType.INT64, FieldType.STRING})
+        self._time = _required(contract, time_field, {FieldType.TIMESTAMP})
+        if partitions < 1:
+            raise DefinitionError(f"{contract.name}.partitions", "must be at least 1")
+        self._partitions = partitions
+        self._max_future_ms = max_future_ms
+        self._earliest_ns = earliest_ns
+        self._max_value_bytes = max_value_bytes
+        self._fields = FieldTable.of(contract)
+        self._by_name = {field.name: field for field in contract.fields}
+
+    def decode(self, batch: BinaryBatch) -> EventBatch:
+        """Typed columns of all records of ``batch``. Never raises for what a record holds."""
+        n, fields = len(batch), self._fields
+        payload, value_offsets = _frozen(batch.payload), _frozen(batch.value_offsets)
+        reason = np.empty(n, dtype=np.uint8)
+        checks.admit(
+            value_offsets,
+            _frozen(batch.value_null),
+            _frozen(batch.value_size),
+            _frozen(batch.keys),
+            _frozen(batch.key_offsets),
+            _frozen(batch.key_null),
+            batch.source.partition,
+            self._partitions,
+            self._max_value_bytes,
+            reason,
+        )
+        out = np.zeros((len(fields.table), n), dtype=np.int64)
+        valid = np.ones((len(fields.table), n), dtype=np.uint8)
+        start = np.zeros((len(fields.texts), n), dtype=np.int64)
+        length = np.zeros((len(fields.texts), n), dtype=np.int64)
+        side = np.empty(len(batch.payload), dtype=np.uint8)
+        used = kernel.parse(
+            payload,
+            value_offsets,
+            fields.table,
+            fields.words,
+            fields.masks,
+            fields.names,
+            fields.slots,
+            not self.contract.additional,
+            reason,
+            out,
+            out.view(np.float64),
+            valid,
+            start,
+            length,
+            side,
+            np.empty(len(fields.table), dtype=np.int64),
+            np.empty(len(fields.table) + 1, dtype=np.int64),
+        )
+        text = payload if used == 0 else np.concatenate([payload, side[:used]])
+        events = EventBatch(
+            binary=batch,
+            columns=self._columns(payload, out, valid, reason),
+            valid=dict(zip(self.contract.names, valid, strict=True)),
+            strings={
+                name: (text, start[row], length[row]) for row, name in enumerate(fields.texts)
+            },
+            event_time=out[self.contract.fields.index(self._time)],
+            reason=reason,
+            fields=self._by_name,
+        )
+        self._check(events)
+        return events
+
+    def _columns(
+        self, payload: U8, out: I64, valid: U8, reason: U8
+    ) -> dict[str, npt.NDArray[np.int64] | npt.NDArray[np.float64]]:
+        columns: dict[str, npt.NDArray[np.int64] | npt.NDArray[np.float64]] = {}
+        for index, field in enumerate(self.contract.fields):
+            column = out[index]
+            if field.type is FieldType.FLOAT64:
+                columns[field.name] = column.view(np.float64)
+                _read_floats(payload, column, valid[index], reason)
+            else:
+                columns[field.name] = column
+        return columns
+
+    def _check(self, events: EventBatch) -> None:
+        batch, name = events.binary, self._key.name
+        if self._key.type is FieldType.INT64:
+            checks.match_integer_keys(
+                events.columns[name].view(np.int64),
+                _frozen(batch.keys),
+                _frozen(batch.key_offsets),
+                events.reason,
+            )
+        else:
+            text, start, length = events.strings[name]
+            checks.match_text_keys(
+                _frozen(text),
+                start,
+                length,
+                _frozen(batch.keys),
+                _frozen(batch.key_offsets),
+                events.reason,
+            )
+        checks.within_time(
+            events.event_time,
+            _frozen(batch.timestamps_ms),
+            self._max_future_ms,
+            self._earliest_ns,
+            events.reason,
+        )
+
+
+def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A read-only view: kernels compile once, whether a lane's buffers are writable or not."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _read_floats(payload: U8, column: I64, valid: U8, reason: U8) -> None:
+    """Replace the positions that the kernel left for floats by their values, in place."""
+    rows = np.flatnonzero(valid == kernel.UNDECIDED)
+    if not len(rows):
+        return
+    buffer = payload.data
+    values = column.view(np.float64)
+    for row in rows.tolist():
+        match = _NUMBER.match(buffer, int(column[row]))
+        value = float(match[0]) if match else math.nan
+        valid[row] = 1
+        values[row] = value
+        if math.isinf(value):
+            values[row] = 0.0
+            if reason[row] == Reason.OK:
+                reason[row] = Reason.RANGE
+
+
+def _required(contract: Contract, name: str, types: set[FieldType]) -> Field:
+    field = contract.field(name)
+    where = f"{contract.name}.{name}"
+    if field.type not in types:
+        wanted = " or ".join(sorted(kind.value for kind in types))
+        raise DefinitionError(where, f"is {field.type.value}, must be {wanted} here")
+    if field.nullable:
+        raise DefinitionError(where, "must not be nullable here")
+    return field

@@ -1,0 +1,255 @@
+"""Events into slots, one by one in offset order; and triggers right after their event."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.kernels.arena import has_room
+from pipeline.kernels.finalize import finalize_row
+from pipeline.kernels.jit import inline, jit
+from pipeline.kernels.lists import (
+    DISTINCT,
+    LAST,
+    LIST_BOUND,
+    LIST_HORIZON,
+    LIST_INPUT,
+    LIST_KIND,
+    LIST_RING,
+    LIST_TYPE,
+    add_distinct,
+    add_last,
+    takes_value,
+)
+from pipeline.kernels.load import clear_slot
+from pipeline.kernels.rows import first_held
+from pipeline.kernels.table import (
+    DIRTY,
+    EVENT_TIME,
+    KNOWN_TIME,
+    LOADED,
+    PRESENT,
+    SECTION,
+    SOURCE_OFFSET,
+    STATE,
+    USED,
+)
+from pipeline.kernels.tiles import (
+    RING_END,
+    RING_FIRST,
+    RING_TILES,
+    RING_WIDTH,
+    add_to_ring,
+    is_nan,
+    minus,
+    tile_of,
+)
+
+__all__ = ["APPLIED", "FILTERED", "LATE", "SKIPPED", "apply_events"]
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+
+SKIPPED, APPLIED, LATE, FILTERED = range(4)
+EVERY, MASK, CHANGED = range(3)
+DONE, NO_ROOM, NO_FIRED_ROOM, NOT_LOADED = range(4)
+
+# progress int64[4]: what a call hands to the next one
+EVENT, N_DIRTY, N_FIRED, STOPPED = range(4)
+
+
+@inline
+def _gather(
+    e: int, inputs: I64, valid: U8, masks: U8, real: U8, values: I64, usable: U8, passed: U8
+) -> None:
+    """The event's column of inputs and masks; a NaN counts as null."""
+    for k in range(len(values)):
+        values[k] = inputs[k, e]
+        usable[k] = valid[k, e]
+        if real[k] != 0 and is_nan(values[k]):
+            usable[k] = 0
+    for k in range(len(passed)):
+        passed[k] = masks[k, e]
+
+
+@inline
+def _joins(rings: I64, lists: I64, present: bool, newest: int, time: int, joined: I64) -> bool:
+    """Which rings, then lists, hold the event's time into ``joined``; whether any does."""
+    early = not present or time > newest
+    some = False
+    for r in range(len(rings)):
+        width = rings[r, RING_WIDTH]
+        joins = early or tile_of(time, width) >= first_held(rings, r, newest)
+        joined[r] = 1 if joins else 0
+        some = some or joins
+    for i in range(len(lists)):
+        if lists[i, LIST_KIND] == DISTINCT:
+            joined[len(rings) + i] = joined[lists[i, LIST_RING]]
+            continue
+        horizon = lists[i, LIST_HORIZON]
+        joins = early or horizon == 0 or time > minus(newest, horizon)
+        joined[len(rings) + i] = 1 if joins else 0
+        some = some or joins
+    return some
+
+
+@inline
+def _changes(
+    slots: I64, arena: I64, slot: int, rings: I64, lists: I64, i: int,
+    values: I64, usable: U8, passed: U8,
+) -> bool:  # fmt: skip
+    """Whether the event's value differs from the newest of LAST list ``i``, or that is empty."""
+    if not takes_value(lists, i, usable, passed):
+        return False
+    column = SECTION + 3 * (len(rings) + i)
+    count = slots[slot, column + 1]
+    if (slots[slot, STATE] & PRESENT) == 0 or count == 0:
+        return True
+    p = slots[slot, column] + 3 * (count - 1)
+    horizon = lists[i, LIST_HORIZON]
+    if horizon != 0 and arena[p] <= minus(slots[slot, EVENT_TIME], horizon):
+        return True
+    return arena[p + 2] != values[lists[i, LIST_INPUT]]
+
+
+@inline
+def _judge(
+    triggers: I64, slots: I64, arena: I64, slot: int, rings: I64, lists: I64,
+    values: I64, usable: U8, passed: U8, fires: U8,
+) -> bool:  # fmt: skip
+    """Which triggers the event sets off, judged on the row before it; whether any."""
+    some = False
+    for t in range(len(triggers)):
+        kind, argument = triggers[t, 0], triggers[t, 1]
+        if kind == EVERY:
+            fire = True
+        elif kind == MASK:
+            fire = passed[argument] != 0
+        else:
+            fire = _changes(slots, arena, slot, rings, lists, argument, values, usable, passed)
+        fires[t] = 1 if fire else 0
+        some = some or fire
+    return some
+
+
+@inline
+def _include(
+    slots: I64, arena: I64, heads: I64, slot: int, rings: I64, accumulators: I64, lists: I64,
+    time: int, offset: int, newest: int, joined: I64, values: I64, usable: U8, passed: U8,
+) -> None:  # fmt: skip
+    """Fold the event into every ring and list that it joins; ``newest`` counts it in."""
+    for r in range(len(rings)):
+        if joined[r] != 0:
+            add_to_ring(
+                arena, heads, slots, slot, r, accumulators, rings[r, RING_FIRST],
+                rings[r, RING_END], tile_of(time, rings[r, RING_WIDTH]),
+                first_held(rings, r, newest), values, usable, passed,
+            )  # fmt: skip
+    evicted = slots.shape[1] - len(lists)
+    for i in range(len(lists)):
+        s = len(rings) + i
+        if joined[s] == 0 or not takes_value(lists, i, usable, passed):
+            continue
+        value = values[lists[i, LIST_INPUT]]
+        if lists[i, LIST_KIND] == LAST:
+            add_last(arena, heads, slots, slot, s, lists[i, LIST_BOUND], time, offset, value)
+            continue
+        ring = lists[i, LIST_RING]
+        add_distinct(
+            arena, heads, slots, slot, s, evicted + i, lists[i, LIST_BOUND], lists[i, LIST_TYPE],
+            value, tile_of(time, rings[ring, RING_WIDTH]), first_held(rings, ring, newest),
+        )  # fmt: skip
+
+
+@jit
+def apply_events(
+    slots: I64, arena: I64, heads: I64, need: int, sequence: int,
+    rings: I64, accumulators: I64, lists: I64, features: I64, defaults: F64, ttl_ns: int,
+    selecting: int, real: U8,
+    chosen: I32, offsets: I64, timestamps_ms: I64, event_time: I64, select: U8,
+    inputs: I64, valid: U8, masks: U8, triggers: I64,
+    outcome: U8, dirty: I32, progress: I64,
+    fired_event: I64, fired_trigger: I32, fired_cells: I64, fired_valid: U8, fired_status: U8,
+) -> None:  # fmt: skip
+    """Apply the events from ``progress[EVENT]`` on; resumable.
+
+    Event ``e`` belongs to slot ``chosen[e]``; ``inputs`` int64[k, n], ``valid`` uint8[k, n] and
+    ``masks`` uint8[m, n] are its values, mask ``selecting`` (-1: none) filters, ``real`` uint8[k]
+    marks float inputs. Writes ``outcome`` uint8[n], the touched slots to ``dirty`` int32[n], and a
+    row of features per fired trigger. Stops before an event that might need more than ``need``
+    words of the arena, or more rows of ``fired_event`` than there are, or whose slot is not
+    loaded, with the reason in ``progress[STOPPED]``; else DONE.
+    """
+    values = np.zeros(len(inputs), dtype=np.int64)
+    usable = np.zeros(len(inputs), dtype=np.uint8)
+    passed = np.zeros(len(masks), dtype=np.uint8)
+    joined = np.zeros(len(rings) + len(lists), dtype=np.int64)
+    fires = np.zeros(len(triggers), dtype=np.uint8)
+    touched, fired = progress[N_DIRTY], progress[N_FIRED]
+    stopped = np.int64(DONE)
+    e = progress[EVENT]
+    while e < len(chosen):
+        if select[e] == 0:
+            outcome[e] = SKIPPED
+            e += 1
+            continue
+        if selecting >= 0 and masks[selecting, e] == 0:
+            outcome[e] = FILTERED
+            e += 1
+            continue
+        slot, time = chosen[e], event_time[e]
+        state = slots[slot, STATE]
+        if not has_room(arena, heads, need):
+            stopped = np.int64(NO_ROOM)
+            break
+        if fired + len(triggers) > len(fired_event):
+            stopped = np.int64(NO_FIRED_ROOM)
+            break
+        if (state & LOADED) == 0:
+            stopped = np.int64(NOT_LOADED)
+            break
+        newest = slots[slot, EVENT_TIME]
+        present = (state & PRESENT) != 0
+        if present and ttl_ns > 0 and time > newest and minus(time, newest) > ttl_ns:
+            clear_slot(arena, heads, slots, slot, len(lists))
+            present = False
+            state -= PRESENT
+            slots[slot, STATE] = state
+        if not _joins(rings, lists, present, newest, time, joined):
+            outcome[e] = LATE
+            e += 1
+            continue
+        outcome[e] = APPLIED
+        _gather(e, inputs, valid, masks, real, values, usable, passed)
+        firing = len(triggers) > 0 and _judge(
+            triggers, slots, arena, slot, rings, lists, values, usable, passed, fires
+        )
+        newest = max(newest, time) if present else time
+        slots[slot, EVENT_TIME] = newest
+        slots[slot, KNOWN_TIME] = max(slots[slot, KNOWN_TIME], timestamps_ms[e])
+        slots[slot, SOURCE_OFFSET] = offsets[e]
+        slots[slot, STATE] = state | PRESENT | DIRTY
+        _include(
+            slots, arena, heads, slot, rings, accumulators, lists,
+            time, offsets[e], newest, joined, values, usable, passed,
+        )  # fmt: skip
+        if slots[slot, USED] != sequence:
+            slots[slot, USED] = sequence
+            dirty[touched] = slot
+            touched += 1
+        if firing:
+            for t in range(len(triggers)):
+                if fires[t] != 0:
+                    fired_event[fired] = e
+                    fired_trigger[fired] = t
+                    finalize_row(
+                        slots, arena, slot, rings, accumulators, lists, features, defaults,
+                        ttl_ns, newest, fired_cells[fired], fired_valid[fired],
+                        fired_status[fired],
+                    )  # fmt: skip
+                    fired += 1
+        e += 1
+    progress[EVENT], progress[N_DIRTY], progress[N_FIRED] = e, touched, fired
+    progress[STOPPED] = stopped

@@ -1,0 +1,89 @@
+"""Slots back to nothing: eviction, settling, and moving what is left together."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.kernels.arena import LIVE, allocate
+from pipeline.kernels.hash import xxh64
+from pipeline.kernels.jit import jit
+from pipeline.kernels.load import clear_slot
+from pipeline.kernels.table import (
+    DIRTY,
+    FLIGHT,
+    KEY_LIVE,
+    KEY_SIZE,
+    KEY_START,
+    NEXT_SLOT,
+    ROWS,
+    SECTION,
+    STATE,
+    USED,
+    remove_slot,
+)
+
+__all__ = ["compact_arena", "evict_slots", "evictable", "settle_slots"]
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+
+@jit
+def settle_slots(slots: I64, chosen: I32) -> None:
+    """One encoding of each of the ``chosen`` slots was acknowledged."""
+    for slot in chosen:
+        if slots[slot, STATE] >= FLIGHT:
+            slots[slot, STATE] -= FLIGHT
+
+
+@jit
+def evictable(slots: I64, totals: I64, out: I32, used: I64) -> int:
+    """Slots that are neither DIRTY nor in FLIGHT into ``out``, and when they were used last."""
+    n = 0
+    for slot in range(totals[NEXT_SLOT]):
+        if slots[slot, KEY_SIZE] >= 0 and slots[slot, STATE] < DIRTY:
+            out[n] = slot
+            used[n] = slots[slot, USED]
+            n += 1
+    return n
+
+
+@jit
+def evict_slots(
+    slots: I64, arena: I64, heads: I64, keys: U8, totals: I64, index: I64, lists: int,
+    order: I32, slot_bytes: int, limit: int,
+) -> int:  # fmt: skip
+    """Remove slots in ``order`` until keys, blocks and slots take ``limit`` bytes; returns how many.
+
+    ``slot_bytes`` is what a slot takes besides its key and blocks.
+    """
+    removed = 0
+    for slot in order:
+        if totals[ROWS] * slot_bytes + totals[KEY_LIVE] + heads[LIVE] * 8 <= limit:
+            break
+        start = slots[slot, KEY_START]
+        hashed = np.uint64(xxh64(keys, start, start + slots[slot, KEY_SIZE], 0)).view(np.int64)
+        clear_slot(arena, heads, slots, slot, lists)
+        remove_slot(slots, totals, index, slot, hashed)
+        removed += 1
+    return removed
+
+
+@jit
+def compact_arena(
+    slots: I64, totals: I64, lists: int, arena: I64, fresh: I64, heads: I64
+) -> None:
+    """Copy every block in use to the empty arena ``fresh`` with its empty ``heads``."""
+    for slot in range(totals[NEXT_SLOT]):
+        if slots[slot, KEY_SIZE] < 0:
+            continue
+        for column in range(SECTION, slots.shape[1] - lists, 3):
+            old = slots[slot, column]
+            if old < 0:
+                continue
+            block = allocate(fresh, heads, slots[slot, column + 2])
+            for k in range(1 << slots[slot, column + 2]):
+                fresh[block + k] = arena[old + k]
+            slots[slot, column] = block

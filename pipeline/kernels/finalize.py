@@ -1,0 +1,349 @@
+"""Features of a row as of a time T, from its tiles and lists.
+
+Window of a feature at T: ``(floor(T, slide) - window, T]``. For T before the row's newest event the
+row no longer knows the answer: cells are then of the window's start to the newest event, and every
+status is DEGRADED.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.kernels.jit import inline, jit
+from pipeline.kernels.lists import LIST_HORIZON, LIST_RING
+from pipeline.kernels.table import EVENT_TIME, LOADED, NOTHING, PRESENT, SECTION, STATE
+from pipeline.kernels.tiles import (
+    ACC_OP,
+    ACC_RING,
+    COUNT,
+    MAX_FLOAT,
+    MIN_FLOAT,
+    OVERFLOW,
+    RING_END,
+    RING_FIRST,
+    RING_TILES,
+    RING_WIDTH,
+    SUM_FLOAT,
+    SUM_INT,
+    fold,
+    identity,
+    is_nan,
+    lower_bound,
+    minus,
+    tile_of,
+)
+
+__all__ = ["finalize_row", "finalize_slots"]
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+
+F_OP, F_WINDOW, F_SLIDE, F_A, F_B, F_CELL, F_WIDTH, F_TYPE, F_SCALE = range(9)
+OP_COUNT, OP_SUM, OP_MEAN, OP_MIN, OP_MAX, OP_RATIO, OP_DISTINCT, OP_LAST = range(8)
+INT, FLOAT, DECIMAL = range(3)
+S_PRESENT, S_MISSING, S_EXPIRED, S_STALE, S_DEGRADED = range(5)
+
+_EXACT = 1 << 53
+_U0, _U1, _U2, _U63 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(63)
+_UTOP = np.uint64(1 << 54)
+
+
+@inline
+def _bits(value: float) -> int:
+    return np.float64(value).view(np.int64)
+
+
+@inline
+def _real(bits: int) -> float:
+    return np.int64(bits).view(np.float64)
+
+
+@inline
+def _magnitude(a: int) -> np.uint64:
+    u = np.int64(a).view(np.uint64)
+    return u if a >= 0 else ~u + _U1
+
+
+@inline
+def _divide_long(a: int, b: int) -> float:
+    """Quotient by long division: 55 or more bits and a sticky one, rounded once by the cast."""
+    n, d = _magnitude(a), _magnitude(b)
+    q = n // d
+    r = n - q * d
+    shift = 0
+    while q < _UTOP:
+        q = q << _U1
+        if r >= d - r:
+            r = r - (d - r)
+            q = q | _U1
+        else:
+            r = r + r
+        shift += 1
+    if r != _U0:
+        q = q | _U1
+    x = np.float64(q) * 2.0**-shift
+    return x if (a < 0) == (b < 0) else -x
+
+
+@inline
+def divide(a: int, b: int) -> float:
+    """The float64 nearest to the quotient of two int64, ``b != 0``."""
+    if -_EXACT <= a <= _EXACT and -_EXACT <= b <= _EXACT:
+        return np.float64(a) / np.float64(b)
+    if a == 0:
+        return 0.0
+    return _divide_long(a, b)
+
+
+@inline
+def _scaled(value: int, scale: int) -> float:
+    """``value / 10**scale``, rounded once."""
+    ten = np.int64(1)
+    for _ in range(min(scale, 18)):
+        ten *= 10
+    return divide(value, ten)
+
+
+@inline
+def _fraction(a: int, b: int, scale: int) -> float:
+    """``a / b / 10**scale``, rounded once while ``b * 10**scale`` is an int64."""
+    up, down = np.int64(1), np.int64(1)
+    for _ in range(min(abs(scale), 18)):
+        if scale > 0:
+            down *= 10
+        else:
+            up *= 10
+    limit = np.int64(OVERFLOW + 1)
+    if scale > 0 and abs(b) > -limit // down:
+        return divide(a, b) / np.float64(down)
+    if scale < 0 and abs(a) > -limit // up:
+        return divide(a, b) * np.float64(up)
+    return divide(a * up, b * down)
+
+
+@inline
+def _window_start(feature: I64, at: int) -> int:
+    """Exclusive start of the feature's window as read at ``at``; the lowest int64 without one."""
+    if feature[F_WINDOW] == 0:
+        return np.int64(NOTHING)
+    floor = np.int64(at)
+    if feature[F_SLIDE] > 0:
+        floor = minus(at, at % feature[F_SLIDE])
+    return minus(floor, feature[F_WINDOW])
+
+
+@inline
+def _first_tile(start: int, newest: int, width: int, tiles: int) -> int:
+    """First tile of the window that begins after ``start`` and that the ring still holds."""
+    held = minus(tile_of(newest, width), tiles) + 1
+    if start == NOTHING:
+        return held
+    return max(-(-start // width), held)
+
+
+@inline
+def _combine(
+    slots: I64, arena: I64, slot: int, rings: I64, accumulators: I64, a: int, start: int
+) -> int:
+    """Accumulator ``a`` over the tiles after ``start``, folded in time order."""
+    ring, op = accumulators[a, ACC_RING], accumulators[a, ACC_OP]
+    at = SECTION + 3 * ring
+    block, count = slots[slot, at], slots[slot, at + 1]
+    first, end = rings[ring, RING_FIRST], rings[ring, RING_END]
+    entry = 1 + end - first
+    tile = _first_tile(
+        start, slots[slot, EVENT_TIME], rings[ring, RING_WIDTH], rings[ring, RING_TILES]
+    )
+    cell = np.int64(identity(op))
+    for i in range(lower_bound(arena, block, count, entry, 0, tile), count):
+        cell = fold(op, cell, arena[block + i * entry + 1 + a - first])
+    return cell
+
+
+@inline
+def _is_float(op: int) -> bool:
+    return op == SUM_FLOAT or op == MIN_FLOAT or op == MAX_FLOAT
+
+
+@inline
+def _broken(op: int, cell: int) -> bool:
+    """An integer sum that overflowed, or a float that is NaN (from inf - inf)."""
+    return (op == SUM_INT and cell == OVERFLOW) or (_is_float(op) and is_nan(cell))
+
+
+@inline
+def _quotient(op_a: int, a: int, op_b: int, b: int, scale: int) -> float:
+    if not _is_float(op_a) and not _is_float(op_b):
+        return _fraction(a, b, scale)
+    x = _real(a) if _is_float(op_a) else np.float64(a)
+    y = _real(b) if _is_float(op_b) else np.float64(b)
+    q = x / y
+    for _ in range(abs(scale)):
+        q = q / 10.0 if scale > 0 else q * 10.0
+    return q
+
+
+@inline
+def _is_zero(op: int, cell: int) -> bool:
+    return _real(cell) == 0.0 if _is_float(op) else cell == 0
+
+
+@inline
+def _fill(feature: I64, default: float, cells: I64, valid: U8, k: int) -> None:
+    """A null cell, or the default if there is one."""
+    op, type_ = feature[F_OP], feature[F_TYPE]
+    real = op == OP_MEAN or op == OP_RATIO or type_ == FLOAT or type_ == DECIMAL
+    valid[k] = 0 if np.isnan(default) else 1
+    if np.isnan(default):
+        cells[k] = 0
+    elif real and op != OP_COUNT and op != OP_DISTINCT:
+        cells[k] = _bits(default)
+    else:
+        cells[k] = np.int64(default)
+
+
+@inline
+def _aggregate(
+    slots: I64, arena: I64, slot: int, rings: I64, accumulators: I64, feature: I64,
+    default: float, start: int, cells: I64, valid: U8,
+) -> int:  # fmt: skip
+    """COUNT, SUM, MEAN, MIN, MAX or RATIO into its cell; returns its status."""
+    op, k, a, b = feature[F_OP], feature[F_CELL], feature[F_A], feature[F_B]
+    op_a = accumulators[a, ACC_OP]
+    x = _combine(slots, arena, slot, rings, accumulators, a, start)
+    op_b, y = np.int64(COUNT), np.int64(1)
+    if b >= 0:
+        op_b = accumulators[b, ACC_OP]
+        y = _combine(slots, arena, slot, rings, accumulators, b, start)
+    cells[k] = 0
+    valid[k] = 0
+    if _broken(op_a, x) or _broken(op_b, y):
+        return S_DEGRADED
+    if b >= 0 and _is_zero(op_b, y):
+        _fill(feature, default, cells, valid, k)
+        return S_PRESENT
+    if op == OP_MEAN or op == OP_RATIO:
+        q = _quotient(op_a, x, op_b, y, feature[F_SCALE])
+        if np.isnan(q):
+            return S_DEGRADED
+        cells[k] = _bits(q)
+    elif feature[F_TYPE] == DECIMAL and op != OP_COUNT:
+        cells[k] = _bits(_scaled(x, feature[F_SCALE]))
+    else:
+        cells[k] = x
+    valid[k] = 1
+    return S_PRESENT
+
+
+@inline
+def _distinct(
+    slots: I64, arena: I64, slot: int, rings: I64, lists: I64, feature: I64,
+    start: int, cells: I64, valid: U8,
+) -> int:  # fmt: skip
+    """Number of values seen after ``start``; DEGRADED if the list dropped one that was."""
+    i = feature[F_A]
+    ring = lists[i, LIST_RING]
+    at = SECTION + 3 * (len(rings) + i)
+    tile = _first_tile(
+        start, slots[slot, EVENT_TIME], rings[ring, RING_WIDTH], rings[ring, RING_TILES]
+    )
+    block, n = slots[slot, at], np.int64(0)
+    for e in range(slots[slot, at + 1]):
+        if arena[block + 2 * e + 1] >= tile:
+            n += 1
+    cells[feature[F_CELL]] = n
+    valid[feature[F_CELL]] = 1
+    evicted = slots[slot, slots.shape[1] - len(lists) + i]
+    return S_DEGRADED if evicted >= tile and evicted != NOTHING else S_PRESENT
+
+
+@inline
+def _last(
+    slots: I64, arena: I64, slot: int, rings: I64, lists: I64, feature: I64,
+    default: float, start: int, at: int, cells: I64, valid: U8,
+) -> int:  # fmt: skip
+    """The newest values after ``start``, newest first, null (or the default) where there is none."""
+    i = feature[F_A]
+    horizon = lists[i, LIST_HORIZON]
+    after = start
+    if horizon != 0:
+        after = max(after, minus(slots[slot, EVENT_TIME], horizon))
+        if feature[F_WINDOW] == 0:
+            after = max(after, minus(at, horizon))
+    column = SECTION + 3 * (len(rings) + i)
+    block, e = slots[slot, column], slots[slot, column + 1] - 1
+    for k in range(feature[F_CELL], feature[F_CELL] + feature[F_WIDTH]):
+        if e < 0 or arena[block + 3 * e] <= after:
+            _fill(feature, default, cells, valid, k)
+            continue
+        value = arena[block + 3 * e + 2]
+        if feature[F_TYPE] == DECIMAL:
+            value = _bits(_scaled(value, feature[F_SCALE]))
+        cells[k] = value
+        valid[k] = 1
+        e -= 1
+    return S_PRESENT
+
+
+@inline
+def _row_status(slots: I64, slot: int, ttl_ns: int, at: int) -> int:
+    state = slots[slot, STATE]
+    if (state & LOADED) == 0:
+        return S_DEGRADED  # its row could not be read
+    if (state & PRESENT) == 0:
+        return S_MISSING
+    if ttl_ns > 0 and minus(at, slots[slot, EVENT_TIME]) > ttl_ns:
+        return S_EXPIRED
+    return S_PRESENT
+
+
+@jit
+def finalize_row(
+    slots: I64, arena: I64, slot: int, rings: I64, accumulators: I64, lists: I64,
+    features: I64, defaults: F64, ttl_ns: int, at: int, cells: I64, valid: U8, status: U8,
+) -> None:  # fmt: skip
+    """Every feature of one slot as of ``at`` into ``cells``, ``valid`` [C] and ``status`` [F]."""
+    overall = _row_status(slots, slot, ttl_ns, at)
+    readable = overall == S_PRESENT
+    newer = readable and at < slots[slot, EVENT_TIME]
+    for f in range(len(features)):
+        feature = features[f]
+        if not readable:
+            for k in range(feature[F_CELL], feature[F_CELL] + feature[F_WIDTH]):
+                cells[k] = 0
+                valid[k] = 0
+            status[f] = overall
+            continue
+        start = _window_start(feature, at)
+        if feature[F_OP] == OP_DISTINCT:
+            code = _distinct(slots, arena, slot, rings, lists, feature, start, cells, valid)
+        elif feature[F_OP] == OP_LAST:
+            code = _last(
+                slots, arena, slot, rings, lists, feature, defaults[f], start, at, cells, valid
+            )
+        else:
+            code = _aggregate(
+                slots, arena, slot, rings, accumulators, feature, defaults[f], start, cells, valid
+            )
+        status[f] = S_DEGRADED if newer else code
+
+
+@jit
+def finalize_slots(
+    slots: I64, arena: I64, chosen: I32, rings: I64, accumulators: I64, lists: I64,
+    features: I64, defaults: F64, ttl_ns: int, at: I64, own_time: int,
+    cells: I64, valid: U8, status: U8,
+) -> None:  # fmt: skip
+    """:func:`finalize_row` for each of the ``chosen`` slots, at ``at[i]`` or its own newest event.
+
+    ``cells`` int64[n, C], ``valid`` uint8[n, C], ``status`` uint8[n, F].
+    """
+    for i in range(len(chosen)):
+        time = slots[chosen[i], EVENT_TIME] if own_time != 0 else at[i]
+        finalize_row(
+            slots, arena, chosen[i], rings, accumulators, lists, features, defaults, ttl_ns, time,
+            cells[i], valid[i], status[i],
+        )  # fmt: skip

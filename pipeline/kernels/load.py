@@ -1,0 +1,311 @@
+"""Row layout v1: bytes to a slot's state, for bytes that anybody may have written.
+
+A row is accepted only if encoding what was read gives the same bytes again: lengths, order,
+ranges and shortest forms are all checked, nothing outside of the row is read, and a refused row leaves
+its slot empty and not loaded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.kernels.arena import allocate, has_room, release, size_class
+from pipeline.kernels.hash import xxh64
+from pipeline.kernels.jit import inline, jit
+from pipeline.kernels.lists import (
+    DISTINCT,
+    LIST_BOUND,
+    LIST_HORIZON,
+    LIST_KIND,
+    LIST_RING,
+    LIST_TYPE,
+)
+from pipeline.kernels.rows import CHECKSUM_AT, HEADER, MAGIC, first_held, is_float
+from pipeline.kernels.table import (
+    EVENT_TIME,
+    KNOWN_TIME,
+    LOADED,
+    NOTHING,
+    PRESENT,
+    SECTION,
+    SOURCE_OFFSET,
+    STATE,
+)
+from pipeline.kernels.tiles import (
+    ACC_OP,
+    COUNT,
+    RING_END,
+    RING_FIRST,
+    RING_TILES,
+    RING_WIDTH,
+    is_nan,
+    minus,
+    tile_of,
+)
+from pipeline.kernels.varint import read_varint, read_word, unzigzag
+
+__all__ = ["BODY", "CHECKSUM", "FORMAT", "LAYOUT", "OK", "TRUNCATED", "clear_slot", "load_slots"]
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+OK, TRUNCATED, FORMAT, LAYOUT, CHECKSUM, BODY = range(6)
+
+_FLOAT = 1
+_NAN = 0x7FF8000000000000
+_MINUS_ZERO = -(2**63)
+
+
+@inline
+def clear_slot(arena: I64, heads: I64, slots: I64, slot: int, lists: int) -> None:
+    """Empty every section of a slot and give its blocks back."""
+    width = slots.shape[1]
+    for column in range(SECTION, width - lists, 3):
+        if slots[slot, column] >= 0:
+            release(arena, heads, slots[slot, column], slots[slot, column + 2])
+        slots[slot, column] = -1
+        slots[slot, column + 1] = 0
+        slots[slot, column + 2] = 0
+    for column in range(width - lists, width):
+        slots[slot, column] = NOTHING
+
+
+@inline
+def _new_block(
+    arena: I64, heads: I64, slots: I64, slot: int, column: int, count: int, entry: int
+) -> int:
+    c = size_class(count * entry)
+    block = allocate(arena, heads, c)
+    slots[slot, column] = block
+    slots[slot, column + 1] = count
+    slots[slot, column + 2] = c
+    return block
+
+
+@inline
+def _load_cell(data: U8, at: int, end: int, op: int) -> tuple[int, int]:
+    if is_float(op):
+        cell, at = read_word(data, at, end)
+        return cell, np.int64(-1) if is_nan(cell) and cell != _NAN else at
+    bits, at = read_varint(data, at, end)
+    if op == COUNT:
+        return bits, np.int64(-1) if bits < 0 else at
+    return unzigzag(bits), at
+
+
+@inline
+def _load_ring(
+    arena: I64, heads: I64, slots: I64, slot: int, ring: int, rings: I64, accumulators: I64,
+    newest: int, data: U8, at: int, end: int,
+) -> int:  # fmt: skip
+    """Position after the ring, -1 where it is malformed."""
+    first, last = rings[ring, RING_FIRST], rings[ring, RING_END]
+    entry = 1 + last - first
+    count, at = read_varint(data, at, end)
+    limit = rings[ring, RING_TILES] if last > first else 0
+    if at < 0 or count < 0 or count > limit or count > end - at:
+        return np.int64(-1)
+    if count == 0:
+        return at
+    held, newest_tile = first_held(rings, ring, newest), tile_of(newest, rings[ring, RING_WIDTH])
+    block = _new_block(arena, heads, slots, slot, SECTION + 3 * ring, count, entry)
+    tile = np.int64(0)
+    for i in range(count):
+        bits, at = read_varint(data, at, end)
+        if at < 0:
+            return np.int64(-1)
+        if i == 0:
+            tile = unzigzag(bits)
+        elif bits <= 0 or bits > minus(newest_tile, tile):
+            return np.int64(-1)
+        else:
+            tile += bits
+        if tile < held or tile > newest_tile:
+            return np.int64(-1)
+        p = block + i * entry
+        arena[p] = tile
+        for a in range(first, last):
+            cell, at = _load_cell(data, at, end, accumulators[a, ACC_OP])
+            if at < 0:
+                return np.int64(-1)
+            arena[p + 1 + a - first] = cell
+    return at
+
+
+@inline
+def _load_evicted(data: U8, at: int, end: int) -> tuple[int, int]:
+    flag, at = read_varint(data, at, end)
+    if at < 0 or flag < 0 or flag > 1:
+        return np.int64(NOTHING), np.int64(-1)
+    if flag == 0:
+        return np.int64(NOTHING), at
+    bits, at = read_varint(data, at, end)
+    return unzigzag(bits), at
+
+
+@inline
+def _load_distinct(
+    arena: I64, heads: I64, slots: I64, slot: int, rings: I64, lists: I64, i: int,
+    newest: int, data: U8, at: int, end: int,
+) -> int:  # fmt: skip
+    """Position after the list, -1 where it is malformed."""
+    ring, kind = lists[i, LIST_RING], lists[i, LIST_TYPE]
+    count, at = read_varint(data, at, end)
+    if at < 0 or count < 0 or count > lists[i, LIST_BOUND] or count > end - at:
+        return np.int64(-1)
+    evicted, at = _load_evicted(data, at, end)
+    held, newest_tile = first_held(rings, ring, newest), tile_of(newest, rings[ring, RING_WIDTH])
+    if at < 0 or (evicted != NOTHING and (evicted < held or evicted > newest_tile)):
+        return np.int64(-1)
+    slots[slot, slots.shape[1] - len(lists) + i] = evicted
+    if count == 0:
+        return at
+    block = _new_block(arena, heads, slots, slot, SECTION + 3 * (len(rings) + i), count, 2)
+    value = np.int64(0)
+    for k in range(count):
+        bits, at = read_varint(data, at, end)
+        if at < 0:
+            return np.int64(-1)
+        following = unzigzag(bits) if k == 0 else value + bits
+        if k > 0 and following <= value:
+            return np.int64(-1)
+        value = following
+        if kind == _FLOAT and (value == _MINUS_ZERO or is_nan(value)):
+            return np.int64(-1)
+        age, at = read_varint(data, at, end)
+        if at < 0 or age < 0 or age > minus(newest_tile, held):
+            return np.int64(-1)
+        arena[block + 2 * k] = value
+        arena[block + 2 * k + 1] = newest_tile - age
+    return at
+
+
+@inline
+def _load_last(
+    arena: I64, heads: I64, slots: I64, slot: int, rings: I64, lists: I64, i: int,
+    newest: int, offset: int, data: U8, at: int, end: int,
+) -> int:  # fmt: skip
+    """Position after the list, -1 where it is malformed."""
+    horizon, kind = lists[i, LIST_HORIZON], lists[i, LIST_TYPE]
+    count, at = read_varint(data, at, end)
+    if at < 0 or count < 0 or count > lists[i, LIST_BOUND] or count > end - at:
+        return np.int64(-1)
+    evicted, at = _load_evicted(data, at, end)
+    if at < 0 or evicted != NOTHING:
+        return np.int64(-1)
+    if count == 0:
+        return at
+    block = _new_block(arena, heads, slots, slot, SECTION + 3 * (len(rings) + i), count, 3)
+    for k in range(count):
+        p = block + 3 * k
+        age, at = read_varint(data, at, end)
+        if at < 0 or age < 0 or age > minus(newest, NOTHING) or (horizon != 0 and age >= horizon):
+            return np.int64(-1)
+        back, at = read_varint(data, at, end)
+        if at < 0 or back < 0 or back > minus(offset, NOTHING):
+            return np.int64(-1)
+        arena[p], arena[p + 1] = minus(newest, age), minus(offset, back)
+        if kind == _FLOAT:
+            value, at = read_word(data, at, end)
+        else:
+            bits, at = read_varint(data, at, end)
+            value = unzigzag(bits)
+        if at < 0 or (kind == _FLOAT and is_nan(value)):
+            return np.int64(-1)
+        arena[p + 2] = value
+        if k > 0 and (
+            arena[p] < arena[p - 3] or (arena[p] == arena[p - 3] and arena[p + 1] <= arena[p - 2])
+        ):
+            return np.int64(-1)
+    return at
+
+
+@inline
+def _check_header(data: U8, start: int, end: int, layout_hash: int) -> int:
+    size = end - start
+    if size < HEADER:
+        return TRUNCATED
+    word, _ = read_word(data, start, end)
+    if (word & 0xFFFFFFFF) != MAGIC:
+        return FORMAT
+    if ((word >> 32) & 0xFFFFFFFF) != size:
+        return TRUNCATED
+    found, _ = read_word(data, start + 8, end)
+    if found != layout_hash:
+        return LAYOUT
+    return OK
+
+
+@inline
+def _checksum_holds(data: U8, start: int, end: int) -> bool:
+    """Whether the checksum is right; ``data`` is scratch: the field is zeroed while it is taken."""
+    found, _ = read_word(data, start + CHECKSUM_AT, end)
+    for k in range(8):
+        data[start + CHECKSUM_AT + k] = 0
+    return np.uint64(xxh64(data, start, end, 0)).view(np.int64) == found
+
+
+@inline
+def _load_body(
+    arena: I64, heads: I64, slots: I64, slot: int, rings: I64, accumulators: I64, lists: I64,
+    data: U8, start: int, end: int,
+) -> int:  # fmt: skip
+    newest, _ = read_word(data, start + 16, end)
+    known, _ = read_word(data, start + 24, end)
+    offset, _ = read_word(data, start + 32, end)
+    at = start + HEADER
+    for ring in range(len(rings)):
+        if at >= 0:
+            at = _load_ring(
+                arena, heads, slots, slot, ring, rings, accumulators, newest, data, at, end
+            )
+    for i in range(len(lists)):
+        if at >= 0 and lists[i, LIST_KIND] == DISTINCT:
+            at = _load_distinct(
+                arena, heads, slots, slot, rings, lists, i, newest, data, at, end
+            )
+        elif at >= 0:
+            at = _load_last(
+                arena, heads, slots, slot, rings, lists, i, newest, offset, data, at, end
+            )
+    if at != end:
+        clear_slot(arena, heads, slots, slot, len(lists))
+        return BODY
+    slots[slot, EVENT_TIME] = newest
+    slots[slot, KNOWN_TIME] = known
+    slots[slot, SOURCE_OFFSET] = offset
+    slots[slot, STATE] = LOADED | PRESENT
+    return OK
+
+
+@jit
+def load_slots(
+    arena: I64, heads: I64, slots: I64, chosen: I32, first: int, need: int, rings: I64,
+    accumulators: I64, lists: I64, layout_hash: int, data: U8, offsets: I64, absent: U8,
+    errors: U8,
+) -> int:  # fmt: skip
+    """Put row ``data[offsets[i]:offsets[i + 1]]`` into slot ``chosen[i]``, from ``first`` on.
+
+    ``absent[i]`` says that there is no row. ``errors[i]`` is OK or why the row was refused, the
+    slot then stays unloaded. ``data`` is scratch and is changed. A row takes at most ``need``
+    words of the arena; returns the position it stopped at for lack of them, or n.
+    """
+    for i in range(first, len(chosen)):
+        if not has_room(arena, heads, need):
+            return i
+        slot, start, end = chosen[i], offsets[i], offsets[i + 1]
+        clear_slot(arena, heads, slots, slot, len(lists))
+        slots[slot, STATE] = LOADED
+        if absent[i] != 0:
+            continue
+        slots[slot, STATE] = 0
+        errors[i] = _check_header(data, start, end, layout_hash)
+        if errors[i] == OK and not _checksum_holds(data, start, end):
+            errors[i] = CHECKSUM
+        if errors[i] == OK:
+            errors[i] = _load_body(
+                arena, heads, slots, slot, rings, accumulators, lists, data, start, end
+            )
+    return len(chosen)

@@ -1,0 +1,225 @@
+"""Row layout v1: a slot's state to bytes. ``docs/row-layout.md`` is the specification."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.kernels.hash import xxh64
+from pipeline.kernels.jit import inline, jit
+from pipeline.kernels.lists import (
+    DISTINCT,
+    LIST_HORIZON,
+    LIST_KIND,
+    LIST_RING,
+    LIST_TYPE,
+)
+from pipeline.kernels.table import (
+    DIRTY,
+    EVENT_TIME,
+    FLIGHT,
+    KNOWN_TIME,
+    NOTHING,
+    PRESENT,
+    SECTION,
+    SOURCE_OFFSET,
+    STATE,
+)
+from pipeline.kernels.tiles import (
+    ACC_OP,
+    COUNT,
+    MAX_FLOAT,
+    MIN_FLOAT,
+    RING_END,
+    RING_FIRST,
+    RING_TILES,
+    RING_WIDTH,
+    SUM_FLOAT,
+    lower_bound,
+    minus,
+    tile_of,
+)
+from pipeline.kernels.varint import write_varint, write_word, zigzag
+
+__all__ = ["CHECKSUM_AT", "HEADER", "MAGIC", "encode_slots", "first_held", "is_float"]
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+HEADER = 48
+CHECKSUM_AT = 40
+MAGIC = 0x46 | 0x52 << 8 | 1 << 16  # "FR", version 1, flags 0
+_FLOAT = 1
+
+
+@inline
+def is_float(op: int) -> bool:
+    """Whether an accumulator's cell is a float64."""
+    return op == SUM_FLOAT or op == MIN_FLOAT or op == MAX_FLOAT
+
+
+@inline
+def first_held(rings: I64, ring: int, newest: int) -> int:
+    """The first tile the ring holds when positioned by ``newest``."""
+    return minus(tile_of(newest, rings[ring, RING_WIDTH]), rings[ring, RING_TILES]) + 1
+
+
+@inline
+def _bound(slots: I64, slot: int, sections: int, rings: I64) -> int:
+    """Bytes that the row can take at most."""
+    size = np.int64(HEADER)
+    for s in range(sections):
+        words = np.int64(3)
+        if s < len(rings):
+            words = 1 + rings[s, RING_END] - rings[s, RING_FIRST]
+        size += 24 + 10 * words * slots[slot, SECTION + 3 * s + 1]
+    return size
+
+
+@inline
+def _encode_ring(
+    slots: I64, arena: I64, slot: int, ring: int, rings: I64, accumulators: I64, out: U8, at: int
+) -> int:
+    column = SECTION + 3 * ring
+    block, count = slots[slot, column], slots[slot, column + 1]
+    first, end = rings[ring, RING_FIRST], rings[ring, RING_END]
+    entry = 1 + end - first
+    if count == 0:
+        return write_varint(out, at, np.int64(0))
+    held = first_held(rings, ring, slots[slot, EVENT_TIME])
+    start = lower_bound(arena, block, count, entry, 0, held)
+    at = write_varint(out, at, count - start)
+    before = np.int64(0)
+    for i in range(start, count):
+        p = block + i * entry
+        tile = arena[p]
+        at = write_varint(out, at, zigzag(tile) if i == start else tile - before)
+        before = tile
+        for a in range(first, end):
+            op, cell = accumulators[a, ACC_OP], arena[p + 1 + a - first]
+            if op == COUNT:
+                at = write_varint(out, at, cell)
+            elif is_float(op):
+                at = write_word(out, at, cell)
+            else:
+                at = write_varint(out, at, zigzag(cell))
+    return at
+
+
+@inline
+def _encode_distinct(
+    slots: I64, arena: I64, slot: int, column: int, evicted: int, newest: int, held: int,
+    out: U8, at: int,
+) -> int:  # fmt: skip
+    block, count, live = slots[slot, column], slots[slot, column + 1], np.int64(0)
+    for i in range(count):
+        live += 1 if arena[block + 2 * i + 1] >= held else 0
+    at = write_varint(out, at, live)
+    if evicted < held or evicted == NOTHING:
+        at = write_varint(out, at, np.int64(0))
+    else:
+        at = write_varint(out, at, np.int64(1))
+        at = write_varint(out, at, zigzag(evicted))
+    first, before = True, np.int64(0)
+    for i in range(count):
+        value, tile = arena[block + 2 * i], arena[block + 2 * i + 1]
+        if tile < held:
+            continue
+        at = write_varint(out, at, zigzag(value) if first else np.int64(value) - before)
+        at = write_varint(out, at, newest - tile)
+        first, before = False, value
+    return at
+
+
+@inline
+def _encode_last(
+    slots: I64, arena: I64, slot: int, column: int, horizon: int, kind: int, out: U8, at: int
+) -> int:
+    block, count = slots[slot, column], slots[slot, column + 1]
+    newest, offset = slots[slot, EVENT_TIME], slots[slot, SOURCE_OFFSET]
+    start = np.int64(0)
+    if horizon != 0 and count > 0:
+        start = lower_bound(arena, block, count, 3, 0, minus(newest, horizon) + 1)
+    at = write_varint(out, at, count - start)
+    at = write_varint(out, at, np.int64(0))
+    for i in range(start, count):
+        p = block + 3 * i
+        at = write_varint(out, at, newest - arena[p])
+        at = write_varint(out, at, offset - arena[p + 1])
+        if kind == _FLOAT:
+            at = write_word(out, at, arena[p + 2])
+        else:
+            at = write_varint(out, at, zigzag(arena[p + 2]))
+    return at
+
+
+@inline
+def _encode_header(slots: I64, slot: int, layout_hash: int, out: U8, at: int) -> None:
+    write_word(out, at, np.int64(MAGIC))  # the length follows when it is known
+    write_word(out, at + 8, layout_hash)
+    write_word(out, at + 16, slots[slot, EVENT_TIME])
+    write_word(out, at + 24, slots[slot, KNOWN_TIME])
+    write_word(out, at + 32, slots[slot, SOURCE_OFFSET])
+    write_word(out, at + CHECKSUM_AT, np.int64(0))
+
+
+@inline
+def _seal(out: U8, start: int, at: int) -> None:
+    size = at - start
+    for k in range(4):
+        out[start + 4 + k] = (size >> (8 * k)) & 0xFF
+    write_word(out, start + CHECKSUM_AT, np.uint64(xxh64(out, start, at, 0)).view(np.int64))
+
+
+@inline
+def _encode_row(
+    slots: I64, arena: I64, slot: int, rings: I64, accumulators: I64, lists: I64,
+    layout_hash: int, out: U8, start: int,
+) -> int:  # fmt: skip
+    _encode_header(slots, slot, layout_hash, out, start)
+    at = start + HEADER
+    for ring in range(len(rings)):
+        at = _encode_ring(slots, arena, slot, ring, rings, accumulators, out, at)
+    evicted = slots.shape[1] - len(lists)
+    for i in range(len(lists)):
+        column = SECTION + 3 * (len(rings) + i)
+        if lists[i, LIST_KIND] == DISTINCT:
+            ring = lists[i, LIST_RING]
+            time = slots[slot, EVENT_TIME]
+            at = _encode_distinct(
+                slots, arena, slot, column, slots[slot, evicted + i],
+                tile_of(time, rings[ring, RING_WIDTH]), first_held(rings, ring, time), out, at,
+            )  # fmt: skip
+        else:
+            at = _encode_last(
+                slots, arena, slot, column, lists[i, LIST_HORIZON], lists[i, LIST_TYPE], out, at
+            )
+    _seal(out, start, at)
+    return at
+
+
+@jit
+def encode_slots(
+    slots: I64, arena: I64, chosen: I32, first: int, rings: I64, accumulators: I64, lists: I64,
+    layout_hash: int, out: U8, offsets: I64,
+) -> int:  # fmt: skip
+    """Rows of the ``chosen`` slots from the ``first`` on, back to back into ``out``.
+
+    Row ``i`` is ``out[offsets[i]:offsets[i + 1]]``; ``offsets`` int64[n+1] is filled up to where it
+    gets, ``offsets[first]`` is given. A slot without events gets 0 bytes. A DIRTY slot becomes
+    clean and gets one more FLIGHT. Returns the position it stopped at, for lack of room, or n.
+    """
+    sections = len(rings) + len(lists)
+    for i in range(first, len(chosen)):
+        slot, at = chosen[i], offsets[i]
+        if (slots[slot, STATE] & PRESENT) != 0:
+            if at + _bound(slots, slot, sections, rings) > len(out):
+                return i
+            at = _encode_row(
+                slots, arena, slot, rings, accumulators, lists, layout_hash, out, at
+            )
+        offsets[i + 1] = at
+        if (slots[slot, STATE] & DIRTY) != 0:
+            slots[slot, STATE] += FLIGHT - DIRTY
+    return len(chosen)

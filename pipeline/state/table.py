@@ -1,0 +1,342 @@
+"""The rows of one view and partition, in columns: state and cache at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.features.plan import CellType, ListKind, Plan
+from pipeline.kernels import apply as applying
+from pipeline.kernels.arena import HEADS, LIVE, TOP, size_class
+from pipeline.kernels.evict import compact_arena, evict_slots, evictable, settle_slots
+from pipeline.kernels.finalize import finalize_slots
+from pipeline.kernels.hash import hash_keys
+from pipeline.kernels.lists import DISTINCT_WORDS, LAST_WORDS
+from pipeline.kernels.load import load_slots
+from pipeline.kernels.rows import encode_slots
+from pipeline.kernels.table import (
+    EVENT_TIME,
+    FREE_SLOT,
+    KEY_BYTES,
+    KEY_LIVE,
+    KEY_SIZE,
+    KNOWN_TIME,
+    NEXT_SLOT,
+    ROWS,
+    SECTION,
+    SOURCE_OFFSET,
+    TOTALS,
+    compact_keys,
+    copy_keys,
+    find_slots,
+    rebuild_index,
+)
+from pipeline.kernels.tiles import spacious
+from pipeline.state.batch import Applied, EncodedRows, Finalized, Fired, Lookup, TriggerTables
+
+__all__ = ["StateTable"]
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+EVICT_TO = 0.9  # an eviction frees a tenth, so that its sort is paid by many batches
+FIRED_ROWS = 4096
+INDEX_BYTES = 16  # of the hash index per slot: at most half full
+
+
+class StateTable:
+    """A bounded, columnar cache of rows; the only place where a row is more than bytes.
+
+    Use per batch: :meth:`lookup`, :meth:`load` the missing, :meth:`apply`, :meth:`encode` what is
+    dirty, and once the store has acknowledged that, :meth:`settle` and :meth:`evict`. A row stays
+    from the event that changes it until each of its encodings was settled.
+
+    Slots are valid until the next :meth:`evict` or :meth:`clear`. Not thread-safe; kernels release
+    the GIL. ``max_bytes`` bounds rows in use; pinned rows may exceed it.
+    """
+
+    def __init__(self, plan: Plan, *, max_bytes: int = 256 << 20) -> None:
+        self.plan = plan
+        self.max_bytes = max_bytes
+        self._tables = plan.tables()
+        self._layout_hash = np.uint64(plan.fingerprint).view(np.int64)
+        self._real = np.array([t is CellType.FLOAT for t in plan.input_types], dtype=np.uint8)
+        self._need = _words_needed(plan)
+        self._width = SECTION + 3 * plan.sections + len(plan.lists)
+        self._row_bytes = 256
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every row, pinned ones too."""
+        self._sequence = 0
+        self._slots: I64 = np.empty((1024, self._width), dtype=np.int64)
+        self._index: I64 = np.zeros(4096, dtype=np.int64)
+        self._keys: U8 = np.empty(16384, dtype=np.uint8)
+        self._totals: I64 = np.zeros(TOTALS, dtype=np.int64)
+        self._totals[FREE_SLOT] = -1
+        self._arena: I64 = np.empty(max(16384, 2 * self._need), dtype=np.int64)
+        self._heads = _empty_heads()
+
+    @property
+    def rows(self) -> int:
+        """Number of keys in the table."""
+        return int(self._totals[ROWS])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use by keys, slots and their tiles and lists."""
+        slots = int(self._totals[ROWS]) * self._slot_bytes
+        return slots + int(self._totals[KEY_LIVE]) + 8 * int(self._heads[LIVE])
+
+    @property
+    def _slot_bytes(self) -> int:
+        return 8 * self._width + INDEX_BYTES
+
+    def lookup(self, keys: U8, key_offsets: I64) -> Lookup:
+        """Slots of n keys, made for those not seen before. O(n)."""
+        n = len(key_offsets) - 1
+        self._reserve(n, int(key_offsets[-1] - key_offsets[0]))
+        self._sequence += 1
+        hashes = np.empty(n, dtype=np.uint64)
+        hash_keys(keys, key_offsets, hashes)
+        slots = np.empty(n, dtype=np.int32)
+        missing = np.empty(n, dtype=np.int64)
+        m = find_slots(
+            self._slots, self._keys, self._totals, self._index, len(self.plan.lists),
+            self._sequence, keys, key_offsets, hashes.view(np.int64), slots, missing,
+        )  # fmt: skip
+        return Lookup(slots, missing[:m].copy())
+
+    def load(self, slots: I32, rows: Sequence[bytes | None]) -> list[int]:
+        """Fill slots with stored rows (None: there is none).
+
+        Returns the positions of rows that cannot be trusted: cut short, another format or layout,
+        wrong checksum, malformed body. Their slots stay unloaded; :meth:`apply` refuses them.
+        """
+        if not len(slots):
+            return []
+        data = np.frombuffer(bytearray(b"".join(row or b"" for row in rows)), dtype=np.uint8)
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum([len(row or b"") for row in rows], out=offsets[1:])
+        absent = np.array([row is None for row in rows], dtype=np.uint8)
+        errors = np.zeros(len(rows), dtype=np.uint8)
+        done = 0
+        while True:
+            done = load_slots(
+                self._arena, self._heads, self._slots, slots, done, self._need,
+                self._tables.rings, self._tables.accumulators, self._tables.lists,
+                self._layout_hash, data, offsets, absent, errors,
+            )  # fmt: skip
+            if done == len(slots):
+                return [int(i) for i in np.flatnonzero(errors)]
+            self._grow_arena()
+
+    def apply(
+        self, slots: I32, offsets: I64, timestamps_ms: I64, event_time: I64, select: U8,
+        inputs: I64, valid: U8, masks: U8, triggers: TriggerTables | None = None,
+    ) -> Applied:  # fmt: skip
+        """Apply n events in offset order to loaded slots.
+
+        ``select`` uint8[n], ``inputs`` int64[k, n], ``valid`` uint8[k, n], ``masks`` uint8[m, n]
+        with the plan's masks first. ``ValueError`` if a slot was not loaded; the events before it
+        are then applied, so the table has to be cleared.
+        """
+        n = len(slots)
+        table = triggers.table if triggers is not None else np.empty((0, 3), dtype=np.int64)
+        outcome = np.zeros(n, dtype=np.uint8)
+        dirty = np.empty(n, dtype=np.int32)
+        progress = np.zeros(4, dtype=np.int64)
+        capacity = max(min(n, FIRED_ROWS) * len(table), 1) if len(table) else 0
+        chunks: list[Fired] = []
+        t = self._tables
+        self._sequence += 1
+        while True:
+            fired = self._fired_rows(capacity)
+            applying.apply_events(
+                self._slots, self._arena, self._heads, self._need, self._sequence,
+                t.rings, t.accumulators, t.lists, t.features, t.defaults, t.ttl_ns,
+                t.filter, self._real,
+                slots, offsets, timestamps_ms, event_time, select,
+                inputs, valid, masks, table,
+                outcome, dirty, progress,
+                fired.event, fired.trigger, fired.cells, fired.valid, fired.status,
+            )  # fmt: skip
+            chunks.append(_first_rows(fired, int(progress[applying.N_FIRED])))
+            progress[applying.N_FIRED] = 0
+            stopped = progress[applying.STOPPED]
+            if stopped == applying.DONE:
+                break
+            if stopped == applying.NO_ROOM:
+                self._grow_arena()
+            if stopped == applying.NOT_LOADED:
+                raise ValueError(f"slot {slots[progress[applying.EVENT]]} was not loaded")
+        return Applied(outcome, dirty[: progress[applying.N_DIRTY]].copy(), _joined(chunks))
+
+    def encode(self, slots: I32) -> EncodedRows:
+        """Rows (layout v1) and keys of slots; a slot without events gives 0 bytes.
+
+        A dirty slot stays pinned until a :meth:`settle` for this encoding.
+        """
+        offsets = np.zeros(len(slots) + 1, dtype=np.int64)
+        out = np.empty(len(slots) * self._row_bytes + 4096, dtype=np.uint8)
+        done = 0
+        while True:
+            done = encode_slots(
+                self._slots, self._arena, slots, done, self._tables.rings,
+                self._tables.accumulators, self._tables.lists, self._layout_hash, out, offsets,
+            )  # fmt: skip
+            if done == len(slots):
+                break
+            bigger = np.empty(2 * len(out), dtype=np.uint8)
+            bigger[: offsets[done]] = out[: offsets[done]]
+            out = bigger
+        used = int(offsets[-1])
+        self._row_bytes = max(self._row_bytes, used // max(len(slots), 1) * 5 // 4)
+        return EncodedRows(*self.keys(slots), out[:used], offsets)
+
+    def finalize(self, slots: I32, at: I64 | Literal["event"]) -> Finalized:
+        """Features of slots as of ``at`` int64[n] ns, or each of its own newest event."""
+        n, plan, t = len(slots), self.plan, self._tables
+        own = isinstance(at, str)
+        result = Finalized(
+            np.empty((n, plan.cells), dtype=np.int64),
+            np.empty((n, plan.cells), dtype=np.uint8),
+            np.empty((n, len(plan.features)), dtype=np.uint8),
+        )
+        finalize_slots(
+            self._slots, self._arena, slots, t.rings, t.accumulators, t.lists, t.features,
+            t.defaults, t.ttl_ns, np.empty(0, dtype=np.int64) if own else at, int(own),
+            result.cells, result.valid, result.status,
+        )  # fmt: skip
+        return result
+
+    def keys(self, slots: I32) -> tuple[U8, I64]:
+        """Key bytes of slots back to back, and their n + 1 offsets."""
+        offsets = np.zeros(len(slots) + 1, dtype=np.int64)
+        np.cumsum(self._slots[slots, KEY_SIZE], out=offsets[1:])
+        out = np.empty(int(offsets[-1]), dtype=np.uint8)
+        copy_keys(self._slots, self._keys, slots, offsets, out)
+        return out, offsets
+
+    def event_time(self, slots: I32) -> I64:
+        """Newest event time of each slot, ns; 0 where no event was applied."""
+        return self._slots[slots, EVENT_TIME]
+
+    def known_time(self, slots: I32) -> I64:
+        """Largest broker time applied to each slot, ms; the lowest int64 without events."""
+        return self._slots[slots, KNOWN_TIME]
+
+    def source_offset(self, slots: I32) -> I64:
+        """Offset of the last event applied to each slot; 0 where none was."""
+        return self._slots[slots, SOURCE_OFFSET]
+
+    def settle(self, slots: I32) -> None:
+        """The store has acknowledged one encoding of each of these slots."""
+        settle_slots(self._slots, slots)
+
+    def evict(self) -> int:
+        """Drop the least recently used rows that are settled; returns how many.
+
+        Nothing happens up to ``max_bytes``; beyond, a tenth more is dropped. O(rows log rows).
+        """
+        if self.nbytes <= self.max_bytes:
+            return 0
+        slots = np.empty(self.rows, dtype=np.int32)
+        used = np.empty(self.rows, dtype=np.int64)
+        n = evictable(self._slots, self._totals, slots, used)
+        order = slots[:n][np.argsort(used[:n], kind="stable")]
+        removed = evict_slots(
+            self._slots, self._arena, self._heads, self._keys, self._totals, self._index,
+            len(self.plan.lists), order, self._slot_bytes, int(EVICT_TO * self.max_bytes),
+        )  # fmt: skip
+        self._compact()
+        return int(removed)
+
+    def _reserve(self, new: int, key_bytes: int) -> None:
+        """Room for ``new`` more keys of ``key_bytes`` together."""
+        slots = int(self._totals[NEXT_SLOT]) + new
+        if slots > len(self._slots):
+            self._slots = _grown(self._slots, slots)
+        if int(self._totals[KEY_BYTES]) + key_bytes > len(self._keys):
+            self._keys = _grown(self._keys, int(self._totals[KEY_BYTES]) + key_bytes)
+        size = len(self._index)
+        while size < 2 * (self.rows + new):
+            size *= 2
+        if size > len(self._index):
+            index = np.zeros(size, dtype=np.int64)
+            rebuild_index(self._index, index)
+            self._index = index
+
+    def _grow_arena(self) -> None:
+        self._arena = _grown(self._arena, len(self._arena) + self._need)
+
+    def _compact(self) -> None:
+        """Give back keys and blocks once most of what was handed out is free."""
+        if self._totals[KEY_BYTES] > 2 * self._totals[KEY_LIVE] + 65536:
+            keys = np.empty(2 * int(self._totals[KEY_LIVE]) + 16384, dtype=np.uint8)
+            compact_keys(self._slots, self._totals, self._keys, keys)
+            self._keys = keys
+        if self._heads[TOP] > 2 * self._heads[LIVE] + 131072:
+            arena = np.empty(2 * int(self._heads[LIVE]) + 2 * self._need + 16384, dtype=np.int64)
+            heads = _empty_heads()
+            lists = len(self.plan.lists)
+            compact_arena(self._slots, self._totals, lists, self._arena, arena, heads)
+            self._arena, self._heads = arena, heads
+
+    def _fired_rows(self, capacity: int) -> Fired:
+        cells, features = self.plan.cells, len(self.plan.features)
+        return Fired(
+            np.empty(capacity, dtype=np.int64),
+            np.empty(capacity, dtype=np.int32),
+            np.empty((capacity, cells), dtype=np.int64),
+            np.empty((capacity, cells), dtype=np.uint8),
+            np.empty((capacity, features), dtype=np.uint8),
+        )
+
+
+def _empty_heads() -> I64:
+    heads = np.full(HEADS, -1, dtype=np.int64)
+    heads[TOP] = heads[LIVE] = 0
+    return heads
+
+
+def _words_needed(plan: Plan) -> int:
+    """Words of the arena that one event, or one loaded row, can take at most."""
+    entries = [1 + sum(a.ring == r for a in plan.accumulators) for r in range(len(plan.rings))]
+    words = [
+        1 << size_class(max(spacious(ring.tiles, entry), 2 * entry))
+        for ring, entry in zip(plan.rings, entries, strict=True)
+    ]
+    for state in plan.lists:
+        entry = DISTINCT_WORDS if state.kind is ListKind.DISTINCT else LAST_WORDS
+        words.append(1 << size_class(state.bound * entry))
+    return int(sum(words))
+
+
+def _grown(array: npt.NDArray[np.generic], at_least: int) -> npt.NDArray[np.generic]:
+    """A copy of ``array`` with room for ``at_least`` rows, at least twice as long."""
+    bigger = np.empty((max(at_least, 2 * len(array)), *array.shape[1:]), dtype=array.dtype)
+    bigger[: len(array)] = array
+    return bigger
+
+
+def _first_rows(fired: Fired, n: int) -> Fired:
+    return Fired(
+        fired.event[:n], fired.trigger[:n], fired.cells[:n], fired.valid[:n], fired.status[:n]
+    )
+
+
+def _joined(chunks: list[Fired]) -> Fired:
+    if len(chunks) == 1:
+        return chunks[0]
+    return Fired(
+        np.concatenate([c.event for c in chunks]),
+        np.concatenate([c.trigger for c in chunks]),
+        np.concatenate([c.cells for c in chunks]),
+        np.concatenate([c.valid for c in chunks]),
+        np.concatenate([c.status for c in chunks]),
+    )

@@ -1,0 +1,270 @@
+"""The store in memory, for tests: the same fencing, the same errors, no server.
+
+Everything is kept as the packed bytes that Redis would hold, and a :class:`MemoryStore` can be
+made to fail as a server does: :meth:`MemoryStore.restore` takes it back in time, and
+:attr:`MemoryStore.refuse` makes it answer every call with an error.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import FencedError, PipelineError, StoreUnavailableError
+from pipeline.ingest.batch import TopicPartition
+from pipeline.store.keys import lease_key, marker_key, partition_tag, row_key
+from pipeline.store.lease import Lease, next_lease, refuse_newer
+from pipeline.store.marker import Marker
+from pipeline.store.partition import Fetched, RowRead, RowWrite
+from pipeline.store.registry import Registry
+from pipeline.store.transaction import check_commit
+
+__all__ = ["MemoryPartition", "MemoryStore", "memory_store"]
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+
+
+class MemoryStore:
+    """:class:`~pipeline.store.partition.Store` in a dictionary; safe for several threads.
+
+    ``values`` is what Redis would hold, key to bytes. ``refuse``, when set, is raised by every
+    call that would ask the server.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+        self.refuse: PipelineError | None = None
+        self.lock = threading.RLock()
+        self._registry = Registry(_MemoryFields())
+
+    @property
+    def address(self) -> str:
+        """``memory://``."""
+        return "memory://"
+
+    @property
+    def registry(self) -> Registry:
+        """Names of views."""
+        return self._registry
+
+    def open_partition(self, app: str, source: TopicPartition) -> MemoryPartition:
+        """The partition's store."""
+        return MemoryPartition(self, partition_tag(app, source))
+
+    def fetch(self, reads: Sequence[RowRead]) -> list[Fetched]:
+        """Answers to all ``reads``."""
+        with self.asked():
+            return [self._fetch(read) for read in reads]
+
+    def verify(self) -> None:
+        """A dictionary evicts nothing."""
+
+    def close(self) -> None:
+        """Nothing to close; what is held stays."""
+
+    def snapshot(self) -> dict[bytes, bytes]:
+        """What is held now, for :meth:`restore`."""
+        with self.lock:
+            return dict(self.values)
+
+    def restore(self, values: dict[bytes, bytes]) -> None:
+        """Hold exactly ``values`` from now on, as a server that lost its last writes."""
+        with self.lock:
+            self.values = dict(values)
+
+    def asked(self) -> threading.RLock:
+        """The lock, to be held during one call; raises what ``refuse`` says."""
+        if self.refuse is not None:
+            raise type(self.refuse)(str(self.refuse))
+        return self.lock
+
+    def _fetch(self, read: RowRead) -> Fetched:
+        partitions = read.partition.tolist()
+        tags = {p: partition_tag(read.app, TopicPartition(read.topic, p)) for p in set(partitions)}
+        keys = _slices(read.keys, read.key_offsets)
+        rows = [
+            self.values.get(row_key(tags[p], read.fingerprint, key))
+            for p, key in zip(partitions, keys, strict=True)
+        ]
+        wanted = tags if read.with_markers else {}
+        return Fetched(rows, {p: self.marker(tag, read.fingerprint) for p, tag in wanted.items()})
+
+    def marker(self, tag: bytes, fingerprint: int) -> Marker | None:
+        """A stored marker; raises CorruptRowError."""
+        key = marker_key(tag, fingerprint)
+        value = self.values.get(key)
+        return None if value is None else Marker.unpack(value, key.decode())
+
+
+class MemoryPartition:
+    """:class:`~pipeline.store.partition.PartitionStore` of a :class:`MemoryStore`."""
+
+    def __init__(
+        self, store: MemoryStore, tag: bytes, *, nonce: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        self._store = store
+        self._tag = tag
+        self._name = f"{tag.decode()} at memory://"
+        self._lease_key = lease_key(tag)
+        self._nonce = nonce
+        self._lease: Lease | None = None
+        self._expected: dict[bytes, bytes | None] = {}
+        self._lost: PipelineError = PipelineError("acquire() the partition first")
+        self._sent: tuple[Sequence[RowWrite], Sequence[Marker]] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether a commit may be tried."""
+        return self._lease_key in self._expected
+
+    def acquire(self, generation: int) -> Lease:
+        """Take the partition."""
+        self._lose(StoreUnavailableError(f"{self._name}: the lease was not taken"))
+        with self._store.asked():
+            name = self._lease_key.decode()
+            stored = self._store.values.get(self._lease_key)
+            current = None if stored is None else Lease.unpack(stored, name)
+            refuse_newer(current, generation, f"the lease {name}")
+            self._lease = next_lease(current, self._lease, generation, self._nonce(16))
+            self._store.values[self._lease_key] = self._lease.pack()
+            self._expected = {self._lease_key: self._lease.pack()}
+        return self._lease
+
+    def markers(self, fingerprints: Sequence[int]) -> list[Marker | None]:
+        """Markers of these views; watched from here on."""
+        self._require_ready()
+        with self._store.asked():
+            found = [self._store.marker(self._tag, f) for f in fingerprints]
+            keys = [marker_key(self._tag, f) for f in fingerprints]
+            self._expected.update({key: self._store.values.get(key) for key in keys})
+        return found
+
+    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
+        """Packed rows of the keys ``index``."""
+        self._require_ready()
+        with self._store.asked():
+            return [
+                self._store.values.get(
+                    row_key(
+                        self._tag, fingerprint, keys[key_offsets[i] : key_offsets[i + 1]].tobytes()
+                    )
+                )
+                for i in index.tolist()
+            ]
+
+    def commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+        """One fenced transaction."""
+        self.begin_commit(writes, markers)
+        self.finish_commit()
+
+    def begin_commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+        """Keep the transaction for :meth:`finish_commit`, where it happens as a whole."""
+        self._require_ready()
+        check_commit(writes, markers, self._expected, self._tag)
+        self._sent = (list(writes), list(markers))
+
+    def finish_commit(self) -> None:
+        """Apply the transaction, or raise."""
+        if self._sent is None:
+            self._require_held()
+            raise PipelineError("begin_commit() first")
+        (writes, markers), self._sent = self._sent, None
+        with self._store.asked():
+            self._refuse_changed()
+            for write in writes:
+                rows = write.rows
+                for key, row in zip(
+                    _slices(rows.keys, rows.key_offsets),
+                    _slices(rows.rows, rows.row_offsets),
+                    strict=True,
+                ):
+                    self._store.values[row_key(self._tag, write.fingerprint, key)] = row
+            for marker in markers:
+                key = marker_key(self._tag, marker.fingerprint)
+                self._store.values[key] = self._expected[key] = marker.pack()
+
+    def check(self) -> bool:
+        """Whether lease and markers in the store are still the ones written here."""
+        if not self.held and isinstance(self._lost, FencedError):
+            return False
+        self._require_ready()
+        with self._store.asked():
+            try:
+                self._refuse_changed()
+            except (FencedError, StoreUnavailableError):
+                return False
+        return True
+
+    def close(self) -> None:
+        """Let go of it; the lease stays."""
+        self._lose(PipelineError(f"{self._name}: closed; acquire() it again"))
+
+    def _refuse_changed(self) -> None:
+        values = self._store.values
+        if all(values.get(key) == value for key, value in self._expected.items()):
+            return
+        stored, ours = values.get(self._lease_key), self._lease
+        if stored is not None and ours is not None and stored != ours.pack():
+            other = Lease.unpack(stored, self._lease_key.decode())
+            if other.epoch >= ours.epoch:
+                self._lose(FencedError(f"{self._name}: another worker took the lease"))
+                raise self._again()
+        self._lose(StoreUnavailableError(f"{self._name}: the store lost writes"))
+        raise self._again()
+
+    def _require_held(self) -> None:
+        if not self.held:
+            raise self._again()
+
+    def _require_ready(self) -> None:
+        self._require_held()
+        if self._sent is not None:
+            raise PipelineError("a commit is under way: finish_commit() first")
+
+    def _lose(self, reason: PipelineError) -> None:
+        self._expected, self._sent, self._lost = {}, None, reason
+
+    def _again(self) -> PipelineError:
+        return type(self._lost)(str(self._lost))
+
+
+class _MemoryFields:
+    """:class:`~pipeline.store.registry.RegistryFields` in dictionaries."""
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, dict[str, bytes]] = {}
+
+    def get(self, key: bytes, name: str) -> bytes | None:
+        """One value."""
+        return self._values.get(key, {}).get(name)
+
+    def get_all(self, key: bytes) -> dict[str, bytes]:
+        """All values."""
+        return dict(self._values.get(key, {}))
+
+    def set(self, key: bytes, name: str, value: bytes) -> None:
+        """Write one value."""
+        self._values.setdefault(key, {})[name] = value
+
+    def set_absent(self, key: bytes, name: str, value: bytes) -> bool:
+        """Write one value unless there is one."""
+        return self._values.setdefault(key, {}).setdefault(name, value) is value
+
+
+_named: dict[str, MemoryStore] = {}
+
+
+def memory_store(name: str) -> MemoryStore:
+    """The process's store of that name; a new one every time for the empty name."""
+    return _named.setdefault(name, MemoryStore()) if name else MemoryStore()
+
+
+def _slices(data: U8, offsets: I64) -> list[bytes]:
+    raw, bounds = data.tobytes(), offsets.tolist()
+    return [raw[a:b] for a, b in pairwise(bounds)]

@@ -1,0 +1,203 @@
+"""The registry: which views there are, and what a reader has to know of them.
+
+Kept in the store, in hashes::
+
+    pipeline:<app>    "topic:<topic>"             {"partitions": N}
+                      "view:<name>:<fingerprint>" the view's record, JSON
+    pipeline:views    "<name>"                    "<app>/<fingerprint>": what readers get
+
+Several versions of a view live side by side; :meth:`Registry.activate` moves readers from one to
+another with a single write.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.errors import CorruptRowError, DefinitionError, UnknownNameError
+from pipeline.store.keys import ALIASES, registry_key
+
+__all__ = ["Registry", "RegistryFields", "ViewRecord", "unknown_name"]
+
+_FORMAT = 1
+
+
+class RegistryFields(Protocol):
+    """Named values under a key; what a :class:`Registry` is kept in."""
+
+    def get(self, key: bytes, name: str) -> bytes | None:
+        """Value of ``name``, None where absent."""
+
+    def get_all(self, key: bytes) -> dict[str, bytes]:
+        """All names and values."""
+
+    def set(self, key: bytes, name: str, value: bytes) -> None:
+        """Write one value."""
+
+    def set_absent(self, key: bytes, name: str, value: bytes) -> bool:
+        """Write one value unless there is one; whether it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRecord:
+    """What is registered of one version of a view.
+
+    ``partitions`` is that of the topic, by which readers find a key; ``plan`` is the JSON of
+    :func:`pipeline.features.planjson.to_json`.
+    """
+
+    name: str
+    app: str
+    topic: str
+    partitions: int
+    plan: str
+    fingerprint: int
+
+    def to_json(self) -> bytes:
+        """The stored form."""
+        return json.dumps(
+            {
+                "format": _FORMAT,
+                "name": self.name,
+                "app": self.app,
+                "topic": self.topic,
+                "partitions": self.partitions,
+                "fingerprint": f"{self.fingerprint:016x}",
+                "plan": json.loads(self.plan),
+            },
+            allow_nan=False,
+        ).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> ViewRecord:
+        """The record in ``data``; raises CorruptRowError, which says ``where``."""
+        try:
+            fields = json.loads(data)
+            if fields["format"] != _FORMAT:
+                raise ValueError(f"format {fields['format']}, this program knows {_FORMAT}")
+            return cls(
+                name=fields["name"],
+                app=fields["app"],
+                topic=fields["topic"],
+                partitions=int(fields["partitions"]),
+                plan=json.dumps(fields["plan"]),
+                fingerprint=int(fields["fingerprint"], 16),
+            )
+        except (ValueError, KeyError, TypeError) as problem:
+            raise CorruptRowError(f"{where} is not a view's record: {problem}") from problem
+
+
+class Registry:
+    """Names of views, kept in ``fields``."""
+
+    def __init__(self, fields: RegistryFields) -> None:
+        self._fields = fields
+
+    def register(self, record: ViewRecord) -> int:
+        """Add a version of a view; the fingerprint that readers get.
+
+        That is this one if the view is new; a changed view is not shown to readers before
+        :meth:`activate`. Raises DefinitionError when another application has a view of that name,
+        or the topic was registered with another number of partitions (every key would be looked
+        for in the wrong place).
+        """
+        key = registry_key(record.app)
+        self._check_partitions(key, record)
+        self._fields.set(key, _field(record.name, record.fingerprint), record.to_json())
+        target = _alias(record.app, record.fingerprint)
+        if self._fields.set_absent(ALIASES, record.name, target):
+            return record.fingerprint
+        app, fingerprint = self._alias_of(record.name) or (record.app, record.fingerprint)
+        if app != record.app:
+            raise DefinitionError(
+                record.name, f"application {app!r} has a view of this name; choose another"
+            )
+        return fingerprint
+
+    def activate(self, app: str, view: str, fingerprint: int) -> None:
+        """Let readers get this version from now on. Raises UnknownNameError."""
+        self._record(app, view, fingerprint)
+        self._fields.set(ALIASES, view, _alias(app, fingerprint))
+
+    def resolve(self, view: str, app: str | None = None) -> ViewRecord:
+        """What readers get for ``view``; of application ``app`` only, if named.
+
+        Raises UnknownNameError, which lists names like it.
+        """
+        target = self._alias_of(view)
+        if target is None or app not in (None, target[0]):
+            raise unknown_name("view", view, self.views(app))
+        return self._record(target[0], view, target[1])
+
+    def views(self, app: str | None = None) -> list[str]:
+        """Names of the views that readers can get, sorted."""
+        aliases = self._fields.get_all(ALIASES)
+        return sorted(
+            name for name, target in aliases.items() if app in (None, _parse(name, target)[0])
+        )
+
+    def versions(self, app: str, view: str) -> list[ViewRecord]:
+        """All registered versions of a view, by fingerprint."""
+        start = f"view:{view}:"
+        fields = self._fields.get_all(registry_key(app))
+        return [
+            ViewRecord.from_json(fields[name], f"pipeline:{app} {name}")
+            for name in sorted(fields)
+            if name.startswith(start)
+        ]
+
+    def _record(self, app: str, view: str, fingerprint: int) -> ViewRecord:
+        name = _field(view, fingerprint)
+        data = self._fields.get(registry_key(app), name)
+        if data is None:
+            raise UnknownNameError(f"pipeline:{app} has no {name}: was it removed?")
+        return ViewRecord.from_json(data, f"pipeline:{app} {name}")
+
+    def _alias_of(self, view: str) -> tuple[str, int] | None:
+        target = self._fields.get(ALIASES, view)
+        return None if target is None else _parse(view, target)
+
+    def _check_partitions(self, key: bytes, record: ViewRecord) -> None:
+        name = f"topic:{record.topic}"
+        value = json.dumps({"partitions": record.partitions}).encode()
+        if self._fields.set_absent(key, name, value):
+            return
+        stored = json.loads(self._fields.get(key, name) or value)["partitions"]
+        if stored != record.partitions:
+            raise DefinitionError(
+                f"{record.topic}.partitions",
+                f"the topic has {record.partitions} partitions, but rows of application "
+                f"{record.app!r} were written for {stored}: use a topic with {stored}, or a new "
+                "application name and a backfill",
+            )
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """An error that lists the known names most like ``name``."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        hint = f"did you mean {' or '.join(map(repr, close))}?"
+    else:
+        hint = f"known: {', '.join(names[:10]) or 'none'}"
+    return UnknownNameError(f"no {kind} {name!r}; {hint}")
+
+
+def _field(view: str, fingerprint: int) -> str:
+    return f"view:{view}:{fingerprint:016x}"
+
+
+def _alias(app: str, fingerprint: int) -> bytes:
+    return f"{app}/{fingerprint:016x}".encode()
+
+
+def _parse(view: str, target: bytes) -> tuple[str, int]:
+    app, _, fingerprint = target.decode().partition("/")
+    try:
+        return app, int(fingerprint, 16)
+    except ValueError as problem:
+        raise CorruptRowError(f"pipeline:views {view}: {target!r} names no view") from problem

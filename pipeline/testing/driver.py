@@ -1,0 +1,129 @@
+"""Runs feature views without a server: the data plane over a log and a store in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.app.outputs import TopicNames
+from pipeline.app.partition import view_plans
+from pipeline.app.plane import DataPlane, PlaneSettings, Topic
+from pipeline.app.sender import Sender
+from pipeline.features.view import FeatureView, Trigger
+from pipeline.ingest.batch import TopicPartition
+from pipeline.store.keys import partition_tag, row_key
+from pipeline.store.marker import Marker
+from pipeline.store.memory import MemoryStore
+from pipeline.testing.log import MemoryLane, MemoryLog, MemoryPublisher
+
+__all__ = ["Clock", "Driver"]
+
+
+class Clock:
+    """A clock that only the test advances; ms and s since an epoch of its own."""
+
+    def __init__(self, now_ms: int = 0) -> None:
+        self.now_ms = now_ms
+
+    def advance(self, ms: int) -> None:
+        """Let ``ms`` pass."""
+        self.now_ms += ms
+
+    def ms(self) -> int:
+        """Wall time in ms."""
+        return self.now_ms
+
+    def monotonic(self) -> float:
+        """The same in seconds."""
+        return self.now_ms / 1000
+
+
+class Driver:
+    """An application's views over in-memory topics.
+
+    ``partitions`` of every source topic; ``max_records`` is the batch size. Several drivers may
+    share ``log`` and ``store``, as workers of one group do.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[FeatureView],
+        triggers: Sequence[Trigger] = (),
+        *,
+        app: str = "test",
+        partitions: int = 1,
+        max_records: int = 1000,
+        cache_bytes: int = 1 << 24,
+        log: MemoryLog | None = None,
+        store: MemoryStore | None = None,
+        clock: Clock | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.app = app
+        self.log = log or MemoryLog()
+        self.store = store or MemoryStore()
+        self.clock = clock or Clock()
+        self.publisher = MemoryPublisher()
+        self.lane = MemoryLane(self.log, share)
+        self.names = TopicNames(app, "-dead-letter", "-late", "-changes")
+        self._views = {v.name: v for v in views}
+        self._streams = {v.source.topic: v.source for v in views}
+        plans = view_plans(views, triggers)
+        for topic in self._streams:
+            if topic not in self.log.topics:
+                self.log.create(topic, partitions)
+        self.plane = DataPlane(
+            names=self.names,
+            topics=[
+                Topic(s, "", len(self.log.topics[t]), tuple(p for p in plans if p.view.source is s))
+                for t, s in self._streams.items()
+            ],
+            settings=PlaneSettings(max_records, 0, cache_bytes, 1000, 1000),
+            lane=self.lane,
+            store=self.store,
+            sender=Sender(self.names, self.publisher, self.clock.ms, 1.0),
+            clock_ms=self.clock.ms,
+            monotonic=self.clock.monotonic,
+        )
+        self.plane.start()
+
+    def pipe(self, topic: str, event: Mapping[str, Any], timestamp_ms: int = -1) -> None:
+        """Publish one event as a producer does: JSON, keyed by the stream's key."""
+        key = str(event[self._streams[topic].key]).encode()
+        self.log.append(topic, key, json.dumps(event).encode(), timestamp_ms)
+
+    def run(self) -> None:
+        """Step until everything is applied; 10 000 idle steps are an error."""
+        idle = 0
+        while idle < 2:
+            step = self.plane.step()
+            idle = 0 if step.batches or step.resets else idle + 1
+
+    def changes(self, view: str) -> pa.Table:
+        """Every changed row published so far."""
+        messages = self.publisher.sent.get(self.names.changes(view), [])
+        return pa.concat_tables(pa.ipc.open_stream(value).read_all() for _, _, value in messages)
+
+    def markers(self, view: str) -> list[Marker]:
+        """Markers of a view, by partition; partitions without one are left out."""
+        plan = self._views[view].plan
+        found = (self.store.marker(tag, plan.fingerprint) for tag in self._tags(plan.source))
+        return [marker for marker in found if marker is not None]
+
+    def rows(self, view: str) -> dict[bytes, bytes]:
+        """Packed rows of a view by entity key, over all partitions."""
+        plan = self._views[view].plan
+        prefixes = tuple(row_key(tag, plan.fingerprint, b"") for tag in self._tags(plan.source))
+        return {
+            key[len(prefix) :]: value
+            for key, value in self.store.values.items()
+            for prefix in prefixes
+            if key.startswith(prefix)
+        }
+
+    def _tags(self, topic: str) -> list[bytes]:
+        partitions = range(len(self.log.topics[topic]))
+        return [partition_tag(self.app, TopicPartition(topic, p)) for p in partitions]

@@ -1,0 +1,233 @@
+"""A log in memory, and the lane and publisher that read and write it: Kafka without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.errors import BrokerUnavailableError, LogTruncatedError
+from pipeline.ingest.batch import BinaryBatch, TopicPartition
+from pipeline.ingest.lane import BEGINNING, END, Health, OnAssign, OnRevoke
+from pipeline.kernels.hash import partition_of
+
+__all__ = ["LoggedRecord", "MemoryLane", "MemoryLog", "MemoryPublisher"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRecord:
+    """One record: ``offset`` in its partition, broker time in ms."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp_ms: int
+
+
+@dataclass
+class MemoryLog:
+    """Topics with partitions; append-only. ``generation`` counts the groups' rebalances."""
+
+    topics: dict[str, list[list[LoggedRecord]]] = field(default_factory=dict)
+    generation: int = 0
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Add an empty topic."""
+        self.topics[topic] = [[] for _ in range(partitions)]
+
+    def append(
+        self, topic: str, key: bytes | None, value: bytes | None, timestamp_ms: int,
+        partition: int | None = None, skip: int = 0,
+    ) -> TopicPartition:  # fmt: skip
+        """Add a record, to the partition of its key unless told; ``skip`` leaves an offset gap."""
+        partitions = self.topics[topic]
+        if partition is None:
+            data = np.frombuffer(key or b"", dtype=np.uint8)
+            out = np.empty(1, dtype=np.int32)
+            partition_of(data, np.array([0, len(data)], dtype=np.int64), len(partitions), out)
+            partition = int(out[0])
+        records = partitions[partition]
+        offset = records[-1].offset + 1 if records else 0
+        records.append(LoggedRecord(offset + skip, key, value, timestamp_ms))
+        return TopicPartition(topic, partition)
+
+    def truncate(self, source: TopicPartition, offset: int) -> None:
+        """Drop what is before ``offset``, as retention does."""
+        records = self.topics[source.topic][source.partition]
+        records[:] = [r for r in records if r.offset >= offset]
+
+    def records(self, source: TopicPartition) -> list[LoggedRecord]:
+        """The records of one partition."""
+        return self.topics[source.topic][source.partition]
+
+
+class MemoryLane:
+    """A :class:`~pipeline.ingest.lane.Lane` over a :class:`MemoryLog`.
+
+    ``share`` picks the partitions this lane is given: (its number, of how many). A call of
+    :meth:`rebalance` moves them, as another worker's coming and going does.
+    """
+
+    def __init__(self, log: MemoryLog, share: tuple[int, int] = (0, 1)) -> None:
+        self._log = log
+        self._share = share
+        self._topics: list[str] = []
+        self._positions: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
+        self._assign: OnAssign | None = None
+        self._revoke: OnRevoke | None = None
+        self._due = False
+        self.committed: dict[TopicPartition, int] = {}
+
+    @property
+    def health(self) -> Health:
+        """Always connected."""
+        return Health(True, "", {})
+
+    def subscribe(
+        self, topics: Sequence[str], *, on_assign: OnAssign, on_revoke: OnRevoke
+    ) -> None:
+        """Partitions are assigned by the next :meth:`poll`."""
+        self._topics = list(topics)
+        self._assign, self._revoke = on_assign, on_revoke
+        self._due = True
+
+    def rebalance(self, share: tuple[int, int]) -> None:
+        """Own another share from the next :meth:`poll` on."""
+        self._share = share
+        self._due = True
+
+    def poll(self, max_records: int, timeout_ms: int) -> list[BinaryBatch]:
+        """Up to ``max_records`` records, whole partitions first; never waits."""
+        if self._due:
+            self._rebalance()
+        batches: list[BinaryBatch] = []
+        left = max_records
+        for source, position in self._positions.items():
+            if left <= 0 or source in self._paused:
+                continue
+            records = [r for r in self._log.records(source) if r.offset >= position][:left]
+            if records:
+                self._positions[source] = records[-1].offset + 1
+                batches.append(binary_batch(source, records))
+                left -= len(records)
+        return batches
+
+    def seek(self, source: TopicPartition, offset: int) -> None:
+        """Continue at ``offset``."""
+        self._positions[source] = self._resolve(source, offset)
+
+    def pause(self, sources: Iterable[TopicPartition]) -> None:
+        """Leave these out of :meth:`poll`."""
+        self._paused.update(sources)
+
+    def resume(self, sources: Iterable[TopicPartition]) -> None:
+        """Read these again."""
+        self._paused.difference_update(sources)
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Kept in ``committed``."""
+        self.committed.update(offsets)
+
+    def watermarks(self, source: TopicPartition) -> tuple[int, int]:
+        """First offset held and the one after the last."""
+        records = self._log.records(source)
+        return (records[0].offset, records[-1].offset + 1) if records else (0, 0)
+
+    def generation(self) -> int:
+        """Number of rebalances so far."""
+        return self._log.generation
+
+    def at_end(self, source: TopicPartition) -> bool:
+        """Whether everything was returned."""
+        return self._positions[source] >= self.watermarks(source)[1]
+
+    def close(self) -> None:
+        """Give the partitions back."""
+        owned = sorted(self._positions)
+        self._positions.clear()
+        if owned and self._revoke is not None:
+            self._revoke(owned, False)
+
+    def _rebalance(self) -> None:
+        self._due = False
+        self._log.generation += 1
+        number, of = self._share
+        wanted = [
+            TopicPartition(topic, p)
+            for topic in self._topics
+            for p in range(len(self._log.topics[topic]))
+            if p % of == number
+        ]
+        gone = [s for s in self._positions if s not in wanted]
+        for source in gone:
+            del self._positions[source]
+        if gone and self._revoke is not None:
+            self._revoke(gone, False)
+        new = [s for s in wanted if s not in self._positions]
+        if new and self._assign is not None:
+            starts = self._assign(new)
+            for source in new:
+                self._positions[source] = self._resolve(source, starts[source])
+            self._paused.difference_update(new)
+
+    def _resolve(self, source: TopicPartition, offset: int) -> int:
+        low, high = self.watermarks(source)
+        if offset in (BEGINNING, END):
+            return low if offset == BEGINNING else high
+        if not low <= offset <= high:
+            raise LogTruncatedError(f"{source}: offset {offset} is outside {low} to {high}")
+        return offset
+
+
+class MemoryPublisher:
+    """What a :class:`~pipeline.produce.publisher.Publisher` sent, by topic.
+
+    ``fail_next`` makes the next flush fail as a broker that is gone does.
+    """
+
+    def __init__(self) -> None:
+        self.sent: dict[str, list[tuple[int | None, bytes | None, bytes]]] = {}
+        self.fail_next = False
+        self._waiting: list[tuple[str, tuple[int | None, bytes | None, bytes]]] = []
+
+    def publish(
+        self, topic: str, value: bytes, *, key: bytes | None = None, partition: int | None = None
+    ) -> None:
+        """Queue one message."""
+        self._waiting.append((topic, (partition, key, value)))
+
+    def flush(self, timeout_s: float = 0.0) -> None:
+        """Deliver what is queued."""
+        waiting, self._waiting = self._waiting, []
+        if self.fail_next:
+            self.fail_next = False
+            raise BrokerUnavailableError("the broker did not take the messages (asked for by a test)")
+        for topic, message in waiting:
+            self.sent.setdefault(topic, []).append(message)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def binary_batch(source: TopicPartition, records: Sequence[LoggedRecord]) -> BinaryBatch:
+    """Records as the columns a lane returns."""
+    values = [r.value or b"" for r in records]
+    keys = [r.key or b"" for r in records]
+    return BinaryBatch(
+        source=source,
+        payload=np.frombuffer(b"".join(values), dtype=np.uint8).copy(),
+        value_offsets=_ends(values),
+        value_null=np.array([r.value is None for r in records], dtype=np.uint8),
+        value_size=np.array([len(v) for v in values], dtype=np.int64),
+        keys=np.frombuffer(b"".join(keys), dtype=np.uint8).copy(),
+        key_offsets=_ends(keys),
+        key_null=np.array([r.key is None for r in records], dtype=np.uint8),
+        offsets=np.array([r.offset for r in records], dtype=np.int64),
+        timestamps_ms=np.array([r.timestamp_ms for r in records], dtype=np.int64),
+    )
+
+
+def _ends(parts: Sequence[bytes]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.concatenate([[0], np.cumsum([len(p) for p in parts])]).astype(np.int64)

@@ -1,0 +1,320 @@
+"""One suite for every store: what a commit, a lease and a marker promise."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.embedded.redis import EmbeddedRedis
+from pipeline.errors import (
+    CorruptRowError,
+    FencedError,
+    MissingExtraError,
+    PipelineError,
+    StoreUnavailableError,
+)
+from pipeline.ingest.batch import TopicPartition
+from pipeline.state.batch import EncodedRows
+from pipeline.store.keys import lease_key, marker_key, partition_tag, row_key
+from pipeline.store.marker import Marker
+from pipeline.store.memory import MemoryStore
+from pipeline.store.partition import PartitionStore, RowRead, RowWrite, Store
+from pipeline.store.redis import RedisStore
+
+SOURCE = TopicPartition("views", 3)
+TAG = partition_tag("shop", SOURCE)
+VIEW = 0xFEDCBA9876543210
+OTHER = 0x1
+TOPIC_ID = "AAECAwQFBgcICQoLDA0ODw"
+
+
+def columns(values: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    offsets = np.cumsum([0, *map(len, values)]).astype(np.int64)
+    return np.array(bytearray(b"".join(values)), dtype=np.uint8), offsets
+
+
+def write(rows: dict[bytes, bytes], view: int = VIEW) -> RowWrite:
+    return RowWrite(view, EncodedRows(*columns(list(rows)), *columns(list(rows.values()))))
+
+
+def marker(next_offset: int, view: int = VIEW, **fields: int) -> Marker:
+    return Marker(view, TOPIC_ID, SOURCE.partition, next_offset, **fields)
+
+
+def read(partition: PartitionStore, *keys: bytes, view: int = VIEW) -> list[bytes | None]:
+    return partition.read(view, *columns(list(keys)), np.arange(len(keys), dtype=np.int64))
+
+
+class Bed:
+    """A store under test, and a way to change what it holds behind its back."""
+
+    def __init__(
+        self, store: Store, put: Callable[[bytes, bytes], None], wipe: Callable[[], None]
+    ) -> None:
+        self.store = store
+        self.put = put
+        self.wipe = wipe
+
+    def open(self, generation: int = 1) -> PartitionStore:
+        """A partition whose lease is taken and whose markers are read."""
+        partition = self.store.open_partition("shop", SOURCE)
+        partition.acquire(generation)
+        partition.markers([VIEW])
+        return partition
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedRedis]:
+    try:
+        server = EmbeddedRedis().start()
+    except MissingExtraError as missing:
+        pytest.skip(str(missing))
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
+    if request.param == "memory":
+        memory = MemoryStore()
+        yield Bed(memory, memory.values.__setitem__, memory.values.clear)
+        return
+    import redis
+
+    server = request.getfixturevalue("server")
+    client = redis.Redis.from_url(server.url)
+    client.flushall()
+    store = RedisStore(server.url, timeout_ms=5_000)
+    yield Bed(store, lambda key, value: client.set(key, value), client.flushall)
+    store.close()
+    client.close()
+
+
+def test_rows_and_markers_are_read_back(bed: Bed) -> None:
+    first = bed.open()
+    wanted = marker(
+        7, consumed=15, applied=1, duplicate=2, late=3, dead_lettered=4, filtered=5, leader_epoch=9
+    )
+    first.commit([write({b"1": b"one", b"2": b""})], [wanted])
+    assert read(first, b"2", b"absent", b"1") == [b"", None, b"one"]
+    first.commit([write({b"1": b"uno"})], [replace(wanted, next_offset=8)])
+    second = bed.store.open_partition("shop", SOURCE)
+    lease = second.acquire(2)
+    assert (lease.epoch, lease.generation) == (2, 2)
+    assert second.markers([OTHER, VIEW]) == [None, replace(wanted, next_offset=8)]
+    assert read(second, b"1") == [b"uno"]
+
+
+def test_keys_lie_where_the_layout_says(bed: Bed) -> None:
+    partition = bed.open()
+    partition.commit([write({b"k": b"row"})], [marker(1)])
+    bed.put(row_key(TAG, VIEW, b"other"), b"put there")
+    assert read(partition, b"k", b"other") == [b"row", b"put there"]
+    assert row_key(TAG, VIEW, b"k") == b"{shop:views:3}:r:fedcba9876543210:k"
+    assert lease_key(TAG) == b"{shop:views:3}:lease"
+    assert marker_key(TAG, OTHER) == b"{shop:views:3}:m:0000000000000001"
+
+
+def test_binary_keys_and_rows(bed: Bed) -> None:
+    rows = {
+        b"{other}": b"}{",
+        b"a\r\nb": b"$3\r\nx\r\n",
+        b"\x00": b"\x00\x00",
+        bytes(range(256)): bytes(range(256)) * 40,
+        b"k" * 65_536: b"long key",
+    }
+    partition = bed.open()
+    partition.commit([write(rows)], [marker(1)])
+    assert read(partition, *rows) == list(rows.values())
+
+
+def test_views_of_one_commit_are_written_together(bed: Bed) -> None:
+    partition = bed.open()
+    partition.markers([OTHER])
+    partition.commit(
+        [write({b"k": b"a"}), write({b"k": b"b"}, OTHER)], [marker(1), marker(2, OTHER)]
+    )
+    assert read(partition, b"k") == [b"a"]
+    assert read(partition, b"k", view=OTHER) == [b"b"]
+    partition.commit([], [marker(3)])  # a heartbeat has no rows
+    assert partition.markers([VIEW, OTHER]) == [marker(3), marker(2, OTHER)]
+
+
+def test_twenty_thousand_rows(bed: Bed) -> None:
+    rows = {b"%d" % i: b"%0100d" % i for i in range(20_000)}
+    partition = bed.open()
+    partition.commit([write(rows)], [marker(20_000)])
+    assert read(partition, *rows, b"none") == [*rows.values(), None]
+
+
+def test_second_owner_fences_the_first(bed: Bed) -> None:
+    first = bed.open()
+    first.commit([write({b"k": b"first"})], [marker(1)])
+    second = bed.open(2)
+    with pytest.raises(FencedError):
+        first.commit([write({b"k": b"zombie", b"new": b"zombie"})], [marker(2)])
+    assert not first.held
+    assert read(second, b"k", b"new") == [b"first", None]
+    assert second.markers([VIEW]) == [marker(1)]
+    with pytest.raises(FencedError):
+        first.commit([], [marker(3)])
+    assert first.check() is False
+    second.commit([write({b"k": b"second"})], [marker(2)])
+    assert second.check() is True
+
+
+def test_older_generation_is_refused(bed: Bed) -> None:
+    second = bed.open(5)
+    first = bed.store.open_partition("shop", SOURCE)
+    with pytest.raises(FencedError, match=r"generation 5.*ours, 4"):
+        first.acquire(4)
+    assert not first.held
+    second.commit([], [marker(1)])
+    assert first.acquire(-1).generation == 5  # unknown: allowed, and the known one is kept
+    with pytest.raises(FencedError):
+        second.commit([], [marker(2)])
+
+
+def test_acquired_again_goes_on(bed: Bed) -> None:
+    first, second = bed.open(1), bed.open(1)
+    with pytest.raises(FencedError):
+        first.commit([], [marker(1)])
+    assert first.acquire(1).epoch == 3
+    assert first.markers([VIEW]) == [None]
+    first.commit([], [marker(1)])
+    assert second.check() is False
+
+
+def test_store_that_lost_everything(bed: Bed) -> None:
+    partition = bed.open()
+    partition.commit([write({b"k": b"row"})], [marker(1)])
+    bed.wipe()
+    assert partition.check() is False
+    with pytest.raises(StoreUnavailableError, match="lost writes"):
+        partition.commit([write({b"j": b"row"})], [marker(2)])
+    assert partition.acquire(1).epoch == 2  # never an epoch twice
+    assert partition.markers([VIEW]) == [None]
+    assert read(partition, b"k", b"j") == [None, None]
+
+
+def test_commit_onto_a_marker_that_went_back_is_refused(bed: Bed) -> None:
+    partition = bed.open()
+    partition.commit([], [marker(1)])
+    partition.commit([write({b"k": b"2"})], [marker(2)])
+    bed.put(marker_key(TAG, VIEW), marker(1).pack())  # same lease, older marker: rolled back
+    with pytest.raises(StoreUnavailableError, match="lost writes"):
+        partition.commit([write({b"k": b"3"})], [marker(3)])
+    assert not partition.held
+    partition.acquire(1)
+    assert partition.markers([VIEW]) == [marker(1)]
+    assert read(partition, b"k") == [b"2"]
+
+
+def test_commits_that_break_a_promise_are_refused(bed: Bed) -> None:
+    partition = bed.open()
+    with pytest.raises(PipelineError, match="without its marker"):
+        partition.commit([write({b"k": b"row"})], [])
+    with pytest.raises(PipelineError, match="two markers"):
+        partition.commit([], [marker(1), marker(2)])
+    with pytest.raises(PipelineError, match="was not called"):
+        partition.commit([], [marker(1, OTHER)])
+    partition.commit([write({b"k": b"row"})], [marker(1)])
+
+
+def test_calls_out_of_order_are_refused(bed: Bed) -> None:
+    partition = bed.store.open_partition("shop", SOURCE)
+    with pytest.raises(PipelineError, match="acquire"):
+        partition.commit([], [])
+    partition.acquire(1)
+    partition.markers([VIEW])
+    with pytest.raises(PipelineError, match="begin_commit"):
+        partition.finish_commit()
+    partition.begin_commit([], [marker(1)])
+    with pytest.raises(PipelineError, match="finish_commit"):
+        read(partition, b"k")
+    partition.finish_commit()
+    partition.close()
+    partition.close()
+    with pytest.raises(PipelineError, match="closed"):
+        partition.commit([], [marker(2)])
+
+
+def test_many_partitions_are_sent_before_the_first_is_awaited(bed: Bed) -> None:
+    partitions = []
+    for number in range(4):
+        partition = bed.store.open_partition("shop", TopicPartition("views", number))
+        partition.acquire(1)
+        partition.markers([VIEW])
+        partitions.append(partition)
+    for number, partition in enumerate(partitions):
+        mark = Marker(VIEW, TOPIC_ID, number, 1)
+        partition.begin_commit([write({b"k": b"%d" % number})], [mark])
+    for partition in partitions:
+        partition.finish_commit()
+    assert [read(p, b"k") for p in partitions] == [[b"0"], [b"1"], [b"2"], [b"3"]]
+
+
+def test_corrupt_marker_and_lease_are_named(bed: Bed) -> None:
+    partition = bed.open()
+    broken = bytearray(marker(1).pack())
+    broken[50] ^= 1
+    bed.put(marker_key(TAG, VIEW), bytes(broken))
+    fresh = bed.store.open_partition("shop", SOURCE)
+    fresh.acquire(1)
+    with pytest.raises(CorruptRowError, match=r"\{shop:views:3\}:m:fedc"):
+        fresh.markers([VIEW])
+    bed.put(lease_key(TAG), b"FL nonsense")
+    with pytest.raises(CorruptRowError, match=r"\{shop:views:3\}:lease"):
+        partition.acquire(1)
+
+
+def test_racing_owners_leave_exactly_one(bed: Bed) -> None:
+    """Twenty owners in turn, in threads: every commit that returned is in the store."""
+    applied: list[int] = []
+
+    def work(number: int) -> None:
+        partition = bed.store.open_partition("shop", SOURCE)
+        for _ in range(20):
+            try:
+                partition.acquire(1)
+                (found,) = partition.markers([VIEW])
+                at = found.next_offset if found else 0
+                partition.commit([write({b"n": b"%d" % (at + 1)})], [marker(at + 1)])
+            except (FencedError, StoreUnavailableError):
+                continue
+            applied.append(at + 1)
+        partition.close()
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(applied) == list(range(1, len(applied) + 1))
+    last = bed.open()
+    assert last.markers([VIEW]) == [marker(len(applied))]
+    assert read(last, b"n") == [b"%d" % len(applied)]
+
+
+def test_readers_get_rows_and_markers_of_many_partitions(bed: Bed) -> None:
+    for number in (0, 2):
+        partition = bed.store.open_partition("shop", TopicPartition("views", number))
+        partition.acquire(1)
+        partition.markers([VIEW])
+        partition.commit(
+            [write({b"a%d" % number: b"row %d" % number})], [Marker(VIEW, TOPIC_ID, number, 1)]
+        )
+    keys, offsets = columns([b"a2", b"a0", b"a1", b"a0"])
+    where = np.array([2, 0, 1, 0], dtype=np.int32)
+    plain = RowRead("shop", "views", VIEW, keys, offsets, where)
+    asked = replace(plain, with_markers=True)
+    first, second = bed.store.fetch([plain, asked])
+    assert first.rows == second.rows == [b"row 2", b"row 0", None, b"row 0"]
+    assert first.markers == {}
+    wanted = {0: Marker(VIEW, TOPIC_ID, 0, 1), 1: None, 2: Marker(VIEW, TOPIC_ID, 2, 1)}
+    assert second.markers == wanted
+    assert bed.store.fetch([]) == []
