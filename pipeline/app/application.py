@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import faust
+from faust.exceptions import AlreadyConfiguredWarning
 from mode.types import ServiceT
+from yarl import URL
 
 from pipeline.app.build import build_plane
 from pipeline.app.service import PlaneService
@@ -52,7 +55,7 @@ class App(faust.App):
         options.setdefault("topic_disable_leader", True)
         # Faust groups its own topics under the application's id; the data plane's group is
         # "<id>.features", so that the two never share offsets.
-        super().__init__(id, **options)
+        super().__init__(id, broker=_faust_brokers(self.plane_config), **options)
         self._changes = {v.name: self.channel(maxsize=CHANNEL_BATCHES) for v in self.views}
         self._wanted: set[str] = set()
         self._plane: PlaneService | None = None
@@ -64,7 +67,13 @@ class App(faust.App):
     def configure(self, config: Config) -> None:
         """Use other servers; before the application starts."""
         self.plane_config = config
-        self.conf.broker = [f"kafka://{b.strip()}" for b in config.broker.brokers.split(",")]
+        brokers = _faust_brokers(config)
+        if self.conf.broker != brokers:
+            with warnings.catch_warnings():
+                # Faust warns that parts may hold the old value: the transports, renewed below.
+                warnings.simplefilter("ignore", AlreadyConfiguredWarning)
+                self.conf.broker = self.conf.broker_consumer = self.conf.broker_producer = brokers
+            self.transport.url = self.producer_transport.url = self.conf.broker
         self.conf.broker_session_timeout = config.app.session_timeout_ms / 1000
         self.conf.broker_heartbeat_interval = config.app.session_timeout_ms / 3000
 
@@ -112,6 +121,10 @@ class App(faust.App):
         async def control(messages: Any) -> None:
             async for _ in messages:
                 continue
+
+
+def _faust_brokers(config: Config) -> list[URL]:
+    return [URL(f"kafka://{broker.strip()}") for broker in config.broker.brokers.split(",")]
 
 
 def _metrics_page(registry: Registry) -> Callable[..., Any]:

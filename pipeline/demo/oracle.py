@@ -22,7 +22,7 @@ from pipeline.errors import DefinitionError, MissingExtraError
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-__all__ = ["Oracle", "OracleResult", "sample"]
+__all__ = ["Oracle", "OracleResult", "requested", "sample"]
 
 RELATIVE = 1e-9
 MAX_EXAMPLES = 10
@@ -113,16 +113,21 @@ class Oracle:
         self._db.close()
 
     def check(
-        self, rows: pl.DataFrame, partitions: Mapping[int, int] | None = None
+        self,
+        rows: pl.DataFrame,
+        partitions: Mapping[int, int] | None = None,
+        questions: Sequence[Question] | None = None,
     ) -> OracleResult:
         """Compare published change rows with the log as it was at their offsets.
 
         ``rows`` are of a changes topic: ``household_id``, ``event_time`` (T, datetime[ns]),
         ``source_partition``, ``source_offset`` (of the last purchase included) and one column a
         feature. A purchase's offset is its rank in its partition, so the partition of **every**
-        household is needed: from ``partitions``, or else from ``rows``.
+        household is needed: from ``partitions``, or else from ``rows``. ``questions`` are the
+        features that the rows hold (default: all).
         """
-        _require(rows, POSITION, self._questions)
+        asked = self._questions if questions is None else tuple(questions)
+        _require(rows, POSITION, asked)
         homes = dict(partitions or rows.select("household_id", "source_partition").iter_rows())
         self._register("homes", _homes(homes))
         self._missing_homes()
@@ -141,7 +146,7 @@ class Oracle:
                 f"household {row['household']}: partition {places['partition'][row['id']]} "
                 f"offset {places['offset'][row['id']]} is not one of its purchases"
             )
-        return self._compare(rows, points.drop_nulls("seq"), tally)
+        return self._compare(rows, points.drop_nulls("seq"), asked, tally)
 
     def check_final(self, rows: pl.DataFrame) -> OracleResult:
         """Compare the last state of every household, one row each.
@@ -165,7 +170,7 @@ class Oracle:
             tally.problems.append(f"household {row['household']}: has a row but no purchase")
         seen = rows.filter(pl.col("household_id").is_duplicated())["household_id"].unique()
         tally.problems.extend(f"household {home}: has more than one row" for home in seen.sort())
-        return self._compare(rows, points.drop_nulls(["id", "seq"]), tally)
+        return self._compare(rows, points.drop_nulls(["id", "seq"]), self._questions, tally)
 
     def new_baskets(self) -> int:
         """How often a household's basket differs from that of its purchase before."""
@@ -176,16 +181,23 @@ class Oracle:
         )
         return int(count["n"][0])
 
-    def _compare(self, rows: pl.DataFrame, points: pl.DataFrame, tally: _Tally) -> OracleResult:
+    def _compare(
+        self,
+        rows: pl.DataFrame,
+        points: pl.DataFrame,
+        questions: Sequence[Question],
+        tally: _Tally,
+    ) -> OracleResult:
         early = points.filter(pl.col("time_ns").is_null() | (pl.col("time_ns") < pl.col("row_ns")))
         for row in early.iter_rows(named=True):
             tally.problems.append(
                 f"household {row['household']}: T = {row['time_ns']} ns is before its last "
                 f"purchase at {row['row_ns']} ns"
             )
-        answers = self._answers(points.filter(pl.col("time_ns") >= pl.col("row_ns")))
+        later = points.filter(pl.col("time_ns") >= pl.col("row_ns"))
+        answers = self._answers(later, questions)
         given = rows.with_row_index("id").join(answers.select("id"), on="id").sort("id")
-        for question in self._questions:
+        for question in questions:
             pairs = zip(
                 given[question.name].to_list(), answers[question.name].to_list(), strict=True
             )
@@ -199,9 +211,9 @@ class Oracle:
                     )
         return tally.result()
 
-    def _answers(self, points: pl.DataFrame) -> pl.DataFrame:
+    def _answers(self, points: pl.DataFrame, questions: Sequence[Question]) -> pl.DataFrame:
         self._register("points", points.select("id", "household", "time_ns", "seq"))
-        columns = ", ".join(f'{q.sql("r", "p")} AS "{q.name}"' for q in self._questions)
+        columns = ", ".join(f'{q.sql("r", "p")} AS "{q.name}"' for q in questions)
         return self._ask(_ANSWERS.format(columns=columns))
 
     def _ask(self, sql: str) -> pl.DataFrame:
@@ -217,6 +229,12 @@ class Oracle:
 
     def _register(self, name: str, frame: pl.DataFrame) -> None:
         self._db.register(name, frame.to_arrow())
+
+
+def requested(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a request topic in the form that :meth:`Oracle.check` takes: the key as a number."""
+    key = pl.col("entity_key").cast(pl.String).cast(pl.Int64)
+    return rows.with_columns(household_id=key)
 
 
 def sample(rows: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:

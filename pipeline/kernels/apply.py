@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.arena import has_room
 from pipeline.kernels.finalize import finalize_row
-from pipeline.kernels.jit import inline, jit
+from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
     LAST,
@@ -60,9 +60,9 @@ DONE, NO_ROOM, NO_FIRED_ROOM, NOT_LOADED = range(4)
 EVENT, N_DIRTY, N_FIRED, STOPPED = range(4)
 
 
-@inline
+@inlined
 def _gather(
-    e: int, inputs: I64, valid: U8, masks: U8, real: U8, values: I64, usable: U8, passed: U8
+    e: Int, inputs: I64, valid: U8, masks: U8, real: U8, values: I64, usable: U8, passed: U8
 ) -> None:
     """The event's column of inputs and masks; a NaN counts as null."""
     for k in range(len(values)):
@@ -74,8 +74,8 @@ def _gather(
         passed[k] = masks[k, e]
 
 
-@inline
-def _joins(rings: I64, lists: I64, present: bool, newest: int, time: int, joined: I64) -> bool:
+@inlined
+def _joins(rings: I64, lists: I64, present: bool, newest: Int, time: Int, joined: U8) -> bool:
     """Which rings, then lists, hold the event's time into ``joined``; whether any does."""
     early = not present or time > newest
     some = False
@@ -95,9 +95,9 @@ def _joins(rings: I64, lists: I64, present: bool, newest: int, time: int, joined
     return some
 
 
-@inline
+@inlined
 def _changes(
-    slots: I64, arena: I64, slot: int, rings: I64, lists: I64, i: int,
+    slots: I64, arena: I64, slot: Int, rings: I64, lists: I64, i: Int,
     values: I64, usable: U8, passed: U8,
 ) -> bool:  # fmt: skip
     """Whether the event's value differs from the newest of LAST list ``i``, or that is empty."""
@@ -111,12 +111,12 @@ def _changes(
     horizon = lists[i, LIST_HORIZON]
     if horizon != 0 and arena[p] <= minus(slots[slot, EVENT_TIME], horizon):
         return True
-    return arena[p + 2] != values[lists[i, LIST_INPUT]]
+    return bool(arena[p + 2] != values[lists[i, LIST_INPUT]])
 
 
-@inline
+@inlined
 def _judge(
-    triggers: I64, slots: I64, arena: I64, slot: int, rings: I64, lists: I64,
+    triggers: I64, slots: I64, arena: I64, slot: Int, rings: I64, lists: I64,
     values: I64, usable: U8, passed: U8, fires: U8,
 ) -> bool:  # fmt: skip
     """Which triggers the event sets off, judged on the row before it; whether any."""
@@ -134,10 +134,10 @@ def _judge(
     return some
 
 
-@inline
+@inlined
 def _include(
-    slots: I64, arena: I64, heads: I64, slot: int, rings: I64, accumulators: I64, lists: I64,
-    time: int, offset: int, newest: int, joined: I64, values: I64, usable: U8, passed: U8,
+    slots: I64, arena: I64, heads: I64, slot: Int, rings: I64, accumulators: I64, lists: I64,
+    time: Int, offset: Int, newest: Int, joined: U8, values: I64, usable: U8, passed: U8,
 ) -> None:  # fmt: skip
     """Fold the event into every ring and list that it joins; ``newest`` counts it in."""
     for r in range(len(rings)):
@@ -163,15 +163,16 @@ def _include(
         )  # fmt: skip
 
 
-@jit
+@bare
 def apply_events(
-    slots: I64, arena: I64, heads: I64, need: int, sequence: int,
-    rings: I64, accumulators: I64, lists: I64, features: I64, defaults: F64, ttl_ns: int,
-    selecting: int, real: U8,
+    slots: I64, arena: I64, heads: I64, need: Int, sequence: Int,
+    rings: I64, accumulators: I64, lists: I64, features: I64, defaults: F64, ttl_ns: Int,
+    selecting: Int, real: U8,
     chosen: I32, offsets: I64, timestamps_ms: I64, event_time: I64, select: U8,
     inputs: I64, valid: U8, masks: U8, triggers: I64,
     outcome: U8, dirty: I32, progress: I64,
     fired_event: I64, fired_trigger: I32, fired_cells: I64, fired_valid: U8, fired_status: U8,
+    values: I64, usable: U8, passed: U8, joined: U8, fires: U8,
 ) -> None:  # fmt: skip
     """Apply the events from ``progress[EVENT]`` on; resumable.
 
@@ -182,11 +183,6 @@ def apply_events(
     words of the arena, or more rows of ``fired_event`` than there are, or whose slot is not
     loaded, with the reason in ``progress[STOPPED]``; else DONE.
     """
-    values = np.zeros(len(inputs), dtype=np.int64)
-    usable = np.zeros(len(inputs), dtype=np.uint8)
-    passed = np.zeros(len(masks), dtype=np.uint8)
-    joined = np.zeros(len(rings) + len(lists), dtype=np.int64)
-    fires = np.zeros(len(triggers), dtype=np.uint8)
     touched, fired = progress[N_DIRTY], progress[N_FIRED]
     stopped = np.int64(DONE)
     e = progress[EVENT]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.jit import inline
+from pipeline.kernels.jit import Int, inlined
 
 __all__ = ["HEADS", "LIVE", "MIN_CLASS", "TOP", "allocate", "has_room", "release", "size_class"]
 
@@ -25,8 +25,8 @@ LIVE = 63  # words in use
 HEADS = 64
 
 
-@inline
-def size_class(words: int) -> int:
+@inlined
+def size_class(words: Int) -> Int:
     """The smallest class whose blocks (``2**class`` words) hold ``words``."""
     c = MIN_CLASS
     while (1 << c) < words:
@@ -34,14 +34,14 @@ def size_class(words: int) -> int:
     return c
 
 
-@inline
-def has_room(arena: I64, heads: I64, words: int) -> bool:
+@inlined
+def has_room(arena: I64, heads: I64, words: Int) -> bool:
     """Whether blocks of ``words`` in total can be allocated whatever the free lists hold."""
-    return heads[TOP] + words <= len(arena)
+    return bool(heads[TOP] + words <= len(arena))
 
 
-@inline
-def allocate(arena: I64, heads: I64, c: int) -> int:
+@inlined
+def allocate(arena: I64, heads: I64, c: Int) -> Int:
     """Offset of a block of class ``c``; its words are undefined."""
     heads[LIVE] += 1 << c
     block = heads[c]
@@ -53,8 +53,8 @@ def allocate(arena: I64, heads: I64, c: int) -> int:
     return block
 
 
-@inline
-def release(arena: I64, heads: I64, block: int, c: int) -> None:
+@inlined
+def release(arena: I64, heads: I64, block: Int, c: Int) -> None:
     """Give a block of class ``c`` back."""
     heads[LIVE] -= 1 << c
     arena[block] = heads[c]

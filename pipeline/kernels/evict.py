@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.arena import LIVE, allocate
 from pipeline.kernels.hash import xxh64
-from pipeline.kernels.jit import jit
+from pipeline.kernels.jit import Int, bare
 from pipeline.kernels.load import clear_slot
 from pipeline.kernels.table import (
     DIRTY,
@@ -30,7 +30,7 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 
-@jit
+@bare
 def settle_slots(slots: I64, chosen: I32) -> None:
     """One encoding of each of the ``chosen`` slots was acknowledged."""
     for slot in chosen:
@@ -38,8 +38,8 @@ def settle_slots(slots: I64, chosen: I32) -> None:
             slots[slot, STATE] -= FLIGHT
 
 
-@jit
-def evictable(slots: I64, totals: I64, out: I32, used: I64) -> int:
+@bare
+def evictable(slots: I64, totals: I64, out: I32, used: I64) -> Int:
     """Slots that are neither DIRTY nor in FLIGHT into ``out``, and when they were used last."""
     n = 0
     for slot in range(totals[NEXT_SLOT]):
@@ -50,11 +50,11 @@ def evictable(slots: I64, totals: I64, out: I32, used: I64) -> int:
     return n
 
 
-@jit
+@bare
 def evict_slots(
-    slots: I64, arena: I64, heads: I64, keys: U8, totals: I64, index: I64, lists: int,
-    order: I32, slot_bytes: int, limit: int,
-) -> int:  # fmt: skip
+    slots: I64, arena: I64, heads: I64, keys: U8, totals: I64, index: I64, lists: Int,
+    order: I32, slot_bytes: Int, limit: Int,
+) -> Int:  # fmt: skip
     """Remove slots in ``order`` until keys, blocks and slots take ``limit`` bytes; returns how many.
 
     ``slot_bytes`` is what a slot takes besides its key and blocks.
@@ -71,9 +71,9 @@ def evict_slots(
     return removed
 
 
-@jit
+@bare
 def compact_arena(
-    slots: I64, totals: I64, lists: int, arena: I64, fresh: I64, heads: I64
+    slots: I64, totals: I64, lists: Int, arena: I64, fresh: I64, heads: I64
 ) -> None:
     """Copy every block in use to the empty arena ``fresh`` with its empty ``heads``."""
     for slot in range(totals[NEXT_SLOT]):

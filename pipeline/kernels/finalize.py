@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.jit import inline, jit
+from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import LIST_HORIZON, LIST_RING
 from pipeline.kernels.table import EVENT_TIME, LOADED, NOTHING, PRESENT, SECTION, STATE
 from pipeline.kernels.tiles import (
@@ -51,24 +51,24 @@ _U0, _U1, _U2, _U63 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(63)
 _UTOP = np.uint64(1 << 54)
 
 
-@inline
-def _bits(value: float) -> int:
+@inlined
+def _bits(value: float) -> Int:
     return np.float64(value).view(np.int64)
 
 
-@inline
-def _real(bits: int) -> float:
+@inlined
+def _real(bits: Int) -> float:
     return np.int64(bits).view(np.float64)
 
 
-@inline
-def _magnitude(a: int) -> np.uint64:
+@inlined
+def _magnitude(a: Int) -> Int:
     u = np.int64(a).view(np.uint64)
     return u if a >= 0 else ~u + _U1
 
 
-@inline
-def _divide_long(a: int, b: int) -> float:
+@bare
+def _divide_long(a: Int, b: Int) -> float:
     """Quotient by long division: 55 or more bits and a sticky one, rounded once by the cast."""
     n, d = _magnitude(a), _magnitude(b)
     q = n // d
@@ -88,8 +88,8 @@ def _divide_long(a: int, b: int) -> float:
     return x if (a < 0) == (b < 0) else -x
 
 
-@inline
-def divide(a: int, b: int) -> float:
+@bare
+def divide(a: Int, b: Int) -> float:
     """The float64 nearest to the quotient of two int64, ``b != 0``."""
     if -_EXACT <= a <= _EXACT and -_EXACT <= b <= _EXACT:
         return np.float64(a) / np.float64(b)
@@ -98,8 +98,8 @@ def divide(a: int, b: int) -> float:
     return _divide_long(a, b)
 
 
-@inline
-def _scaled(value: int, scale: int) -> float:
+@bare
+def _scaled(value: Int, scale: Int) -> float:
     """``value / 10**scale``, rounded once."""
     ten = np.int64(1)
     for _ in range(min(scale, 18)):
@@ -107,8 +107,8 @@ def _scaled(value: int, scale: int) -> float:
     return divide(value, ten)
 
 
-@inline
-def _fraction(a: int, b: int, scale: int) -> float:
+@bare
+def _fraction(a: Int, b: Int, scale: Int) -> float:
     """``a / b / 10**scale``, rounded once while ``b * 10**scale`` is an int64."""
     up, down = np.int64(1), np.int64(1)
     for _ in range(min(abs(scale), 18)):
@@ -124,8 +124,8 @@ def _fraction(a: int, b: int, scale: int) -> float:
     return divide(a * up, b * down)
 
 
-@inline
-def _window_start(feature: I64, at: int) -> int:
+@inlined
+def _window_start(feature: I64, at: Int) -> Int:
     """Exclusive start of the feature's window as read at ``at``; the lowest int64 without one."""
     if feature[F_WINDOW] == 0:
         return np.int64(NOTHING)
@@ -135,8 +135,8 @@ def _window_start(feature: I64, at: int) -> int:
     return minus(floor, feature[F_WINDOW])
 
 
-@inline
-def _first_tile(start: int, newest: int, width: int, tiles: int) -> int:
+@inlined
+def _first_tile(start: Int, newest: Int, width: Int, tiles: Int) -> Int:
     """First tile of the window that begins after ``start`` and that the ring still holds."""
     held = minus(tile_of(newest, width), tiles) + 1
     if start == NOTHING:
@@ -144,10 +144,10 @@ def _first_tile(start: int, newest: int, width: int, tiles: int) -> int:
     return max(-(-start // width), held)
 
 
-@inline
+@bare
 def _combine(
-    slots: I64, arena: I64, slot: int, rings: I64, accumulators: I64, a: int, start: int
-) -> int:
+    slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, a: Int, start: Int
+) -> Int:
     """Accumulator ``a`` over the tiles after ``start``, folded in time order."""
     ring, op = accumulators[a, ACC_RING], accumulators[a, ACC_OP]
     at = SECTION + 3 * ring
@@ -163,19 +163,19 @@ def _combine(
     return cell
 
 
-@inline
-def _is_float(op: int) -> bool:
-    return op == SUM_FLOAT or op == MIN_FLOAT or op == MAX_FLOAT
+@inlined
+def _is_float(op: Int) -> bool:
+    return bool(op == SUM_FLOAT or op == MIN_FLOAT or op == MAX_FLOAT)
 
 
-@inline
-def _broken(op: int, cell: int) -> bool:
+@inlined
+def _broken(op: Int, cell: Int) -> bool:
     """An integer sum that overflowed, or a float that is NaN (from inf - inf)."""
     return (op == SUM_INT and cell == OVERFLOW) or (_is_float(op) and is_nan(cell))
 
 
-@inline
-def _quotient(op_a: int, a: int, op_b: int, b: int, scale: int) -> float:
+@bare
+def _quotient(op_a: Int, a: Int, op_b: Int, b: Int, scale: Int) -> float:
     if not _is_float(op_a) and not _is_float(op_b):
         return _fraction(a, b, scale)
     x = _real(a) if _is_float(op_a) else np.float64(a)
@@ -186,13 +186,13 @@ def _quotient(op_a: int, a: int, op_b: int, b: int, scale: int) -> float:
     return q
 
 
-@inline
-def _is_zero(op: int, cell: int) -> bool:
-    return _real(cell) == 0.0 if _is_float(op) else cell == 0
+@inlined
+def _is_zero(op: Int, cell: Int) -> bool:
+    return bool(_real(cell) == 0.0 if _is_float(op) else cell == 0)
 
 
-@inline
-def _fill(feature: I64, default: float, cells: I64, valid: U8, k: int) -> None:
+@inlined
+def _fill(feature: I64, default: float, cells: I64, valid: U8, k: Int) -> None:
     """A null cell, or the default if there is one."""
     op, type_ = feature[F_OP], feature[F_TYPE]
     real = op == OP_MEAN or op == OP_RATIO or type_ == FLOAT or type_ == DECIMAL
@@ -205,11 +205,11 @@ def _fill(feature: I64, default: float, cells: I64, valid: U8, k: int) -> None:
         cells[k] = np.int64(default)
 
 
-@inline
+@inlined
 def _aggregate(
-    slots: I64, arena: I64, slot: int, rings: I64, accumulators: I64, feature: I64,
-    default: float, start: int, cells: I64, valid: U8,
-) -> int:  # fmt: skip
+    slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, feature: I64,
+    default: float, start: Int, cells: I64, valid: U8,
+) -> Int:  # fmt: skip
     """COUNT, SUM, MEAN, MIN, MAX or RATIO into its cell; returns its status."""
     op, k, a, b = feature[F_OP], feature[F_CELL], feature[F_A], feature[F_B]
     op_a = accumulators[a, ACC_OP]
@@ -238,11 +238,11 @@ def _aggregate(
     return S_PRESENT
 
 
-@inline
+@inlined
 def _distinct(
-    slots: I64, arena: I64, slot: int, rings: I64, lists: I64, feature: I64,
-    start: int, cells: I64, valid: U8,
-) -> int:  # fmt: skip
+    slots: I64, arena: I64, slot: Int, rings: I64, lists: I64, feature: I64,
+    start: Int, cells: I64, valid: U8,
+) -> Int:  # fmt: skip
     """Number of values seen after ``start``; DEGRADED if the list dropped one that was."""
     i = feature[F_A]
     ring = lists[i, LIST_RING]
@@ -260,11 +260,11 @@ def _distinct(
     return S_DEGRADED if evicted >= tile and evicted != NOTHING else S_PRESENT
 
 
-@inline
+@inlined
 def _last(
-    slots: I64, arena: I64, slot: int, rings: I64, lists: I64, feature: I64,
-    default: float, start: int, at: int, cells: I64, valid: U8,
-) -> int:  # fmt: skip
+    slots: I64, arena: I64, slot: Int, rings: I64, lists: I64, feature: I64,
+    default: float, start: Int, at: Int, cells: I64, valid: U8,
+) -> Int:  # fmt: skip
     """The newest values after ``start``, newest first, null (or the default) where there is none."""
     i = feature[F_A]
     horizon = lists[i, LIST_HORIZON]
@@ -288,8 +288,8 @@ def _last(
     return S_PRESENT
 
 
-@inline
-def _row_status(slots: I64, slot: int, ttl_ns: int, at: int) -> int:
+@inlined
+def _row_status(slots: I64, slot: Int, ttl_ns: Int, at: Int) -> Int:
     state = slots[slot, STATE]
     if (state & LOADED) == 0:
         return S_DEGRADED  # its row could not be read
@@ -300,10 +300,10 @@ def _row_status(slots: I64, slot: int, ttl_ns: int, at: int) -> int:
     return S_PRESENT
 
 
-@jit
+@bare
 def finalize_row(
-    slots: I64, arena: I64, slot: int, rings: I64, accumulators: I64, lists: I64,
-    features: I64, defaults: F64, ttl_ns: int, at: int, cells: I64, valid: U8, status: U8,
+    slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64,
+    features: I64, defaults: F64, ttl_ns: Int, at: Int, cells: I64, valid: U8, status: U8,
 ) -> None:  # fmt: skip
     """Every feature of one slot as of ``at`` into ``cells``, ``valid`` [C] and ``status`` [F]."""
     overall = _row_status(slots, slot, ttl_ns, at)
@@ -331,10 +331,10 @@ def finalize_row(
         status[f] = S_DEGRADED if newer else code
 
 
-@jit
+@bare
 def finalize_slots(
     slots: I64, arena: I64, chosen: I32, rings: I64, accumulators: I64, lists: I64,
-    features: I64, defaults: F64, ttl_ns: int, at: I64, own_time: int,
+    features: I64, defaults: F64, ttl_ns: Int, at: I64, own_time: Int,
     cells: I64, valid: U8, status: U8,
 ) -> None:  # fmt: skip
     """:func:`finalize_row` for each of the ``chosen`` slots, at ``at[i]`` or its own newest event.

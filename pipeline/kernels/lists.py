@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.jit import inline
+from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.table import SECTION
 from pipeline.kernels.tiles import grow, lower_bound
 
@@ -50,21 +50,21 @@ _MINUS_ZERO = -(2**63)
 _FLOAT = 1
 
 
-@inline
-def takes_value(lists: I64, i: int, usable: U8, passed: U8) -> bool:
+@inlined
+def takes_value(lists: I64, i: Int, usable: U8, passed: U8) -> bool:
     """Whether list ``i`` is interested in the event: its mask is true and its input usable."""
     mask = lists[i, LIST_MASK]
-    return (mask < 0 or passed[mask] != 0) and usable[lists[i, LIST_INPUT]] != 0
+    return bool((mask < 0 or passed[mask] != 0) and usable[lists[i, LIST_INPUT]] != 0)
 
 
-@inline
-def _remove(arena: I64, block: int, count: int, entry: int, i: int) -> None:
+@inlined
+def _remove(arena: I64, block: Int, count: Int, entry: Int, i: Int) -> None:
     for k in range(block + i * entry, block + (count - 1) * entry):
         arena[k] = arena[k + entry]
 
 
-@inline
-def _purge(arena: I64, block: int, count: int, first_tile: int) -> int:
+@inlined
+def _purge(arena: I64, block: Int, count: Int, first_tile: Int) -> Int:
     """Drop the entries before ``first_tile``; returns how many are left."""
     kept = np.int64(0)
     for i in range(count):
@@ -76,8 +76,8 @@ def _purge(arena: I64, block: int, count: int, first_tile: int) -> int:
     return kept
 
 
-@inline
-def _oldest(arena: I64, block: int, count: int) -> int:
+@inlined
+def _oldest(arena: I64, block: Int, count: Int) -> Int:
     """The entry with the oldest tile, on ties with the smallest value."""
     best = np.int64(0)
     for i in range(1, count):
@@ -86,9 +86,9 @@ def _oldest(arena: I64, block: int, count: int) -> int:
     return best
 
 
-@inline
+@bare
 def _yield_place(
-    arena: I64, slots: I64, slot: int, at: int, evicted: int, value: int, tile: int, first_tile: int
+    arena: I64, slots: I64, slot: Int, at: Int, evicted: Int, value: Int, tile: Int, first_tile: Int
 ) -> bool:
     """Make place in a full DISTINCT list; False if the new entry is itself the one to drop."""
     block, count = slots[slot, at], slots[slot, at + 1]
@@ -106,10 +106,10 @@ def _yield_place(
     return True
 
 
-@inline
+@bare
 def add_distinct(
-    arena: I64, heads: I64, slots: I64, slot: int, section: int, evicted: int,
-    bound: int, kind: int, raw: int, tile: int, first_tile: int,
+    arena: I64, heads: I64, slots: I64, slot: Int, section: Int, evicted: Int,
+    bound: Int, kind: Int, raw: Int, tile: Int, first_tile: Int,
 ) -> None:  # fmt: skip
     """Note that value ``raw`` (of cell type ``kind``) occurred in ``tile``.
 
@@ -142,10 +142,10 @@ def add_distinct(
     slots[slot, at + 1] = count + 1
 
 
-@inline
+@bare
 def add_last(
-    arena: I64, heads: I64, slots: I64, slot: int, section: int, bound: int,
-    time: int, offset: int, value: int,
+    arena: I64, heads: I64, slots: I64, slot: Int, section: Int, bound: Int,
+    time: Int, offset: Int, value: Int,
 ) -> None:  # fmt: skip
     """Insert ``value`` at its place by (time, offset); beyond ``bound`` the oldest entry goes."""
     at = SECTION + 3 * section

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.arena import allocate, has_room, release, size_class
 from pipeline.kernels.hash import xxh64
-from pipeline.kernels.jit import inline, jit
+from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
     LIST_BOUND,
@@ -58,8 +58,8 @@ _NAN = 0x7FF8000000000000
 _MINUS_ZERO = -(2**63)
 
 
-@inline
-def clear_slot(arena: I64, heads: I64, slots: I64, slot: int, lists: int) -> None:
+@bare
+def clear_slot(arena: I64, heads: I64, slots: I64, slot: Int, lists: Int) -> None:
     """Empty every section of a slot and give its blocks back."""
     width = slots.shape[1]
     for column in range(SECTION, width - lists, 3):
@@ -72,10 +72,10 @@ def clear_slot(arena: I64, heads: I64, slots: I64, slot: int, lists: int) -> Non
         slots[slot, column] = NOTHING
 
 
-@inline
+@inlined
 def _new_block(
-    arena: I64, heads: I64, slots: I64, slot: int, column: int, count: int, entry: int
-) -> int:
+    arena: I64, heads: I64, slots: I64, slot: Int, column: Int, count: Int, entry: Int
+) -> Int:
     c = size_class(count * entry)
     block = allocate(arena, heads, c)
     slots[slot, column] = block
@@ -84,8 +84,8 @@ def _new_block(
     return block
 
 
-@inline
-def _load_cell(data: U8, at: int, end: int, op: int) -> tuple[int, int]:
+@bare
+def _load_cell(data: U8, at: Int, end: Int, op: Int) -> tuple[Int, Int]:
     if is_float(op):
         cell, at = read_word(data, at, end)
         return cell, np.int64(-1) if is_nan(cell) and cell != _NAN else at
@@ -95,11 +95,11 @@ def _load_cell(data: U8, at: int, end: int, op: int) -> tuple[int, int]:
     return unzigzag(bits), at
 
 
-@inline
+@bare
 def _load_ring(
-    arena: I64, heads: I64, slots: I64, slot: int, ring: int, rings: I64, accumulators: I64,
-    newest: int, data: U8, at: int, end: int,
-) -> int:  # fmt: skip
+    arena: I64, heads: I64, slots: I64, slot: Int, ring: Int, rings: I64, accumulators: I64,
+    newest: Int, data: U8, at: Int, end: Int,
+) -> Int:  # fmt: skip
     """Position after the ring, -1 where it is malformed."""
     first, last = rings[ring, RING_FIRST], rings[ring, RING_END]
     entry = 1 + last - first
@@ -134,8 +134,8 @@ def _load_ring(
     return at
 
 
-@inline
-def _load_evicted(data: U8, at: int, end: int) -> tuple[int, int]:
+@inlined
+def _load_evicted(data: U8, at: Int, end: Int) -> tuple[Int, Int]:
     flag, at = read_varint(data, at, end)
     if at < 0 or flag < 0 or flag > 1:
         return np.int64(NOTHING), np.int64(-1)
@@ -145,11 +145,11 @@ def _load_evicted(data: U8, at: int, end: int) -> tuple[int, int]:
     return unzigzag(bits), at
 
 
-@inline
+@bare
 def _load_distinct(
-    arena: I64, heads: I64, slots: I64, slot: int, rings: I64, lists: I64, i: int,
-    newest: int, data: U8, at: int, end: int,
-) -> int:  # fmt: skip
+    arena: I64, heads: I64, slots: I64, slot: Int, rings: I64, lists: I64, i: Int,
+    newest: Int, data: U8, at: Int, end: Int,
+) -> Int:  # fmt: skip
     """Position after the list, -1 where it is malformed."""
     ring, kind = lists[i, LIST_RING], lists[i, LIST_TYPE]
     count, at = read_varint(data, at, end)
@@ -182,11 +182,11 @@ def _load_distinct(
     return at
 
 
-@inline
+@bare
 def _load_last(
-    arena: I64, heads: I64, slots: I64, slot: int, rings: I64, lists: I64, i: int,
-    newest: int, offset: int, data: U8, at: int, end: int,
-) -> int:  # fmt: skip
+    arena: I64, heads: I64, slots: I64, slot: Int, rings: I64, lists: I64, i: Int,
+    newest: Int, offset: Int, data: U8, at: Int, end: Int,
+) -> Int:  # fmt: skip
     """Position after the list, -1 where it is malformed."""
     horizon, kind = lists[i, LIST_HORIZON], lists[i, LIST_TYPE]
     count, at = read_varint(data, at, end)
@@ -222,8 +222,8 @@ def _load_last(
     return at
 
 
-@inline
-def _check_header(data: U8, start: int, end: int, layout_hash: int) -> int:
+@bare
+def _check_header(data: U8, start: Int, end: Int, layout_hash: Int) -> Int:
     size = end - start
     if size < HEADER:
         return TRUNCATED
@@ -238,20 +238,20 @@ def _check_header(data: U8, start: int, end: int, layout_hash: int) -> int:
     return OK
 
 
-@inline
-def _checksum_holds(data: U8, start: int, end: int) -> bool:
+@bare
+def _checksum_holds(data: U8, start: Int, end: Int) -> bool:
     """Whether the checksum is right; ``data`` is scratch: the field is zeroed while it is taken."""
     found, _ = read_word(data, start + CHECKSUM_AT, end)
     for k in range(8):
         data[start + CHECKSUM_AT + k] = 0
-    return np.uint64(xxh64(data, start, end, 0)).view(np.int64) == found
+    return bool(np.uint64(xxh64(data, start, end, 0)).view(np.int64) == found)
 
 
-@inline
+@bare
 def _load_body(
-    arena: I64, heads: I64, slots: I64, slot: int, rings: I64, accumulators: I64, lists: I64,
-    data: U8, start: int, end: int,
-) -> int:  # fmt: skip
+    arena: I64, heads: I64, slots: I64, slot: Int, rings: I64, accumulators: I64, lists: I64,
+    data: U8, start: Int, end: Int,
+) -> Int:  # fmt: skip
     newest, _ = read_word(data, start + 16, end)
     known, _ = read_word(data, start + 24, end)
     offset, _ = read_word(data, start + 32, end)
@@ -280,12 +280,12 @@ def _load_body(
     return OK
 
 
-@jit
+@bare
 def load_slots(
-    arena: I64, heads: I64, slots: I64, chosen: I32, first: int, need: int, rings: I64,
-    accumulators: I64, lists: I64, layout_hash: int, data: U8, offsets: I64, absent: U8,
+    arena: I64, heads: I64, slots: I64, chosen: I32, first: Int, need: Int, rings: I64,
+    accumulators: I64, lists: I64, layout_hash: Int, data: U8, offsets: I64, absent: U8,
     errors: U8,
-) -> int:  # fmt: skip
+) -> Int:  # fmt: skip
     """Put row ``data[offsets[i]:offsets[i + 1]]`` into slot ``chosen[i]``, from ``first`` on.
 
     ``absent[i]`` says that there is no row. ``errors[i]`` is OK or why the row was refused, the

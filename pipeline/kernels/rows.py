@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.hash import xxh64
-from pipeline.kernels.jit import inline, jit
+from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
     LIST_HORIZON,
@@ -53,20 +53,20 @@ MAGIC = 0x46 | 0x52 << 8 | 1 << 16  # "FR", version 1, flags 0
 _FLOAT = 1
 
 
-@inline
-def is_float(op: int) -> bool:
+@inlined
+def is_float(op: Int) -> bool:
     """Whether an accumulator's cell is a float64."""
-    return op == SUM_FLOAT or op == MIN_FLOAT or op == MAX_FLOAT
+    return bool(op == SUM_FLOAT or op == MIN_FLOAT or op == MAX_FLOAT)
 
 
-@inline
-def first_held(rings: I64, ring: int, newest: int) -> int:
+@inlined
+def first_held(rings: I64, ring: Int, newest: Int) -> Int:
     """The first tile the ring holds when positioned by ``newest``."""
     return minus(tile_of(newest, rings[ring, RING_WIDTH]), rings[ring, RING_TILES]) + 1
 
 
-@inline
-def _bound(slots: I64, slot: int, sections: int, rings: I64) -> int:
+@inlined
+def _bound(slots: I64, slot: Int, sections: Int, rings: I64) -> Int:
     """Bytes that the row can take at most."""
     size = np.int64(HEADER)
     for s in range(sections):
@@ -77,10 +77,10 @@ def _bound(slots: I64, slot: int, sections: int, rings: I64) -> int:
     return size
 
 
-@inline
+@inlined
 def _encode_ring(
-    slots: I64, arena: I64, slot: int, ring: int, rings: I64, accumulators: I64, out: U8, at: int
-) -> int:
+    slots: I64, arena: I64, slot: Int, ring: Int, rings: I64, accumulators: I64, out: U8, at: Int
+) -> Int:
     column = SECTION + 3 * ring
     block, count = slots[slot, column], slots[slot, column + 1]
     first, end = rings[ring, RING_FIRST], rings[ring, RING_END]
@@ -107,11 +107,11 @@ def _encode_ring(
     return at
 
 
-@inline
+@inlined
 def _encode_distinct(
-    slots: I64, arena: I64, slot: int, column: int, evicted: int, newest: int, held: int,
-    out: U8, at: int,
-) -> int:  # fmt: skip
+    slots: I64, arena: I64, slot: Int, column: Int, evicted: Int, newest: Int, held: Int,
+    out: U8, at: Int,
+) -> Int:  # fmt: skip
     block, count, live = slots[slot, column], slots[slot, column + 1], np.int64(0)
     for i in range(count):
         live += 1 if arena[block + 2 * i + 1] >= held else 0
@@ -121,7 +121,7 @@ def _encode_distinct(
     else:
         at = write_varint(out, at, np.int64(1))
         at = write_varint(out, at, zigzag(evicted))
-    first, before = True, np.int64(0)
+    first, before = True, slots[slot, column] * 0
     for i in range(count):
         value, tile = arena[block + 2 * i], arena[block + 2 * i + 1]
         if tile < held:
@@ -132,10 +132,10 @@ def _encode_distinct(
     return at
 
 
-@inline
+@inlined
 def _encode_last(
-    slots: I64, arena: I64, slot: int, column: int, horizon: int, kind: int, out: U8, at: int
-) -> int:
+    slots: I64, arena: I64, slot: Int, column: Int, horizon: Int, kind: Int, out: U8, at: Int
+) -> Int:
     block, count = slots[slot, column], slots[slot, column + 1]
     newest, offset = slots[slot, EVENT_TIME], slots[slot, SOURCE_OFFSET]
     start = np.int64(0)
@@ -154,8 +154,8 @@ def _encode_last(
     return at
 
 
-@inline
-def _encode_header(slots: I64, slot: int, layout_hash: int, out: U8, at: int) -> None:
+@inlined
+def _encode_header(slots: I64, slot: Int, layout_hash: Int, out: U8, at: Int) -> None:
     write_word(out, at, np.int64(MAGIC))  # the length follows when it is known
     write_word(out, at + 8, layout_hash)
     write_word(out, at + 16, slots[slot, EVENT_TIME])
@@ -164,19 +164,19 @@ def _encode_header(slots: I64, slot: int, layout_hash: int, out: U8, at: int) ->
     write_word(out, at + CHECKSUM_AT, np.int64(0))
 
 
-@inline
-def _seal(out: U8, start: int, at: int) -> None:
+@inlined
+def _seal(out: U8, start: Int, at: Int) -> None:
     size = at - start
     for k in range(4):
         out[start + 4 + k] = (size >> (8 * k)) & 0xFF
     write_word(out, start + CHECKSUM_AT, np.uint64(xxh64(out, start, at, 0)).view(np.int64))
 
 
-@inline
+@inlined
 def _encode_row(
-    slots: I64, arena: I64, slot: int, rings: I64, accumulators: I64, lists: I64,
-    layout_hash: int, out: U8, start: int,
-) -> int:  # fmt: skip
+    slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64,
+    layout_hash: Int, out: U8, start: Int,
+) -> Int:  # fmt: skip
     _encode_header(slots, slot, layout_hash, out, start)
     at = start + HEADER
     for ring in range(len(rings)):
@@ -199,11 +199,11 @@ def _encode_row(
     return at
 
 
-@jit
+@bare
 def encode_slots(
-    slots: I64, arena: I64, chosen: I32, first: int, rings: I64, accumulators: I64, lists: I64,
-    layout_hash: int, out: U8, offsets: I64,
-) -> int:  # fmt: skip
+    slots: I64, arena: I64, chosen: I32, first: Int, rings: I64, accumulators: I64, lists: I64,
+    layout_hash: Int, out: U8, offsets: I64,
+) -> Int:  # fmt: skip
     """Rows of the ``chosen`` slots from the ``first`` on, back to back into ``out``.
 
     Row ``i`` is ``out[offsets[i]:offsets[i + 1]]``; ``offsets`` int64[n+1] is filled up to where it

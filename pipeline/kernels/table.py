@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.hash import equal_bytes
-from pipeline.kernels.jit import inline, jit
+from pipeline.kernels.jit import Int, bare, inlined
 
 __all__ = [
     "DIRTY",
@@ -78,15 +78,15 @@ _HIGH = -(1 << 32)
 _LOW = (1 << 32) - 1
 
 
-@inline
-def _home(entry: int, bits: int) -> int:
+@inlined
+def _home(entry: Int, bits: Int) -> Int:
     return (entry >> (64 - bits)) & ((1 << bits) - 1)
 
 
-@inline
+@inlined
 def _new_slot(
-    slots: I64, keys: U8, totals: I64, lists: int, new: U8, start: int, end: int
-) -> int:
+    slots: I64, keys: U8, totals: I64, lists: Int, new: U8, start: Int, end: Int
+) -> Int:
     slot = totals[FREE_SLOT]
     if slot >= 0:
         totals[FREE_SLOT] = slots[slot, KEY_START]
@@ -112,11 +112,11 @@ def _new_slot(
     return slot
 
 
-@jit
+@bare
 def find_slots(
-    slots: I64, keys: U8, totals: I64, index: I64, lists: int, sequence: int,
+    slots: I64, keys: U8, totals: I64, index: I64, lists: Int, sequence: Int,
     new: U8, offsets: I64, hashes: I64, out: I32, missing: I64,
-) -> int:  # fmt: skip
+) -> Int:  # fmt: skip
     """Slot of each key ``new[offsets[i]:offsets[i+1]]`` into ``out`` int32[n], made if need be.
 
     ``hashes`` int64[n] are the bits of the keys' xxh64. ``missing`` int64[n] receives the
@@ -153,7 +153,7 @@ def find_slots(
     return m
 
 
-@jit
+@bare
 def rebuild_index(old: I64, index: I64) -> None:
     """Move the entries of ``old`` to ``index`` int64[2**k], which is larger and all zero."""
     size = len(index)
@@ -168,8 +168,8 @@ def rebuild_index(old: I64, index: I64) -> None:
             index[p] = entry
 
 
-@inline
-def remove_slot(slots: I64, totals: I64, index: I64, slot: int, hash_bits: int) -> None:
+@inlined
+def remove_slot(slots: I64, totals: I64, index: I64, slot: Int, hash_bits: Int) -> None:
     """Forget the key of ``slot`` (whose hash is ``hash_bits``) and free the slot."""
     size = len(index)
     bits = 0
@@ -196,7 +196,7 @@ def remove_slot(slots: I64, totals: I64, index: I64, slot: int, hash_bits: int) 
     totals[FREE_SLOT] = slot
 
 
-@jit
+@bare
 def compact_keys(slots: I64, totals: I64, keys: U8, out: U8) -> None:
     """Copy the keys in use to ``out``, which becomes the new ``keys``."""
     top = 0
@@ -211,7 +211,7 @@ def compact_keys(slots: I64, totals: I64, keys: U8, out: U8) -> None:
     totals[KEY_BYTES] = top
 
 
-@jit
+@bare
 def copy_keys(slots: I64, keys: U8, chosen: I32, offsets: I64, out: U8) -> None:
     """Keys of the ``chosen`` slots back to back into ``out``, slot i's at ``offsets[i]``."""
     for i in range(len(chosen)):

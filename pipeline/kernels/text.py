@@ -201,8 +201,8 @@ def _escape(data: U8, p: Int, end: Int) -> Int:
         return -1
     c = at(data, p + 1)
     if c != LETTER_U:
-        simple = c == QUOTE or c == BACKSLASH or c == 0x2F or c == LETTER_T
-        if simple or c == 0x62 or c == 0x66 or c == 0x6E or c == 0x72:
+        itself = c == QUOTE or c == 0x5C or c == 0x2F
+        if itself or c == 0x62 or c == 0x66 or c == 0x6E or c == 0x72 or c == 0x74:
             return p + 2
         return -1
     unit = _hex4(data, p + 2, end)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.arena import allocate, release, size_class
-from pipeline.kernels.jit import inline
+from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.table import SECTION
 
 __all__ = [
@@ -59,8 +59,8 @@ _MINUS_INF = -0x10000000000000
 _NAN = 0x7FF8000000000000
 
 
-@inline
-def minus(a: int, b: int) -> int:
+@inlined
+def minus(a: Int, b: Int) -> Int:
     """``a - b``, held within int64."""
     d = np.int64(a) - np.int64(b)
     if ((a ^ b) & (a ^ d)) < 0:
@@ -68,8 +68,8 @@ def minus(a: int, b: int) -> int:
     return d
 
 
-@inline
-def tile_of(time: int, width: int) -> int:
+@inlined
+def tile_of(time: Int, width: Int) -> Int:
     """The tile ``k`` with ``k * width < time <= (k + 1) * width``."""
     k = time // width
     if k * width == time:
@@ -77,14 +77,14 @@ def tile_of(time: int, width: int) -> int:
     return k
 
 
-@inline
-def is_nan(bits: int) -> bool:
+@inlined
+def is_nan(bits: Int) -> bool:
     """Whether the float64 with these bits is a NaN."""
-    return (bits & _MAX) > _INF
+    return bool((bits & _MAX) > _INF)
 
 
-@inline
-def identity(op: int) -> int:
+@inlined
+def identity(op: Int) -> Int:
     """The cell of accumulator ``op`` before anything was folded into it."""
     if op == MIN_INT:
         return _MAX
@@ -97,14 +97,14 @@ def identity(op: int) -> int:
     return 0
 
 
-@inline
-def _rank(bits: int) -> int:
+@inlined
+def _rank(bits: Int) -> Int:
     """Order of float64 bits as integers: -inf < ... < -0.0 < 0.0 < ... < inf."""
     return bits ^ ((bits >> 63) & _MAX)
 
 
-@inline
-def _add_exact(a: int, b: int) -> int:
+@inlined
+def _add_exact(a: Int, b: Int) -> Int:
     if a == OVERFLOW or b == OVERFLOW:
         return np.int64(OVERFLOW)
     s = np.int64(a) + np.int64(b)
@@ -113,16 +113,16 @@ def _add_exact(a: int, b: int) -> int:
     return s
 
 
-@inline
-def _add_float(a: int, b: int) -> int:
+@inlined
+def _add_float(a: Int, b: Int) -> Int:
     s = np.float64(np.int64(a).view(np.float64) + np.int64(b).view(np.float64)).view(np.int64)
     if is_nan(s):
         return np.int64(_NAN)
     return s
 
 
-@inline
-def fold(op: int, cell: int, value: int) -> int:
+@inlined
+def fold(op: Int, cell: Int, value: Int) -> Int:
     """``cell`` after a value, or another tile's cell, of 64 bits; a count folds ones."""
     if op == COUNT or op == SUM_INT:
         return _add_exact(cell, value)
@@ -137,8 +137,8 @@ def fold(op: int, cell: int, value: int) -> int:
     return value if _rank(value) > _rank(cell) else cell
 
 
-@inline
-def lower_bound(arena: I64, block: int, count: int, entry: int, word: int, key: int) -> int:
+@inlined
+def lower_bound(arena: I64, block: Int, count: Int, entry: Int, word: Int, key: Int) -> Int:
     """The first of ``count`` entries of ``entry`` words whose ``word``-th is at least ``key``."""
     low, high = np.int64(0), np.int64(count)
     while low < high:
@@ -150,14 +150,14 @@ def lower_bound(arena: I64, block: int, count: int, entry: int, word: int, key: 
     return low
 
 
-@inline
-def spacious(count: int, entry: int) -> int:
+@inlined
+def spacious(count: Int, entry: Int) -> Int:
     """Words for ``count`` entries with an eighth to spare, so that clearing out stays rare."""
     return count * entry * 8 // 7 + 1
 
 
-@inline
-def grow(arena: I64, heads: I64, slots: I64, slot: int, at: int, words: int) -> int:
+@bare
+def grow(arena: I64, heads: I64, slots: I64, slot: Int, at: Int, words: Int) -> Int:
     """Move the section whose columns start at ``at`` to a block of ``words``; returns it."""
     old, c = slots[slot, at], slots[slot, at + 2]
     bigger = size_class(words)
@@ -171,10 +171,10 @@ def grow(arena: I64, heads: I64, slots: I64, slot: int, at: int, words: int) -> 
     return block
 
 
-@inline
+@inlined
 def _make_room(
-    arena: I64, heads: I64, slots: I64, slot: int, at: int, entry: int, first_tile: int
-) -> int:
+    arena: I64, heads: I64, slots: I64, slot: Int, at: Int, entry: Int, first_tile: Int
+) -> Int:
     """Room for one more tile: tiles before ``first_tile`` go first, then the block grows."""
     block, count = slots[slot, at], slots[slot, at + 1]
     if block < 0:
@@ -194,11 +194,11 @@ def _make_room(
     return block
 
 
-@inline
+@inlined
 def _tile_cells(
-    arena: I64, heads: I64, slots: I64, slot: int, at: int, accumulators: I64,
-    first: int, end: int, tile: int, first_tile: int,
-) -> int:  # fmt: skip
+    arena: I64, heads: I64, slots: I64, slot: Int, at: Int, accumulators: I64,
+    first: Int, end: Int, tile: Int, first_tile: Int,
+) -> Int:  # fmt: skip
     """Position in the arena of the first cell of ``tile``, which is made if it is not there."""
     entry = 1 + end - first
     block, count = slots[slot, at], slots[slot, at + 1]
@@ -222,10 +222,10 @@ def _tile_cells(
     return p + 1
 
 
-@inline
+@inlined
 def add_to_ring(
-    arena: I64, heads: I64, slots: I64, slot: int, ring: int, accumulators: I64,
-    first: int, end: int, tile: int, first_tile: int,
+    arena: I64, heads: I64, slots: I64, slot: Int, ring: Int, accumulators: I64,
+    first: Int, end: Int, tile: Int, first_tile: Int,
     values: I64, usable: U8, passed: U8,
 ) -> None:  # fmt: skip
     """Fold one event into ``tile`` of a ring (accumulators ``first`` to ``end``).

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.jit import inline
+from pipeline.kernels.jit import Int, inlined
 
 __all__ = ["read_varint", "read_word", "unzigzag", "write_varint", "write_word", "zigzag"]
 
@@ -19,21 +19,21 @@ U8 = npt.NDArray[np.uint8]
 _LONGEST = 10  # bytes of a 64-bit varint
 
 
-@inline
-def zigzag(value: int) -> int:
+@inlined
+def zigzag(value: Int) -> Int:
     """0, -1, 1, -2, ... as 0, 1, 2, 3, ...; the 64 bits of the result are unsigned."""
     v = np.int64(value)
     return (v << 1) ^ (v >> 63)
 
 
-@inline
-def unzigzag(bits: int) -> int:
+@inlined
+def unzigzag(bits: Int) -> Int:
     """Inverse of :func:`zigzag`."""
     return ((bits >> 1) & 0x7FFFFFFFFFFFFFFF) ^ -(bits & 1)
 
 
-@inline
-def write_varint(out: U8, at: int, bits: int) -> int:
+@inlined
+def write_varint(out: U8, at: Int, bits: Int) -> Int:
     """The 64 ``bits`` as an unsigned varint at ``out[at]``; returns the position after it."""
     while bits < 0 or bits > 0x7F:
         out[at] = (bits & 0x7F) | 0x80
@@ -43,8 +43,8 @@ def write_varint(out: U8, at: int, bits: int) -> int:
     return at + 1
 
 
-@inline
-def read_varint(data: U8, at: int, end: int) -> tuple[int, int]:
+@inlined
+def read_varint(data: U8, at: Int, end: Int) -> tuple[Int, Int]:
     """The 64 bits of the varint at ``data[at]``."""
     bits = np.int64(0)
     for k in range(_LONGEST):
@@ -61,16 +61,16 @@ def read_varint(data: U8, at: int, end: int) -> tuple[int, int]:
     return np.int64(0), -1
 
 
-@inline
-def write_word(out: U8, at: int, bits: int) -> int:
+@inlined
+def write_word(out: U8, at: Int, bits: Int) -> Int:
     """8 bytes, little-endian."""
     for k in range(8):
         out[at + k] = (bits >> (8 * k)) & 0xFF
     return at + 8
 
 
-@inline
-def read_word(data: U8, at: int, end: int) -> tuple[int, int]:
+@inlined
+def read_word(data: U8, at: Int, end: Int) -> tuple[Int, Int]:
     """8 bytes, little-endian."""
     bits = np.int64(0)
     if at + 8 > end:

@@ -6,6 +6,7 @@ contract rejects none of it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import polars as pl
@@ -54,23 +55,27 @@ def encode_json(frame: pl.DataFrame) -> pl.Series:
     the numbers they are.
     """
     decimals = [c for c, dtype in frame.schema.items() if dtype.base_type() is pl.Decimal]
-    objects = frame.drop(decimals)
-    text = objects.select(pl.struct(pl.all()).struct.json_encode().alias("value")).to_series()
-    if decimals:
-        parts: list[pl.Expr] = [pl.lit(text).str.strip_suffix("}")]
-        for i, name in enumerate(decimals):
-            comma = "," if i or objects.width else ""
-            parts += [
-                pl.lit(f'{comma}"{name}":'),
-                pl.col(name).cast(pl.String).fill_null("null"),
-            ]
-        text = frame.select(pl.concat_str(*parts, pl.lit("}")).alias("value")).to_series()
-    return text.cast(pl.Binary)
+    objects = [name for name in frame.columns if name not in decimals]
+    if not decimals:
+        return frame.select(_object(objects).cast(pl.Binary)).to_series()
+    start = _object(objects).str.strip_suffix("}") if objects else pl.lit("{")
+    members: list[pl.Expr] = []
+    for name in decimals:
+        comma = "," if members or objects else ""
+        members += [
+            pl.lit(f"{comma}{json.dumps(name)}:"),
+            pl.col(name).cast(pl.String).fill_null("null"),
+        ]
+    return frame.select(pl.concat_str(start, *members, pl.lit("}")).cast(pl.Binary)).to_series()
 
 
 def encode_keys(column: pl.Series) -> pl.Series:
     """Message keys as Binary[n]: integers as ASCII decimals, strings as UTF-8."""
     return column.cast(pl.String).cast(pl.Binary)
+
+
+def _object(names: list[str]) -> pl.Expr:
+    return pl.struct(names).struct.json_encode()
 
 
 def _check_names(contract: Contract, names: list[str]) -> None:
@@ -112,7 +117,7 @@ def _int64(where: str, field: Field, column: pl.Series) -> pl.Series:
     if not column.dtype.is_integer():
         raise _wrong_type(where, field, column)
     if column.dtype in (pl.UInt64, pl.Int128, pl.UInt128):
-        wide = (column > 2**63 - 1) | (column < -(2**63))
+        wide = column.cast(pl.Int64, strict=False).is_null() & column.is_not_null()
         _refuse_rows(where, wide, "does not fit 64 bits")
     return column
 

@@ -129,7 +129,8 @@ def _describe(connection: Connection, admin: Any, topic: str) -> TopicInfo | Non
         raise connection.unavailable(doing) from error
     led = all(p.leader is not None and p.leader.id >= 0 for p in found.partitions)
     replicas = min((len(p.replicas) for p in found.partitions), default=0)
-    topic_id = str(found.topic_id) if found.topic_id is not None else ""
+    # librdkafka writes a UUID in the plain base64 alphabet, Kafka itself in the one for URLs.
+    topic_id = str(found.topic_id or "").translate(str.maketrans("+/", "-_"))
     return TopicInfo(topic, len(found.partitions) if led else 0, topic_id.rstrip("="), replicas)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ __all__ = ["EntityKeys", "encode_keys"]
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+Column: TypeAlias = "pa.Array[Any]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class EntityKeys:
     ``keys`` uint8[..] with ``key_offsets`` int64[n+1].
     """
 
-    column: pa.Array
+    column: Column
     keys: U8
     key_offsets: I64
 
@@ -63,14 +65,15 @@ def encode_keys(entity: str, entity_type: str, values: object) -> EntityKeys:
     return EntityKeys(column, *_bytes(column))
 
 
-def _column(entity: str, values: object) -> pa.Array:
+def _column(entity: str, values: object) -> Column:
     if isinstance(values, str | bytes | int | float):
         raise TypeError(f"{entity}: a list or column of keys is wanted, got {values!r}")
     try:
-        column = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
+        given = isinstance(values, pa.Array | pa.ChunkedArray)
+        column: Any = values if given else pa.array(cast(Any, values))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as wrong:
         raise TypeError(f"{entity}: not a column of keys: {wrong}") from wrong
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return cast(Column, column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
 
 
 def _is_text(type_: pa.DataType) -> bool:
@@ -79,18 +82,20 @@ def _is_text(type_: pa.DataType) -> bool:
     return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or is_view)
 
 
-def _cast(entity: str, column: pa.Array, type_: pa.DataType) -> pa.Array:
+def _cast(entity: str, column: Column, type_: pa.DataType) -> Column:
     try:
         return column.cast(type_)
     except pa.ArrowException as wrong:
         raise TypeError(f"{entity}: {wrong}") from wrong
 
 
-def _bytes(column: pa.Array) -> tuple[U8, I64]:
+def _bytes(column: Column) -> tuple[U8, I64]:
     _, bounds, data = column.buffers()
     n = len(column)
     if bounds is None or data is None or not n:
         return np.empty(0, dtype=np.uint8), np.zeros(n + 1, dtype=np.int64)
-    offsets = np.frombuffer(bounds, dtype=np.int32)[column.offset : column.offset + n + 1]
+    offsets = np.frombuffer(memoryview(bounds), dtype=np.int32)[
+        column.offset : column.offset + n + 1
+    ]
     # A copy, since kernels are compiled for arrays that may be written.
-    return np.array(np.frombuffer(data, dtype=np.uint8)), offsets.astype(np.int64)
+    return np.array(np.frombuffer(memoryview(data), dtype=np.uint8)), offsets.astype(np.int64)

@@ -152,6 +152,10 @@ class StateTable:
         progress = np.zeros(4, dtype=np.int64)
         capacity = max(min(n, FIRED_ROWS) * len(table), 1) if len(table) else 0
         chunks: list[Fired] = []
+        scratch = (
+            np.zeros(len(inputs), dtype=np.int64),
+            *(_flags(k) for k in (len(inputs), len(masks), self.plan.sections, len(table))),
+        )
         t = self._tables
         self._sequence += 1
         while True:
@@ -163,7 +167,7 @@ class StateTable:
                 slots, offsets, timestamps_ms, event_time, select,
                 inputs, valid, masks, table,
                 outcome, dirty, progress,
-                fired.event, fired.trigger, fired.cells, fired.valid, fired.status,
+                fired.event, fired.trigger, fired.cells, fired.valid, fired.status, *scratch,
             )  # fmt: skip
             chunks.append(_first_rows(fired, int(progress[applying.N_FIRED])))
             progress[applying.N_FIRED] = 0
@@ -296,6 +300,10 @@ class StateTable:
             np.empty((capacity, cells), dtype=np.uint8),
             np.empty((capacity, features), dtype=np.uint8),
         )
+
+
+def _flags(n: int) -> U8:
+    return np.zeros(n, dtype=np.uint8)
 
 
 def _empty_heads() -> I64:

@@ -59,7 +59,7 @@ def consume(brokers: str, topic: str, partitions: int) -> list[confluent_kafka.M
     consumer.assign([confluent_kafka.TopicPartition(topic, p, 0) for p in range(partitions)])
     ends, messages = 0, []
     while ends < partitions:
-        for message in consumer.consume(10_000, timeout=10):
+        for message in consumer.consume(10_000, timeout=0.3):
             if message.error() is None:
                 messages.append(message)
             else:
@@ -126,7 +126,7 @@ def test_nothing_is_sent_when_a_column_does_not_fit(brokers: str) -> None:
             producer.send(pl.DataFrame({"user": [""], "n": [1]}))
         with pytest.raises(DefinitionError, match=r"click\.user: is the key"):
             producer.send(pl.DataFrame({"n": [1]}))
-        with pytest.raises(DefinitionError, match="differ in type"):
+        with pytest.raises(DefinitionError, match=r"click\.n: the contract says int64"):
             producer.send([{"user": "a", "n": 1}, {"user": "b", "n": "x"}])
     assert producer.sent == 0
     assert consume(brokers, "refused", 1) == []
@@ -233,7 +233,7 @@ def test_topics(brokers: str) -> None:
     assert describe_cluster(brokers).topics["purchases"] == 3
     with pytest.raises(ConfigurationError, match="has 3 partitions, not 4: keys would change"):
         ensure_topic(brokers, "purchases", 4)
-    with pytest.raises(UnknownNameError, match="no topic 'purchase'.*did you mean 'purchases'"):
+    with pytest.raises(UnknownNameError, match=r"no topic 'purchase'.*did you mean 'purchases'"):
         describe(brokers, "purchase")
     with pytest.raises(ConfigurationError, match=r"Invalid topic|TOPIC_EXCEPTION"):
         ensure_topic(brokers, "not a topic", 1)

@@ -1,0 +1,128 @@
+"""From names of features to the views that have them, as the registry knows them now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import DefinitionError, UnknownNameError
+from pipeline.features.plan import Plan
+from pipeline.features.planjson import from_json
+from pipeline.store.registry import Registry, ViewRecord, unknown_name
+
+__all__ = ["AskedView", "Column", "Selection", "select"]
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedView:
+    """A view as registered, and the features asked of it: names, and positions in the plan."""
+
+    record: ViewRecord
+    plan: Plan
+    features: tuple[str, ...]
+    positions: I64
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """An output column: feature number ``feature`` of those asked of view number ``view``."""
+
+    name: str
+    view: int
+    feature: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a query reads: views in the order first named, columns in the order asked for."""
+
+    views: tuple[AskedView, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """Entity name -> ``int64`` or ``string``."""
+        return {view.plan.entity: view.plan.entity_type for view in self.views}
+
+    def refuse_lists(self) -> None:
+        """Raise DefinitionError if a feature holds a list."""
+        for view in self.views:
+            for position in view.positions.tolist():
+                feature = view.plan.features[position]
+                if feature.width > 1:
+                    raise DefinitionError(
+                        f"{view.record.name}:{feature.name}",
+                        f"is a list of up to {feature.width}; a matrix takes scalars: use read()",
+                    )
+
+
+def select(
+    registry: Registry, asked: Sequence[str], app: str | None, before: Selection | None = None
+) -> Selection:
+    """Look up ``"view:feature"`` and ``"view"`` (all its features); repeated names count once.
+
+    Plans that ``before`` has are not read again. Raises UnknownNameError, which lists names like
+    the unknown one, and DefinitionError for views that disagree on an entity's type.
+    """
+    if isinstance(asked, str) or not asked:
+        raise UnknownNameError(f"no features asked for: {asked!r} is no list of 'view:feature'")
+    plans = {view.record: view.plan for view in before.views} if before else {}
+    found: dict[str, tuple[ViewRecord, Plan]] = {}
+    pairs: dict[tuple[str, str], None] = {}
+    for item in asked:
+        view, _, feature = item.partition(":")
+        if view not in found:
+            record = registry.resolve(view, app)
+            found[view] = (record, plans.get(record) or from_json(record.plan))
+        names = _features(view, found[view][1], feature)
+        pairs |= dict.fromkeys((view, name) for name in names)
+    views = tuple(
+        _asked_view(record, plan, [feature for name, feature in pairs if name == view])
+        for view, (record, plan) in found.items()
+    )
+    _refuse_two_types(views)
+    return Selection(views, _columns(list(pairs), views))
+
+
+def _features(view: str, plan: Plan, asked: str) -> list[str]:
+    names = [feature.name for feature in plan.features]
+    if asked and asked not in names:
+        raise unknown_name(f"feature of view {view!r} named", asked, names)
+    return [asked] if asked else names
+
+
+def _asked_view(record: ViewRecord, plan: Plan, features: list[str]) -> AskedView:
+    names = [feature.name for feature in plan.features]
+    positions = np.array([names.index(name) for name in features], dtype=np.int64)
+    return AskedView(record, plan, tuple(features), positions)
+
+
+def _columns(pairs: list[tuple[str, str]], views: Sequence[AskedView]) -> tuple[Column, ...]:
+    """Short names, and long ones where a short one would stand twice or hide a key column."""
+    short = [feature for _, feature in pairs] + list({v.plan.entity for v in views})
+    number = {view.record.name: i for i, view in enumerate(views)}
+    return tuple(
+        Column(
+            name=f"{view}__{feature}" if short.count(feature) > 1 else feature,
+            view=number[view],
+            feature=views[number[view]].features.index(feature),
+        )
+        for view, feature in pairs
+    )
+
+
+def _refuse_two_types(views: Sequence[AskedView]) -> None:
+    types: dict[str, str] = {}
+    for view in views:
+        plan = view.plan
+        if types.setdefault(plan.entity, plan.entity_type) != plan.entity_type:
+            raise DefinitionError(
+                f"{view.record.name}.{plan.entity}",
+                f"is {plan.entity_type}, but {types[plan.entity]} in another view of the query: "
+                "make two queries",
+            )
