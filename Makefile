@@ -111,7 +111,7 @@ $(BIN)/python:
 
 $(INSTALLED)-demo $(INSTALLED)-test $(INSTALLED)-lint $(INSTALLED)-notebook: \
 		$(INSTALLED)-%: pyproject.toml constraints.txt | $(BIN)/python
-	@echo 'installing pipeline[$*] into $(VENV) (once)' >&2
+	@echo 'installing pipeline[$*] into $(VENV) (once; a minute or two)' >&2
 	@$(subst -e;,-e '.[$*]';,$(INSTALL))
 	@touch $@
 	@if [ $* = test ]; then touch $(INSTALLED)-demo; fi

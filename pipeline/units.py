@@ -23,7 +23,7 @@ _DURATION_UNITS = {
     "d": 86_400 * 1_000_000_000,
     "w": 7 * 86_400 * 1_000_000_000,
 }
-_DURATION_STEPS = ("w", "d", "h", "m", "s", "ms", "us", "ns")
+_DURATION_STEPS = ("d", "h", "m", "s", "ms", "us", "ns")
 _SIZE_UNITS = {
     "": 1,
     "b": 1,
@@ -83,17 +83,15 @@ def parse_duration(text: str | int | timedelta) -> int:
 
 
 def format_duration(ns: int) -> str:
-    """Shortest text that :func:`parse_duration` reads back as ``ns``: ``"1h30m"``, ``"0s"``.
+    """Text that :func:`parse_duration` reads back as ``ns``: ``"60d"``, ``"1h30m"``, ``"0s"``.
 
-    A negative number of nanoseconds has a leading minus (an age in the future).
+    Days are the largest unit. Negative durations (an age in the future) have a leading minus.
     """
     if ns < 0:
         return "-" + format_duration(-ns)
     parts: list[str] = []
     rest = ns
     for unit in _DURATION_STEPS:
-        if unit == "w" and rest % _DURATION_UNITS["w"]:
-            continue  # 8d reads better than 1w1d
         count, rest = divmod(rest, _DURATION_UNITS[unit])
         if count:
             parts.append(f"{count}{unit}")

@@ -38,7 +38,7 @@ def build_plane(
 
     Raises :class:`ConfigurationError` and :class:`UnavailableError` with what to do.
     """
-    names = topic_names(app, config)
+    names = TopicNames.of(app, config.app)
     store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
     store.verify()
     plans = view_plans(views, triggers)
@@ -76,13 +76,6 @@ def build_plane(
         sender=Sender(names, publisher, _clock_ms, config.broker.timeout_ms / 1000),
         clock_ms=_clock_ms,
         monotonic=time.monotonic,
-    )
-
-
-def topic_names(app: str, config: Config) -> TopicNames:
-    """Names of the application's output topics."""
-    return TopicNames(
-        app, config.app.dead_letter_suffix, config.app.late_suffix, config.app.changes_suffix
     )
 
 

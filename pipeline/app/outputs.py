@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.config import AppConfig
 from pipeline.features.plan import Plan
 from pipeline.ingest.batch import TopicPartition
 from pipeline.kernels.take import take_bytes, taken_offsets
@@ -36,6 +37,11 @@ class TopicNames:
     dead_letter_suffix: str
     late_suffix: str
     changes_suffix: str
+
+    @classmethod
+    def of(cls, app: str, config: AppConfig) -> TopicNames:
+        """The names that the configuration gives."""
+        return cls(app, config.dead_letter_suffix, config.late_suffix, config.changes_suffix)
 
     @property
     def dead_letters(self) -> str:

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from pipeline import metrics
 from pipeline.app.application import App
-from pipeline.app.build import open_lane, topic_names
+from pipeline.app.build import open_lane
+from pipeline.app.outputs import TopicNames
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError, DefinitionError
 from pipeline.inference.manifest import ModelManifest
@@ -43,13 +44,14 @@ def run_inference(app: App, *, web_port: int | None = None) -> None:
         signal.signal(number, lambda *_: stopping.set())
     registry = metrics.Registry()
     with ExitStack() as opened:
-        if web_port is not None:
-            opened.callback(_serve_metrics(registry, web_port))
         worker, manifest = _build(app, config, opened)
         worker.start()
+        if web_port is not None:
+            opened.callback(_serve_metrics(registry, web_port))
         log.info("model %s %s is ready", manifest.name, manifest.version)
         while not stopping.is_set():
             _observe(registry, manifest, worker.step())
+            registry.gauge(metrics.PARTITIONS).set(len(worker.partitions))
         deadline = time.monotonic() + config.app.shutdown_timeout_ms / 1000
         while not worker.idle and time.monotonic() < deadline:
             _observe(registry, manifest, worker.step())
@@ -59,11 +61,11 @@ def _build(
     app: App, config: Config, opened: ExitStack
 ) -> tuple[InferenceWorker, ModelManifest]:
     name = app.conf.id
-    names = topic_names(name, config)
+    names = TopicNames.of(name, config.app)
     manifest, model = load_file(config.inference.model)
     opened.callback(model.close)
     for trigger in app.triggers:
-        unsent = [f for f in manifest.features if f not in trigger.sent]
+        unsent = [f.name for f in manifest.features if f.name not in trigger.sent]
         if unsent:
             raise DefinitionError(
                 f"Trigger({trigger.name!r}).features",

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         if arguments.debug:
             traceback.print_exc()
-        print_error(error)
+        print_error(error, arguments.hints)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -20,16 +20,20 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """APP, --model."""
+    """APP, --model, --web-port."""
     parser.add_argument("app", metavar="APP", help=APP_HELP)
     parser.add_argument("--model", metavar="FILE", help="the model's manifest (.json)")
+    parser.add_argument("--web-port", type=int, metavar="PORT", help="of /metrics (default: none)")
 
 
 def command(arguments: argparse.Namespace) -> int:
     """Run until stopped."""
+    from pipeline.app.predicting import run_inference
+
     if arguments.model is not None:
         arguments.set.append(f"inference.model={arguments.model}")
     config = load_config(arguments)
     app = load_app(arguments.app)
     app.configure(config)
+    run_inference(app, web_port=arguments.web_port)
     return 0

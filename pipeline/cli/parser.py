@@ -71,7 +71,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             allow_abbrev=False,
         )
         module.add_arguments(command)
-        command.set_defaults(command=module.command)
+        command.set_defaults(command=module.command, hints=getattr(module, "HINTS", {}))
     if not argv:
         parser.print_help()
         sys.exit(2)

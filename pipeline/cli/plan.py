@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING
 
 from pipeline.cli.options import APP_HELP, load_app
@@ -173,7 +174,19 @@ def _expression(text: str) -> str:
 
     import polars as pl
 
-    return str(pl.Expr.deserialize(io.StringIO(text), format="json"))
+    shown = str(pl.Expr.deserialize(io.StringIO(text), format="json"))
+    return _readable(shown)
+
+
+def _readable(expression: str) -> str:
+    """polars writes ``[(col("a")) > (dyn int: 0)]``; a person writes ``a > 0``."""
+    text = re.sub(r'col\("([^"]*)"\)', r"\1", expression)
+    text = re.sub(r"dyn (?:int|float|str): ", "", text)
+    text = re.sub(r"(?<!\w)\(([\w.\"-]+)\)", r"\1", text)
+    inner = text[1:-1]
+    if text.startswith("[") and text.endswith("]") and "[" not in inner:
+        return inner
+    return text
 
 
 def _condition(trigger: Trigger) -> str:
@@ -181,7 +194,7 @@ def _condition(trigger: Trigger) -> str:
 
     if isinstance(trigger.when, Changed):
         return f"when {trigger.when.column} changes"
-    return f"when {trigger.when}"
+    return f"when {_readable(str(trigger.when))}"
 
 
 def _type(feature: Feature) -> str:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.options import load_config
 from pipeline.cli.screen import error_console
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, UnknownNameError
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from pipeline.config import BrokerConfig
     from pipeline.contracts.contract import Contract
+    from pipeline.produce.topics import TopicInfo
 
 __all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "add_arguments", "command", "read_events"]
 
@@ -26,7 +28,7 @@ Publish each row of a file as a JSON event. All rows are checked against the con
 that does not fit it sends nothing. Delivery is idempotent, acknowledged by all replicas, and in
 order per key; the exit code is 0 only if every event was acknowledged."""
 EXAMPLES = """\
-  pipeline produce purchases.parquet --topic purchases \\
+  pipeline produce purchases.parquet --topic purchases --timezone UTC \\
       --contract schemas/events/purchase.json --key household_id
   pipeline produce today.csv --topic purchases --contract purchase.avsc --key household_id \\
       --create 12 --rate 5000
@@ -46,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key", required=True, metavar="FIELD", help="field whose value is the message key"
     )
+    parser.add_argument(
+        "--timezone", metavar="ZONE", help="zone of times that carry none, such as UTC"
+    )
     parser.add_argument("--rate", type=float, metavar="N", help="events per second (default: all)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N events")
     parser.add_argument(
@@ -59,17 +64,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(arguments: argparse.Namespace) -> int:
     """Publish and report."""
     from pipeline.contracts.contract import Contract
+    from pipeline.produce.encode import conform
     from pipeline.produce.producer import EventProducer
-    from pipeline.produce.topics import describe, ensure_topic
 
     broker = load_config(arguments).broker
     contract = Contract.load(arguments.contract)
     contract.field(arguments.key)
     events = read_events(arguments.file, contract, arguments.limit)
-    if arguments.create is not None:
-        topic = ensure_topic(broker, arguments.topic, arguments.create)
-    else:
-        topic = describe(broker, arguments.topic)
+    if arguments.timezone is not None:
+        events = _in_zone(events, contract, arguments.timezone)
+    conform(contract, events)  # before a topic is made for events that are refused
+    topic = _topic(broker, arguments.topic, arguments.create)
     started = time.monotonic()
     with _progress(events.height, arguments.topic) as advance:
         producer = EventProducer(
@@ -88,6 +93,17 @@ def command(arguments: argparse.Namespace) -> int:
         f"in {elapsed:.1f} s, {producer.sent / max(elapsed, 1e-9):,.0f}/s, all acknowledged"
     )
     return 0
+
+
+def _topic(broker: BrokerConfig, name: str, create: int | None) -> TopicInfo:
+    from pipeline.produce.topics import describe, ensure_topic
+
+    if create is not None:
+        return ensure_topic(broker, name, create)
+    try:
+        return describe(broker, name)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error} --create N creates it") from error
 
 
 def read_events(path: Path, contract: Contract, limit: int | None = None) -> pl.DataFrame:
@@ -112,6 +128,21 @@ def read_events(path: Path, contract: Contract, limit: int | None = None) -> pl.
         return reader()
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ConfigurationError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+
+
+def _in_zone(events: pl.DataFrame, contract: Contract, zone: str) -> pl.DataFrame:
+    """``events`` with the contract's times without a zone taken as times in ``zone``."""
+    import polars as pl
+
+    naive = [
+        name
+        for name, kind in events.schema.items()
+        if name in contract.names and isinstance(kind, pl.Datetime) and kind.time_zone is None
+    ]
+    try:
+        return events.with_columns(pl.col(naive).dt.replace_time_zone(zone))
+    except pl.exceptions.PolarsError as error:
+        raise ConfigurationError(f"--timezone {zone}: {error}") from error
 
 
 def _types(contract: Contract) -> dict[str, pl.DataType]:

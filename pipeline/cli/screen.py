@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,21 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import (
-    MissingExtraError,
     PipelineError,
     StoreFullError,
     UnavailableError,
-    UnknownNameError,
 )
 
-__all__ = ["console", "error_console", "plain", "print_error", "print_warning", "table"]
+__all__ = ["Hints", "console", "error_console", "plain", "print_error", "print_warning", "table"]
+
+Hints = Mapping[type[PipelineError], str]
 
 _PIPED_WIDTH = 240  # nobody is looking: do not cut columns for a file or another program
-_HINTS: tuple[tuple[type[PipelineError], str], ...] = (
-    (StoreFullError, "give the store more memory, or fewer or shorter windows to keep"),
-    (UnavailableError, "'pipeline doctor' checks every server and setting, one line each"),
-    (UnknownNameError, "names are case-sensitive; 'pipeline plan APP' lists views and features"),
-)
+_HINTS: Hints = {
+    StoreFullError: "give the store more memory, or keep fewer or shorter windows",
+    UnavailableError: "'pipeline doctor' checks every server and setting, one line each",
+}
 
 
 def console() -> Console:
@@ -50,15 +50,14 @@ def plain(text: str, style: str = "") -> Text:
     return Text(text, style=style)
 
 
-def print_error(error: PipelineError) -> None:
-    """``error: ...`` and, where one helps, ``hint: ...``."""
+def print_error(error: PipelineError, hints: Hints) -> None:
+    """``error: ...`` and the first of ``hints``, then of ours, for an error of its kind."""
     out = error_console()
     out.print(f"[bold red]error:[/] {escape(_one_line(str(error) or type(error).__name__))}")
-    if not isinstance(error, MissingExtraError):
-        for kind, hint in _HINTS:
-            if isinstance(error, kind):
-                out.print(f"[dim]hint:[/]  {escape(hint)}")
-                return
+    for kind, hint in (*hints.items(), *_HINTS.items()):
+        if isinstance(error, kind):
+            out.print(f"[dim]hint:[/]  {escape(hint)}")
+            return
 
 
 def print_warning(message: str) -> None:

@@ -31,7 +31,7 @@ POSITION = ("household_id", "event_time", "source_partition", "source_offset")
 _LOG = """
 CREATE TABLE log AS SELECT
     seq, household_id AS household,
-    epoch_ns(transaction_timestamp) AS time_ns, store_id, basket_id, product_id,
+    time_ns, store_id, basket_id, product_id,
     CAST(round(sales_value * 100) AS BIGINT) AS sales_cents,
     CAST(round(coupon_disc * 100) AS BIGINT) AS coupon_cents
 FROM purchases
@@ -94,7 +94,10 @@ class Oracle:
             raise DefinitionError(f"purchases.{TIME}", "the log is not in the order of time")
         self._questions = tuple(questions)
         self._db = _connect()
-        self._register("purchases", purchases.with_row_index("seq").cast({"seq": pl.Int64}))
+        numbered = purchases.with_columns(
+            seq=pl.int_range(pl.len(), dtype=pl.Int64), time_ns=pl.col(TIME).dt.epoch("ns")
+        )
+        self._register("purchases", numbered.drop(TIME))
         self._db.execute(_LOG)
 
     def __enter__(self) -> Self:

@@ -89,9 +89,7 @@ class Fetch:
     def _consume(self, queue: int, wanted: int, timeout_ms: int) -> int:
         begin = self._count
         address = self._handles.ctypes.data + begin * self._handles.itemsize
-        taken = int(
-            self._rdkafka.rd_kafka_consume_batch_queue(queue, timeout_ms, address, wanted)
-        )
+        taken = int(self._rdkafka.rd_kafka_consume_batch_queue(queue, timeout_ms, address, wanted))
         if taken <= 0:
             return 0
         self._count = begin + taken

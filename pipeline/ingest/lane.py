@@ -41,6 +41,8 @@ _DEFAULTS = {
     # The client's default of 1000 ms leaves the queue empty for most of a second once a fast
     # reader caught up with a full one.
     "fetch.queue.backoff.ms": "5",
+    # A seek or a new partition waits for the fetch that is under way at its broker.
+    "fetch.wait.max.ms": "100",
     "queued.min.messages": "100000",
     "queued.max.messages.kbytes": "65536",
     "statistics.interval.ms": "5000",  # the only sign of life of a broker with quiet partitions
@@ -125,9 +127,7 @@ class Lane(Protocol):
     def health(self) -> Health:
         """State of the link to the brokers; transport errors are counted here, not raised."""
 
-    def subscribe(
-        self, topics: Sequence[str], *, on_assign: OnAssign, on_revoke: OnRevoke
-    ) -> None:
+    def subscribe(self, topics: Sequence[str], *, on_assign: OnAssign, on_revoke: OnRevoke) -> None:
         """Join the group for ``topics``.
 
         ``on_assign(partitions)`` returns the offset to start at for each: 0 and up,
@@ -142,8 +142,9 @@ class Lane(Protocol):
         """Return what has arrived, one batch a partition; wait only while there is nothing.
 
         At most ``max_records`` records over all batches; empty after ``timeout_ms`` without any.
-        Raises :class:`~pipeline.errors.LogTruncatedError` where the log no longer holds a start
-        offset, and other errors of the tree for what waiting cannot mend; if the same poll also
+        Raises :class:`~pipeline.errors.LogTruncatedError` where the log does not hold the offset
+        to read next (that partition stays stopped until its next assignment, and cannot be
+        sought), and other errors of the tree for what waiting cannot mend. If the same poll also
         brought records, they are returned first and the next poll raises.
         """
 

@@ -91,9 +91,7 @@ class NativeLane:
         """State of the link to the brokers."""
         return self._faults.health
 
-    def subscribe(
-        self, topics: Sequence[str], *, on_assign: OnAssign, on_revoke: OnRevoke
-    ) -> None:
+    def subscribe(self, topics: Sequence[str], *, on_assign: OnAssign, on_revoke: OnRevoke) -> None:
         """See :meth:`pipeline.ingest.lane.Lane.subscribe`."""
         self._members.listen(on_assign, on_revoke)
         wanted = {TopicPartition(topic, -1): rd.OFFSET_INVALID for topic in topics}
@@ -256,9 +254,7 @@ class NativeLane:
             self._members.fail(PipelineError(f"rebalance: {failed[1]}"))
 
     def _on_error(self, client: int, code: int, text: bytes, _opaque: Any) -> None:
-        self._faults.seen(
-            code, rd.code_name(self._rdkafka, code), text.decode(errors="replace")
-        )
+        self._faults.seen(code, rd.code_name(self._rdkafka, code), text.decode(errors="replace"))
 
     def _on_log(self, _client: int, level: int, facility: bytes, text: bytes) -> None:
         logger.log(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import confluent_kafka
@@ -58,9 +59,7 @@ class PortableLane:
         """State of the link to the brokers."""
         return self._faults.health
 
-    def subscribe(
-        self, topics: Sequence[str], *, on_assign: OnAssign, on_revoke: OnRevoke
-    ) -> None:
+    def subscribe(self, topics: Sequence[str], *, on_assign: OnAssign, on_revoke: OnRevoke) -> None:
         """See :meth:`pipeline.ingest.lane.Lane.subscribe`."""
         self._members.listen(on_assign, on_revoke)
         try:
@@ -110,32 +109,43 @@ class PortableLane:
         return found
 
     def _gather(self, messages: list[Any]) -> list[BinaryBatch]:
+        owned = self._members.owned
         records: dict[TopicPartition, list[Any]] = {}
-        ended: set[TopicPartition] = set()
+        ended: set[TopicPartition | None] = set()
+        for (topic, partition), run in groupby(messages, _origin):
+            if topic is None or partition < 0:
+                self._errors(run, None, ended)
+                continue
+            source = TopicPartition(topic, partition)
+            found = list(run)
+            good = [m for m in found if m.error() is None]
+            if good and source in owned:
+                records.setdefault(source, []).extend(good)
+                ended.discard(source)
+            if len(good) < len(found):
+                self._errors(found, source, ended)
+        for source in records:
+            self._members.arrived(source)
+        for last in ended:
+            if last is not None:
+                self._members.reached_end(last)
+        return [_batch(source, found, self._max_value_bytes) for source, found in records.items()]
+
+    def _errors(
+        self,
+        messages: Iterable[Any],
+        source: TopicPartition | None,
+        ended: set[TopicPartition | None],
+    ) -> None:
         for message in messages:
             error = message.error()
             if error is None:
-                source = TopicPartition(message.topic(), message.partition())
-                if source in self._members.owned:
-                    records.setdefault(source, []).append(message)
-                    ended.discard(source)
+                ended.discard(source)
+            elif error.code() != PARTITION_EOF:
+                offset = -1 if message.offset() is None else message.offset()
+                self._faults.seen(error.code(), error.name(), error.str(), source, offset)
             else:
-                self._error(message, error, ended)
-        for source in records:
-            self._members.arrived(source)
-        for source in ended:
-            self._members.reached_end(source)
-        return [_batch(source, found, self._max_value_bytes) for source, found in records.items()]
-
-    def _error(self, message: Any, error: KafkaError, ended: set[TopicPartition]) -> None:
-        source = None
-        if message.topic() is not None and message.partition() >= 0:
-            source = TopicPartition(message.topic(), message.partition())
-        if error.code() != PARTITION_EOF:
-            offset = -1 if message.offset() is None else message.offset()
-            self._faults.seen(error.code(), error.name(), error.str(), source, offset)
-        elif source is not None:
-            ended.add(source)
+                ended.add(source)
 
     def seek(self, source: TopicPartition, offset: int) -> None:
         """See :meth:`pipeline.ingest.lane.Lane.seek`."""
@@ -229,7 +239,9 @@ class PortableLane:
         for source in offsets:
             self._log_starts.pop(source, None)
         start = _listed(offsets)
-        self._hand_over(consumer.incremental_assign if self._cooperative else consumer.assign, start)
+        self._hand_over(
+            consumer.incremental_assign if self._cooperative else consumer.assign, start
+        )
 
     def _revoke(self, consumer: Any, partitions: list[Any]) -> None:
         self._give_back(consumer, partitions, lost=False)
@@ -242,9 +254,7 @@ class PortableLane:
         self._members.revoked(sources, lost=lost)
         # Records of earlier calls of this poll would stand before those of a new assignment.
         gone = {(s.topic, s.partition) for s in sources}
-        self._messages = [
-            m for m in self._messages if (m.topic(), m.partition()) not in gone
-        ]
+        self._messages = [m for m in self._messages if (m.topic(), m.partition()) not in gone]
         if self._cooperative:
             self._hand_over(consumer.incremental_unassign, partitions)
         else:
@@ -287,13 +297,18 @@ class PortableLane:
         return self._consumer
 
 
+def _origin(message: Any) -> tuple[str | None, int]:
+    return message.topic(), message.partition()
+
+
 def _sources(partitions: list[Any]) -> list[TopicPartition]:
     return [TopicPartition(p.topic, p.partition) for p in partitions]
 
 
 def _listed(offsets: Mapping[TopicPartition, int]) -> list[Any]:
     return [
-        confluent_kafka.TopicPartition(s.topic, s.partition, offset) for s, offset in offsets.items()
+        confluent_kafka.TopicPartition(s.topic, s.partition, offset)
+        for s, offset in offsets.items()
     ]
 
 
@@ -304,7 +319,7 @@ def _text(error: KafkaException) -> str:
 def _batch(source: TopicPartition, messages: list[Any], max_value_bytes: int) -> BinaryBatch:
     values = [m.value() for m in messages]
     keys = [m.key() for m in messages]
-    sizes = np.array([0 if v is None else len(v) for v in values], np.int64)
+    sizes = np.array([len(v or b"") for v in values], np.int64)
     kept = [b"" if v is None or len(v) > max_value_bytes else v for v in values]
     epoch = messages[-1].leader_epoch()
     payload, value_offsets = _joined(kept)

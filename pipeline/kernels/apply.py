@@ -37,7 +37,6 @@ from pipeline.kernels.table import (
 from pipeline.kernels.tiles import (
     RING_END,
     RING_FIRST,
-    RING_TILES,
     RING_WIDTH,
     add_to_ring,
     is_nan,
@@ -75,9 +74,40 @@ def _gather(
 
 
 @inlined
-def _joins(rings: I64, lists: I64, present: bool, newest: Int, time: Int, joined: U8) -> bool:
+def _obstacle(
+    slots: I64, arena: I64, heads: I64, slot: Int, need: Int, fired_room: Int, triggers: I64
+) -> Int:
+    """Why the next event cannot be applied now, or DONE."""
+    if not has_room(arena, heads, need):
+        return np.int64(NO_ROOM)
+    if fired_room < len(triggers):
+        return np.int64(NO_FIRED_ROOM)
+    if (slots[slot, STATE] & LOADED) == 0:
+        return np.int64(NOT_LOADED)
+    return np.int64(DONE)
+
+
+@inlined
+def _expire(
+    slots: I64, arena: I64, heads: I64, slot: Int, lists: Int, ttl_ns: Int, time: Int
+) -> None:
+    """Empty the row if the event is more than the ttl newer than it."""
+    newest = slots[slot, EVENT_TIME]
+    if (slots[slot, STATE] & PRESENT) != 0 and time > newest and minus(time, newest) > ttl_ns:
+        clear_slot(arena, heads, slots, slot, lists)
+        slots[slot, STATE] -= PRESENT
+
+
+@inlined
+def _joins(
+    slots: I64, arena: I64, heads: I64, slot: Int, rings: I64, lists: I64,
+    ttl_ns: Int, time: Int, joined: U8,
+) -> bool:  # fmt: skip
     """Which rings, then lists, hold the event's time into ``joined``; whether any does."""
-    early = not present or time > newest
+    if ttl_ns > 0:
+        _expire(slots, arena, heads, slot, len(lists), ttl_ns, time)
+    newest = slots[slot, EVENT_TIME]
+    early = (slots[slot, STATE] & PRESENT) == 0 or time > newest
     some = False
     for r in range(len(rings)):
         width = rings[r, RING_WIDTH]
@@ -92,7 +122,18 @@ def _joins(rings: I64, lists: I64, present: bool, newest: Int, time: Int, joined
         joins = early or horizon == 0 or time > minus(newest, horizon)
         joined[len(rings) + i] = 1 if joins else 0
         some = some or joins
-    return some
+    return bool(some)
+
+
+@inlined
+def _stamp(slots: I64, slot: Int, time: Int, timestamp_ms: Int, offset: Int) -> None:
+    """Count the event into the row's header."""
+    state = slots[slot, STATE]
+    if (state & PRESENT) == 0 or time > slots[slot, EVENT_TIME]:
+        slots[slot, EVENT_TIME] = time
+    slots[slot, KNOWN_TIME] = max(slots[slot, KNOWN_TIME], timestamp_ms)
+    slots[slot, SOURCE_OFFSET] = offset
+    slots[slot, STATE] = state | PRESENT | DIRTY
 
 
 @inlined
@@ -137,9 +178,10 @@ def _judge(
 @inlined
 def _include(
     slots: I64, arena: I64, heads: I64, slot: Int, rings: I64, accumulators: I64, lists: I64,
-    time: Int, offset: Int, newest: Int, joined: U8, values: I64, usable: U8, passed: U8,
+    time: Int, offset: Int, joined: U8, values: I64, usable: U8, passed: U8,
 ) -> None:  # fmt: skip
-    """Fold the event into every ring and list that it joins; ``newest`` counts it in."""
+    """Fold the event, which the header counts in, into every ring and list that it joins."""
+    newest = slots[slot, EVENT_TIME]
     for r in range(len(rings)):
         if joined[r] != 0:
             add_to_ring(
@@ -187,33 +229,15 @@ def apply_events(
     stopped = np.int64(DONE)
     e = progress[EVENT]
     while e < len(chosen):
-        if select[e] == 0:
-            outcome[e] = SKIPPED
+        slot = chosen[e]
+        if select[e] == 0 or (selecting >= 0 and masks[selecting, e] == 0):
+            outcome[e] = SKIPPED if select[e] == 0 else FILTERED
             e += 1
             continue
-        if selecting >= 0 and masks[selecting, e] == 0:
-            outcome[e] = FILTERED
-            e += 1
-            continue
-        slot, time = chosen[e], event_time[e]
-        state = slots[slot, STATE]
-        if not has_room(arena, heads, need):
-            stopped = np.int64(NO_ROOM)
+        stopped = _obstacle(slots, arena, heads, slot, need, len(fired_event) - fired, triggers)
+        if stopped != DONE:
             break
-        if fired + len(triggers) > len(fired_event):
-            stopped = np.int64(NO_FIRED_ROOM)
-            break
-        if (state & LOADED) == 0:
-            stopped = np.int64(NOT_LOADED)
-            break
-        newest = slots[slot, EVENT_TIME]
-        present = (state & PRESENT) != 0
-        if present and ttl_ns > 0 and time > newest and minus(time, newest) > ttl_ns:
-            clear_slot(arena, heads, slots, slot, len(lists))
-            present = False
-            state -= PRESENT
-            slots[slot, STATE] = state
-        if not _joins(rings, lists, present, newest, time, joined):
+        if not _joins(slots, arena, heads, slot, rings, lists, ttl_ns, event_time[e], joined):
             outcome[e] = LATE
             e += 1
             continue
@@ -222,30 +246,25 @@ def apply_events(
         firing = len(triggers) > 0 and _judge(
             triggers, slots, arena, slot, rings, lists, values, usable, passed, fires
         )
-        newest = max(newest, time) if present else time
-        slots[slot, EVENT_TIME] = newest
-        slots[slot, KNOWN_TIME] = max(slots[slot, KNOWN_TIME], timestamps_ms[e])
-        slots[slot, SOURCE_OFFSET] = offsets[e]
-        slots[slot, STATE] = state | PRESENT | DIRTY
+        _stamp(slots, slot, event_time[e], timestamps_ms[e], offsets[e])
         _include(
             slots, arena, heads, slot, rings, accumulators, lists,
-            time, offsets[e], newest, joined, values, usable, passed,
+            event_time[e], offsets[e], joined, values, usable, passed,
         )  # fmt: skip
         if slots[slot, USED] != sequence:
             slots[slot, USED] = sequence
             dirty[touched] = slot
             touched += 1
-        if firing:
-            for t in range(len(triggers)):
-                if fires[t] != 0:
-                    fired_event[fired] = e
-                    fired_trigger[fired] = t
-                    finalize_row(
-                        slots, arena, slot, rings, accumulators, lists, features, defaults,
-                        ttl_ns, newest, fired_cells[fired], fired_valid[fired],
-                        fired_status[fired],
-                    )  # fmt: skip
-                    fired += 1
+        for t in range(len(triggers)):
+            if firing and fires[t] != 0:
+                fired_event[fired] = e
+                fired_trigger[fired] = t
+                finalize_row(
+                    slots, arena, slot, rings, accumulators, lists, features, defaults, ttl_ns,
+                    slots[slot, EVENT_TIME], fired_cells[fired], fired_valid[fired],
+                    fired_status[fired],
+                )  # fmt: skip
+                fired += 1
         e += 1
     progress[EVENT], progress[N_DIRTY], progress[N_FIRED] = e, touched, fired
     progress[STOPPED] = stopped

@@ -55,7 +55,7 @@ def evict_slots(
     slots: I64, arena: I64, heads: I64, keys: U8, totals: I64, index: I64, lists: Int,
     order: I32, slot_bytes: Int, limit: Int,
 ) -> Int:  # fmt: skip
-    """Remove slots in ``order`` until keys, blocks and slots take ``limit`` bytes; returns how many.
+    """Remove slots in ``order`` until all that is left takes ``limit`` bytes; returns how many.
 
     ``slot_bytes`` is what a slot takes besides its key and blocks.
     """
@@ -72,9 +72,7 @@ def evict_slots(
 
 
 @bare
-def compact_arena(
-    slots: I64, totals: I64, lists: Int, arena: I64, fresh: I64, heads: I64
-) -> None:
+def compact_arena(slots: I64, totals: I64, lists: Int, arena: I64, fresh: I64, heads: I64) -> None:
     """Copy every block in use to the empty arena ``fresh`` with its empty ``heads``."""
     for slot in range(totals[NEXT_SLOT]):
         if slots[slot, KEY_SIZE] < 0:

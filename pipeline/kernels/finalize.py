@@ -17,17 +17,15 @@ from pipeline.kernels.tiles import (
     ACC_OP,
     ACC_RING,
     COUNT,
-    MAX_FLOAT,
-    MIN_FLOAT,
     OVERFLOW,
     RING_END,
     RING_FIRST,
     RING_TILES,
     RING_WIDTH,
-    SUM_FLOAT,
     SUM_INT,
     fold,
     identity,
+    is_float,
     is_nan,
     lower_bound,
     minus,
@@ -164,22 +162,17 @@ def _combine(
 
 
 @inlined
-def _is_float(op: Int) -> bool:
-    return bool(op == SUM_FLOAT or op == MIN_FLOAT or op == MAX_FLOAT)
-
-
-@inlined
 def _broken(op: Int, cell: Int) -> bool:
     """An integer sum that overflowed, or a float that is NaN (from inf - inf)."""
-    return (op == SUM_INT and cell == OVERFLOW) or (_is_float(op) and is_nan(cell))
+    return (op == SUM_INT and cell == OVERFLOW) or (is_float(op) and is_nan(cell))
 
 
 @bare
 def _quotient(op_a: Int, a: Int, op_b: Int, b: Int, scale: Int) -> float:
-    if not _is_float(op_a) and not _is_float(op_b):
+    if not is_float(op_a) and not is_float(op_b):
         return _fraction(a, b, scale)
-    x = _real(a) if _is_float(op_a) else np.float64(a)
-    y = _real(b) if _is_float(op_b) else np.float64(b)
+    x = _real(a) if is_float(op_a) else np.float64(a)
+    y = _real(b) if is_float(op_b) else np.float64(b)
     q = x / y
     for _ in range(abs(scale)):
         q = q / 10.0 if scale > 0 else q * 10.0
@@ -188,14 +181,14 @@ def _quotient(op_a: Int, a: Int, op_b: Int, b: Int, scale: Int) -> float:
 
 @inlined
 def _is_zero(op: Int, cell: Int) -> bool:
-    return bool(_real(cell) == 0.0 if _is_float(op) else cell == 0)
+    return bool(_real(cell) == 0.0 if is_float(op) else cell == 0)
 
 
 @inlined
 def _fill(feature: I64, default: float, cells: I64, valid: U8, k: Int) -> None:
     """A null cell, or the default if there is one."""
     op, type_ = feature[F_OP], feature[F_TYPE]
-    real = op == OP_MEAN or op == OP_RATIO or type_ == FLOAT or type_ == DECIMAL
+    real = op in (OP_MEAN, OP_RATIO) or type_ in (FLOAT, DECIMAL)
     valid[k] = 0 if np.isnan(default) else 1
     if np.isnan(default):
         cells[k] = 0
@@ -225,7 +218,7 @@ def _aggregate(
     if b >= 0 and _is_zero(op_b, y):
         _fill(feature, default, cells, valid, k)
         return S_PRESENT
-    if op == OP_MEAN or op == OP_RATIO:
+    if op in (OP_MEAN, OP_RATIO):
         q = _quotient(op_a, x, op_b, y, feature[F_SCALE])
         if np.isnan(q):
             return S_DEGRADED
@@ -265,7 +258,7 @@ def _last(
     slots: I64, arena: I64, slot: Int, rings: I64, lists: I64, feature: I64,
     default: float, start: Int, at: Int, cells: I64, valid: U8,
 ) -> Int:  # fmt: skip
-    """The newest values after ``start``, newest first, null (or the default) where there is none."""
+    """The values after ``start``, newest first; null (or the default) where there are no more."""
     i = feature[F_A]
     horizon = lists[i, LIST_HORIZON]
     after = start

@@ -84,9 +84,9 @@ if JIT_ENABLED:
     from numba.extending import intrinsic
 
     _WORD = ir.IntType(64)
+    memcpy: Any = cgutils.raw_memcpy
 
-    @intrinsic
-    def load_i64(typing: Any, address: Any) -> Any:
+    def _load_i64(typing: Any, address: Any) -> Any:
         """Return the int64 stored at ``address``."""
 
         def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -94,20 +94,18 @@ if JIT_ENABLED:
 
         return types.int64(types.int64), lower
 
-    @intrinsic
-    def copy_bytes(typing: Any, target: Any, source: Any, size: Any) -> Any:
+    def _copy_bytes(typing: Any, target: Any, source: Any, size: Any) -> Any:
         """Copy ``size`` bytes from address ``source`` to address ``target``; no overlap."""
 
         def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             byte = ir.IntType(8).as_pointer()
             to, start = (builder.inttoptr(a, byte) for a in args[:2])
-            cgutils.raw_memcpy(builder, to, start, args[2], 1)
+            memcpy(builder, to, start, args[2], 1)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64, types.int64), lower
 
-    @intrinsic
-    def call_i64(typing: Any, function: Any, first: Any, second: Any) -> Any:
+    def _call_i64(typing: Any, function: Any, first: Any, second: Any) -> Any:
         """Call the C function at address ``function``: two words in, an int64 out."""
 
         def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -116,8 +114,7 @@ if JIT_ENABLED:
 
         return types.int64(types.int64, types.int64, types.int64), lower
 
-    @intrinsic
-    def call_void(typing: Any, function: Any, first: Any) -> Any:
+    def _call_void(typing: Any, function: Any, first: Any) -> Any:
         """Call the C function at address ``function``: one word in, nothing out."""
 
         def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -127,27 +124,37 @@ if JIT_ENABLED:
 
         return types.void(types.int64, types.int64), lower
 
+    load_i64: Callable[[int], int] = intrinsic(_load_i64)
+    copy_bytes: Callable[[int, int, int], None] = intrinsic(_copy_bytes)
+    call_i64: Callable[[int, int, int], int] = intrinsic(_call_i64)
+    call_void: Callable[[int, int], None] = intrinsic(_call_void)
+
 else:
     import ctypes
 
     _CALL_I64 = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
     _CALL_VOID = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
-    def load_i64(address: int) -> int:
+    def _load_i64_plain(address: int) -> int:
         """Return the int64 stored at ``address``."""
         return ctypes.c_int64.from_address(int(address)).value
 
-    def copy_bytes(target: int, source: int, size: int) -> None:
+    def _copy_bytes_plain(target: int, source: int, size: int) -> None:
         """Copy ``size`` bytes from address ``source`` to address ``target``; no overlap."""
         ctypes.memmove(int(target), int(source), int(size))
 
-    def call_i64(function: int, first: int, second: int) -> int:
+    def _call_i64_plain(function: int, first: int, second: int) -> int:
         """Call the C function at address ``function``: two words in, an int64 out."""
         return int(_CALL_I64(int(function))(int(first), int(second)))
 
-    def call_void(function: int, first: int) -> None:
+    def _call_void_plain(function: int, first: int) -> None:
         """Call the C function at address ``function``: one word in, nothing out."""
         _CALL_VOID(int(function))(int(first))
+
+    load_i64 = _load_i64_plain
+    copy_bytes = _copy_bytes_plain
+    call_i64 = _call_i64_plain
+    call_void = _call_void_plain
 
     def jit(kernel: F) -> F:
         """Leave ``kernel`` as plain Python."""

@@ -1,8 +1,8 @@
 """Row layout v1: bytes to a slot's state, for bytes that anybody may have written.
 
 A row is accepted only if encoding what was read gives the same bytes again: lengths, order,
-ranges and shortest forms are all checked, nothing outside of the row is read, and a refused row leaves
-its slot empty and not loaded.
+ranges and shortest forms are all checked. Nothing outside of the row is read. A refused row
+leaves its slot empty and not loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.kernels.lists import (
     LIST_RING,
     LIST_TYPE,
 )
-from pipeline.kernels.rows import CHECKSUM_AT, HEADER, MAGIC, first_held, is_float
+from pipeline.kernels.rows import CHECKSUM_AT, HEADER, MAGIC, first_held
 from pipeline.kernels.table import (
     EVENT_TIME,
     KNOWN_TIME,
@@ -39,6 +39,7 @@ from pipeline.kernels.tiles import (
     RING_FIRST,
     RING_TILES,
     RING_WIDTH,
+    is_float,
     is_nan,
     minus,
     tile_of,
@@ -263,9 +264,7 @@ def _load_body(
             )
     for i in range(len(lists)):
         if at >= 0 and lists[i, LIST_KIND] == DISTINCT:
-            at = _load_distinct(
-                arena, heads, slots, slot, rings, lists, i, newest, data, at, end
-            )
+            at = _load_distinct(arena, heads, slots, slot, rings, lists, i, newest, data, at, end)
         elif at >= 0:
             at = _load_last(
                 arena, heads, slots, slot, rings, lists, i, newest, offset, data, at, end

@@ -28,20 +28,18 @@ from pipeline.kernels.table import (
 from pipeline.kernels.tiles import (
     ACC_OP,
     COUNT,
-    MAX_FLOAT,
-    MIN_FLOAT,
     RING_END,
     RING_FIRST,
     RING_TILES,
     RING_WIDTH,
-    SUM_FLOAT,
+    is_float,
     lower_bound,
     minus,
     tile_of,
 )
 from pipeline.kernels.varint import write_varint, write_word, zigzag
 
-__all__ = ["CHECKSUM_AT", "HEADER", "MAGIC", "encode_slots", "first_held", "is_float"]
+__all__ = ["CHECKSUM_AT", "HEADER", "MAGIC", "encode_slots", "first_held"]
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -51,12 +49,6 @@ HEADER = 48
 CHECKSUM_AT = 40
 MAGIC = 0x46 | 0x52 << 8 | 1 << 16  # "FR", version 1, flags 0
 _FLOAT = 1
-
-
-@inlined
-def is_float(op: Int) -> bool:
-    """Whether an accumulator's cell is a float64."""
-    return bool(op == SUM_FLOAT or op == MIN_FLOAT or op == MAX_FLOAT)
 
 
 @inlined
@@ -121,7 +113,8 @@ def _encode_distinct(
     else:
         at = write_varint(out, at, np.int64(1))
         at = write_varint(out, at, zigzag(evicted))
-    first, before = True, slots[slot, column] * 0
+    first = True
+    before: Int = np.int64(0)
     for i in range(count):
         value, tile = arena[block + 2 * i], arena[block + 2 * i + 1]
         if tile < held:
@@ -216,9 +209,7 @@ def encode_slots(
         if (slots[slot, STATE] & PRESENT) != 0:
             if at + _bound(slots, slot, sections, rings) > len(out):
                 return i
-            at = _encode_row(
-                slots, arena, slot, rings, accumulators, lists, layout_hash, out, at
-            )
+            at = _encode_row(slots, arena, slot, rings, accumulators, lists, layout_hash, out, at)
         offsets[i + 1] = at
         if (slots[slot, STATE] & DIRTY) != 0:
             slots[slot, STATE] += FLIGHT - DIRTY

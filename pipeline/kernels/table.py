@@ -84,9 +84,7 @@ def _home(entry: Int, bits: Int) -> Int:
 
 
 @inlined
-def _new_slot(
-    slots: I64, keys: U8, totals: I64, lists: Int, new: U8, start: Int, end: Int
-) -> Int:
+def _new_slot(slots: I64, keys: U8, totals: I64, lists: Int, new: U8, start: Int, end: Int) -> Int:
     slot = totals[FREE_SLOT]
     if slot >= 0:
         totals[FREE_SLOT] = slots[slot, KEY_START]
@@ -133,7 +131,7 @@ def find_slots(
         start, end = offsets[i], offsets[i + 1]
         tag = hashes[i] & _HIGH
         p = _home(tag, bits)
-        slot = -1
+        slot: Int = -1
         while slot < 0:
             entry = index[p]
             if entry == 0:

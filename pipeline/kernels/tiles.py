@@ -38,6 +38,7 @@ __all__ = [
     "fold",
     "grow",
     "identity",
+    "is_float",
     "is_nan",
     "lower_bound",
     "minus",
@@ -84,6 +85,12 @@ def is_nan(bits: Int) -> bool:
 
 
 @inlined
+def is_float(op: Int) -> bool:
+    """Whether an accumulator's cells are float64."""
+    return bool(op in (SUM_FLOAT, MIN_FLOAT, MAX_FLOAT))
+
+
+@inlined
 def identity(op: Int) -> Int:
     """The cell of accumulator ``op`` before anything was folded into it."""
     if op == MIN_INT:
@@ -124,7 +131,7 @@ def _add_float(a: Int, b: Int) -> Int:
 @inlined
 def fold(op: Int, cell: Int, value: Int) -> Int:
     """``cell`` after a value, or another tile's cell, of 64 bits; a count folds ones."""
-    if op == COUNT or op == SUM_INT:
+    if op in (COUNT, SUM_INT):
         return _add_exact(cell, value)
     if op == SUM_FLOAT:
         return _add_float(cell, value)

@@ -174,7 +174,7 @@ def _timestamp(where: str, field: Field, column: pl.Series) -> pl.Series:
     if not isinstance(column.dtype, pl.Datetime):
         raise _wrong_type(where, field, column)
     if column.dtype.time_zone is None and field.unit != "iso-utc":
-        hint = "; say which: column.dt.replace_time_zone('UTC')"
+        hint = "; say which: column.dt.replace_time_zone('UTC'), or --timezone UTC"
         raise _wrong_type(where, field, column, f" without a time zone{hint}")
     if not text:
         return _epoch(where, field, column)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ __all__ = ["StateTable"]
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+A = TypeVar("A", bound=npt.NDArray[Any])
 
 EVICT_TO = 0.9  # an eviction frees a tenth, so that its sort is paid by many batches
 FIRED_ROWS = 4096
@@ -152,10 +153,9 @@ class StateTable:
         progress = np.zeros(4, dtype=np.int64)
         capacity = max(min(n, FIRED_ROWS) * len(table), 1) if len(table) else 0
         chunks: list[Fired] = []
-        scratch = (
-            np.zeros(len(inputs), dtype=np.int64),
-            *(_flags(k) for k in (len(inputs), len(masks), self.plan.sections, len(table))),
-        )
+        values = np.zeros(len(inputs), dtype=np.int64)
+        usable, passed = _flags(len(inputs)), _flags(len(masks))
+        joined, fires = _flags(self.plan.sections), _flags(len(table))
         t = self._tables
         self._sequence += 1
         while True:
@@ -167,7 +167,8 @@ class StateTable:
                 slots, offsets, timestamps_ms, event_time, select,
                 inputs, valid, masks, table,
                 outcome, dirty, progress,
-                fired.event, fired.trigger, fired.cells, fired.valid, fired.status, *scratch,
+                fired.event, fired.trigger, fired.cells, fired.valid, fired.status,
+                values, usable, passed, joined, fires,
             )  # fmt: skip
             chunks.append(_first_rows(fired, int(progress[applying.N_FIRED])))
             progress[applying.N_FIRED] = 0
@@ -205,7 +206,7 @@ class StateTable:
     def finalize(self, slots: I32, at: I64 | Literal["event"]) -> Finalized:
         """Features of slots as of ``at`` int64[n] ns, or each of its own newest event."""
         n, plan, t = len(slots), self.plan, self._tables
-        own = isinstance(at, str)
+        times = np.empty(0, dtype=np.int64) if isinstance(at, str) else at
         result = Finalized(
             np.empty((n, plan.cells), dtype=np.int64),
             np.empty((n, plan.cells), dtype=np.uint8),
@@ -213,7 +214,7 @@ class StateTable:
         )
         finalize_slots(
             self._slots, self._arena, slots, t.rings, t.accumulators, t.lists, t.features,
-            t.defaults, t.ttl_ns, np.empty(0, dtype=np.int64) if own else at, int(own),
+            t.defaults, t.ttl_ns, times, int(isinstance(at, str)),
             result.cells, result.valid, result.status,
         )  # fmt: skip
         return result
@@ -228,15 +229,15 @@ class StateTable:
 
     def event_time(self, slots: I32) -> I64:
         """Newest event time of each slot, ns; 0 where no event was applied."""
-        return self._slots[slots, EVENT_TIME]
+        return self._column(slots, EVENT_TIME)
 
     def known_time(self, slots: I32) -> I64:
         """Largest broker time applied to each slot, ms; the lowest int64 without events."""
-        return self._slots[slots, KNOWN_TIME]
+        return self._column(slots, KNOWN_TIME)
 
     def source_offset(self, slots: I32) -> I64:
         """Offset of the last event applied to each slot; 0 where none was."""
-        return self._slots[slots, SOURCE_OFFSET]
+        return self._column(slots, SOURCE_OFFSET)
 
     def settle(self, slots: I32) -> None:
         """The store has acknowledged one encoding of each of these slots."""
@@ -259,6 +260,9 @@ class StateTable:
         )  # fmt: skip
         self._compact()
         return int(removed)
+
+    def _column(self, slots: I32, column: int) -> I64:
+        return np.take(self._slots[:, column], slots)
 
     def _reserve(self, new: int, key_bytes: int) -> None:
         """Room for ``new`` more keys of ``key_bytes`` together."""
@@ -325,11 +329,11 @@ def _words_needed(plan: Plan) -> int:
     return int(sum(words))
 
 
-def _grown(array: npt.NDArray[np.generic], at_least: int) -> npt.NDArray[np.generic]:
+def _grown(array: A, at_least: int) -> A:
     """A copy of ``array`` with room for ``at_least`` rows, at least twice as long."""
     bigger = np.empty((max(at_least, 2 * len(array)), *array.shape[1:]), dtype=array.dtype)
     bigger[: len(array)] = array
-    return bigger
+    return cast(A, bigger)
 
 
 def _first_rows(fired: Fired, n: int) -> Fired:

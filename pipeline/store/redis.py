@@ -21,10 +21,15 @@ from redis.connection import (
     UnixDomainSocketConnection,
     parse_url,
 )
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 from redis.retry import Retry
 
-from pipeline.errors import ConfigurationError, StoreUnavailableError, UnsafeStoreError
+from pipeline.errors import (
+    ConfigurationError,
+    PipelineError,
+    StoreUnavailableError,
+    UnsafeStoreError,
+)
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.fence import RedisPartition
 from pipeline.store.keys import partition_tag
@@ -42,6 +47,13 @@ R = TypeVar("R")
 
 _OLDEST = (6, 2)
 _SAFE_POLICY = "noeviction"
+_CODES: dict[type[Exception], str] = {  # redis-py takes the code off these errors
+    NoPermissionError: "NOPERM",
+    redis.AuthenticationError: "WRONGPASS",
+    redis.ReadOnlyError: "READONLY",
+    redis.BusyLoadingError: "LOADING",
+    redis.OutOfMemoryError: "OOM",
+}
 
 
 class _OpensOnce(AbstractConnection):
@@ -279,8 +291,11 @@ def _translated(address: str, call: Callable[P, R], *args: P.args, **kwargs: P.k
         raise _unavailable(address, error) from error
 
 
-def _unavailable(address: str, error: Exception) -> Exception:
-    if isinstance(error, redis.ResponseError | redis.AuthenticationError):
+def _unavailable(address: str, error: Exception) -> PipelineError:
+    for kind, code in _CODES.items():
+        if isinstance(error, kind):
+            return error_of(ServerError(f"{code} {error}"), address)
+    if isinstance(error, redis.ResponseError):
         return error_of(ServerError(str(error)), address)
     return StoreUnavailableError(
         f"no answer from the store at {address} ({error}): is the server up and the address "

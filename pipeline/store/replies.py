@@ -20,7 +20,7 @@ _ADVICE = {
     "MISCONF": "it cannot save to disk: free space there, or see its log",
     "NOREPLICAS": "too few replicas are connected (min-replicas-to-write): bring them back",
     "NOAUTH": "it wants a password: put it into the address, redis://:password@host",
-    "WRONGPASS": "user or password in the address is wrong",
+    "WRONGPASS": "user or password in the address is wrong or missing",
     "NOPERM": "the user may not run this command: see ACL GETUSER",
     "WRONGTYPE": "a key of this application was written by something else",
 }

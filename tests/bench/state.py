@@ -1,6 +1,6 @@
 """Nanoseconds per event of lookup, apply and encode. Prints; decides nothing.
 
-    python tests/bench/state.py [a|b] [batches]
+python tests/bench/state.py [a|b] [batches]
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def run(name: str, plan: Plan, draw: Callable[[int], npt.NDArray[np.int64]], ste
     """One warm-up batch in ten; prints medians over the later half of the batches."""
     rng = np.random.default_rng(7)
     table = StateTable(plan, max_bytes=2 << 30)
-    times: dict[str, list[float]] = {s: [] for s in ("lookup", "load", "apply", "encode", "finalize")}
+    times: dict[str, list[float]] = {
+        s: [] for s in ("lookup", "load", "apply", "encode", "finalize")
+    }
     dirty, size = [], []
     for batch in range(batches):
         offsets = np.arange(batch * BATCH, (batch + 1) * BATCH, dtype=np.int64)

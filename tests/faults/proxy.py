@@ -32,6 +32,7 @@ class Way:
         self.drop = False  # swallow everything
         self.held = threading.Event()  # set while bytes are being held back
         self._pattern: bytes | None = None
+        self._left: int | None = None
         self._then = "hold"
         self._open = threading.Event()
         self._open.set()
@@ -48,6 +49,10 @@ class Way:
     def cut_after(self, pattern: bytes) -> None:
         """Forward up to the end of ``pattern``, once, then reset the connection."""
         self._pattern, self._then, self._tail = pattern, "cut", b""
+
+    def cut_after_bytes(self, count: int) -> None:
+        """Forward so many more bytes, then reset the connection."""
+        self._left = count
 
     def release(self) -> None:
         """Forward again, what was held back first."""
@@ -69,6 +74,12 @@ class Way:
 
     def _split(self, data: bytes) -> tuple[bytes, bytes, bool]:
         """What to send now, what after, whether to cut in between."""
+        if self._left is not None:
+            now, self._left = data[: self._left], self._left - len(data)
+            if self._left >= 0:
+                return now, b"", False
+            self._left = None
+            return now, b"", True
         if self._pattern is None:
             return data, b"", False
         seen = self._tail + data

@@ -110,9 +110,11 @@ def test_the_partition_of_a_household_is_taken_from_the_messages() -> None:
             oracle.check(published(rows, [0, 1]))
 
 
-def test_the_final_rows_agree() -> None:
+@pytest.mark.parametrize("type_", [pl.Datetime("ns"), pl.Datetime("us", "UTC")], ids=str)
+def test_the_final_rows_agree(type_: pl.DataType) -> None:
     rows = log(12)
-    with Oracle(frame(rows)) as oracle:
+    times = pl.col(TIME).dt.replace_time_zone("UTC") if "UTC" in str(type_) else pl.col(TIME)
+    with Oracle(frame(rows).with_columns(times.cast(type_))) as oracle:
         result = oracle.check_final(published(rows, last_rows(rows)))
     assert result == OracleResult(5, 5 * len(QUESTIONS), 0)
 

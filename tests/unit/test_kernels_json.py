@@ -233,12 +233,12 @@ _soup = st.text(alphabet='{}[]",:01.eE+-\\u truefalsn\x00é', max_size=40).map(
 
 def decode(contract: Contract, values: list[bytes]) -> EventBatch:
     """Columns of the documents; keys and times are never refused."""
-    decoder = JsonDecoder(contract, "id", "when", 1, earliest_ns=-(2**63))
     keys: list[bytes | None] = []
     for value in values:
         reason, expected = reference.parse(contract, value)
         keys.append(str(expected["id"]).encode() if reason is Reason.OK else b"key")
     with np.errstate(over="ignore"):
+        decoder = JsonDecoder(contract, "id", "when", 1, earliest_ns=-(2**63))
         return decoder.decode(binary_batch(values, keys))
 
 

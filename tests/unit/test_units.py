@@ -69,7 +69,7 @@ def test_duration_text_reads_back(ns: int) -> None:
 def test_duration_text_is_short() -> None:
     assert format_duration(86_400 * SECOND) == "1d"
     assert format_duration(8 * 86_400 * SECOND) == "8d"
-    assert format_duration(14 * 86_400 * SECOND) == "2w"
+    assert format_duration(14 * 86_400 * SECOND) == "14d"
     assert format_duration(-SECOND) == "-1s"
 
 

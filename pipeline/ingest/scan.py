@@ -1,0 +1,65 @@
+"""Reads a topic once, from its start to where it ended when asked; no group, no offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException
+
+from pipeline.errors import BrokerUnavailableError, UnknownNameError
+
+__all__ = ["scan"]
+
+AT_ONCE = 1000
+QUIET_S = 10.0  # longest wait for the next message of a topic that is known to have more
+
+
+def scan(properties: Mapping[str, str], topic: str) -> Iterator[tuple[int, int, bytes | None]]:
+    """(partition, offset, value) of every message of ``topic``, in offset order per partition.
+
+    ``properties`` are librdkafka's, with ``bootstrap.servers``. Raises UnknownNameError for a
+    topic that does not exist, BrokerUnavailableError when no broker answers for 10 s.
+    """
+    consumer = confluent_kafka.Consumer(
+        {
+            **properties,
+            "group.id": "pipeline-scan",  # required by the client, never joined
+            "enable.auto.commit": "false",
+            "enable.partition.eof": "true",
+            "auto.offset.reset": "error",
+        }
+    )
+    try:
+        yield from _read(consumer, topic)
+    except KafkaException as error:
+        raise BrokerUnavailableError(f"cannot read topic {topic!r}: {error.args[0]}") from error
+    finally:
+        consumer.close()
+
+
+def _read(consumer: Any, topic: str) -> Iterator[tuple[int, int, bytes | None]]:
+    found = consumer.list_topics(topic, timeout=QUIET_S).topics[topic]
+    if found.error is not None:
+        raise UnknownNameError(f"topic {topic!r} cannot be read: {found.error}")
+    starts = []
+    for partition in found.partitions:
+        place = confluent_kafka.TopicPartition(topic, partition)
+        place.offset, high = consumer.get_watermark_offsets(place, timeout=QUIET_S)
+        if place.offset < high:
+            starts.append(place)
+    unfinished = {place.partition for place in starts}
+    consumer.assign(starts)
+    while unfinished:
+        messages = consumer.consume(AT_ONCE, timeout=QUIET_S)
+        if not messages:
+            raise BrokerUnavailableError(f"topic {topic!r} has more, but nothing came for {QUIET_S:g} s")
+        for message in messages:
+            error = message.error()
+            if error is None:
+                yield message.partition(), message.offset(), message.value()
+            elif error.code() == KafkaError._PARTITION_EOF:
+                unfinished.discard(message.partition())
+            else:
+                raise KafkaException(error)
