@@ -40,7 +40,8 @@ def to_arrow(events: EventBatch, names: Iterable[str]) -> pa.RecordBatch:
     rejected = events.reason != 0
     arrays = [_array(events, name, rejected if rejected.any() else None) for name in wanted]
     if not wanted:
-        return pa.RecordBatch.from_pylist([{}] * len(events))
+        nothing: Any = pa.Array.from_buffers(pa.struct([]), len(events), [None])
+        return pa.RecordBatch.from_struct_array(nothing)
     return pa.RecordBatch.from_arrays(arrays, names=wanted)
 
 

@@ -13,7 +13,7 @@ from pipeline.ingest.batch import BinaryBatch, TopicPartition
 from pipeline.ingest.rdkafka import Message, address_of, code_name
 from pipeline.kernels import gather
 
-__all__ = ["ErrorMessage", "Fetch", "Gathered"]
+__all__ = ["ErrorMessage", "Fetch", "Gathered", "Indexed"]
 
 # Messages asked for in one call: few enough that the byte limit holds closely, many enough that
 # the call costs nothing.
@@ -41,6 +41,17 @@ class Gathered:
 
     batches: list[BinaryBatch]
     errors: list[ErrorMessage]
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """The numbers of one message struct; sizes are None where the pointer is null."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    value_size: int | None
+    key_size: int | None
 
 
 class Fetch:
@@ -121,6 +132,22 @@ class Fetch:
                 topics[topic] = self._rdkafka.rd_kafka_topic_name(topic).decode()
         pairs = self._groups[: gather.G_PARTITION + 1, : self._n_groups].T.tolist()
         return [TopicPartition(topics[topic], partition) for topic, partition in pairs]
+
+    def indexed(self) -> list[Indexed]:
+        """Return what was read from each record's struct so far; follows none of its pointers."""
+        rows = np.flatnonzero(self._group_of[: self._count] >= 0)
+        partitions = self._groups[gather.G_PARTITION, self._group_of[rows]].tolist()
+        fields = self._fields[:, rows].T.tolist()
+        return [
+            Indexed(
+                partition=partition,
+                offset=row[gather.F_OFFSET],
+                timestamp_ms=row[gather.F_TIMESTAMP],
+                value_size=row[gather.F_VALUE_SIZE] if row[gather.F_VALUE] else None,
+                key_size=row[gather.F_KEY_SIZE] if row[gather.F_KEY] else None,
+            )
+            for partition, row in zip(partitions, fields, strict=True)
+        ]
 
     def discard(self, revoked: Collection[TopicPartition]) -> None:
         """Release what earlier calls of this fill took from ``revoked``; rebalances call it.

@@ -6,16 +6,14 @@ It neither fences zombies nor survives its owner.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from types import TracebackType
 
 from pipeline.errors import NativeLaneError
-from pipeline.ingest.rdkafka import code_text, library
+from pipeline.ingest.rdkafka import PRODUCER, code_text, library, new_client
 
 __all__ = ["MockCluster"]
 
-_PRODUCER = 0
 _UNKNOWN_TOPIC_OR_PART = 3
 
 
@@ -24,13 +22,8 @@ class MockCluster:
 
     def __init__(self, topics: Mapping[str, int], *, brokers: int = 1) -> None:
         self._rdkafka = library()
-        message = ctypes.create_string_buffer(256)
-        conf = self._rdkafka.rd_kafka_conf_new()
         # It never connects anywhere, which librdkafka would warn of on standard error.
-        self._rdkafka.rd_kafka_conf_set(conf, b"log_level", b"0", message, len(message))
-        self._client = self._rdkafka.rd_kafka_new(_PRODUCER, conf, message, len(message))
-        if not self._client:
-            raise NativeLaneError(f"no client for a mock cluster: {message.value.decode()}")
+        self._client: int | None = new_client(self._rdkafka, PRODUCER, {"log_level": "0"})
         self._cluster = self._rdkafka.rd_kafka_mock_cluster_new(self._client, brokers)
         if not self._cluster:
             self.close()

@@ -20,7 +20,6 @@ __all__ = ["NativeLane"]
 
 logger = logging.getLogger(__name__)
 
-_CONSUMER = 1
 _QUERY_TIMEOUT_MS = 10_000
 _LEAVE_TIMEOUT_S = 10.0
 _NOT_YET = (-172, -177)  # _STATE, _PREV_IN_PROGRESS: the partition's fetcher is still starting
@@ -58,31 +57,20 @@ class NativeLane:
             rd.StatsCallback(self._on_stats),
             rd.CommitCallback(self._on_commit),
         )
-        self._client: int | None = self._open(config)
+        self._client: int | None = rd.new_client(
+            self._rdkafka, rd.CONSUMER, config.settings(), self._listen
+        )
         self._rdkafka.rd_kafka_poll_set_consumer(self._client)
         self._rdkafka.rd_kafka_set_log_queue(self._client, None)
         self._queue = int(self._rdkafka.rd_kafka_queue_get_consumer(self._client))
 
-    def _open(self, config: LaneConfig) -> int:
-        message = ctypes.create_string_buffer(512)
-        conf = self._rdkafka.rd_kafka_conf_new()
-        for name, value in config.settings().items():
-            if self._rdkafka.rd_kafka_conf_set(
-                conf, name.encode(), value.encode(), message, len(message)
-            ):
-                self._rdkafka.rd_kafka_conf_destroy(conf)
-                raise ConfigurationError(f"lane.properties.{name}: {_text(message)}")
+    def _listen(self, conf: int) -> None:
         rebalance, error, log, stats, commit = self._callbacks
         self._rdkafka.rd_kafka_conf_set_rebalance_cb(conf, rebalance)
         self._rdkafka.rd_kafka_conf_set_error_cb(conf, error)
         self._rdkafka.rd_kafka_conf_set_log_cb(conf, log)
         self._rdkafka.rd_kafka_conf_set_stats_cb(conf, stats)
         self._rdkafka.rd_kafka_conf_set_offset_commit_cb(conf, commit)
-        client = self._rdkafka.rd_kafka_new(_CONSUMER, conf, message, len(message))
-        if not client:
-            self._rdkafka.rd_kafka_conf_destroy(conf)
-            raise ConfigurationError(f"lane.properties: {_text(message)}")
-        return int(client)
 
     # ---- the application's calls -------------------------------------------------------------
 
@@ -299,7 +287,3 @@ class NativeLane:
 
     def _describe(self, code: int) -> str:
         return rd.code_text(self._rdkafka, code)
-
-
-def _text(message: ctypes.Array[ctypes.c_char]) -> str:
-    return message.value.decode(errors="replace")

@@ -8,7 +8,7 @@ module searches the library's dependencies too. Only names of ``rdkafka.h`` and
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ctypes import (
     CFUNCTYPE,
@@ -26,13 +26,15 @@ from typing import Any
 
 import confluent_kafka
 
-from pipeline.errors import NativeLaneError
+from pipeline.errors import ConfigurationError, NativeLaneError
 from pipeline.ingest.batch import TopicPartition
 
 __all__ = [
     "ASSIGN_PARTITIONS",
+    "CONSUMER",
     "MINIMUM_VERSION",
     "OFFSET_INVALID",
+    "PRODUCER",
     "CommitCallback",
     "ErrorCallback",
     "LogCallback",
@@ -44,6 +46,7 @@ __all__ = [
     "code_name",
     "code_text",
     "library",
+    "new_client",
     "partition_list",
     "read_partitions",
     "take_error",
@@ -52,6 +55,7 @@ __all__ = [
 
 MINIMUM_VERSION = 0x02_01_00_FF  # first with rd_kafka_message_leader_epoch
 _MAJOR = 2
+PRODUCER, CONSUMER = 0, 1
 ASSIGN_PARTITIONS = -175
 OFFSET_INVALID = -1001
 
@@ -211,6 +215,34 @@ def take_error(loaded: Any, error: int | None) -> tuple[int, str] | None:
     text = loaded.rd_kafka_error_string(error).decode(errors="replace")
     loaded.rd_kafka_error_destroy(error)
     return code, text
+
+
+def new_client(
+    loaded: Any,
+    kind: int,
+    settings: Mapping[str, str],
+    configure: Callable[[int], None] = lambda conf: None,
+) -> int:
+    """Create a client of ``kind``; ``configure`` may set callbacks on its configuration.
+
+    Raises ``ConfigurationError`` that names the property which librdkafka refuses.
+    """
+    message = ctypes.create_string_buffer(512)
+    conf = loaded.rd_kafka_conf_new()
+    for name, value in settings.items():
+        if loaded.rd_kafka_conf_set(conf, name.encode(), value.encode(), message, len(message)):
+            loaded.rd_kafka_conf_destroy(conf)
+            raise ConfigurationError(f"lane.properties.{name}: {_text(message)}")
+    configure(conf)
+    client = loaded.rd_kafka_new(kind, conf, message, len(message))
+    if not client:
+        loaded.rd_kafka_conf_destroy(conf)
+        raise ConfigurationError(f"lane.properties: {_text(message)}")
+    return int(client)
+
+
+def _text(message: ctypes.Array[ctypes.c_char]) -> str:
+    return message.value.decode(errors="replace")
 
 
 @contextmanager

@@ -124,10 +124,10 @@ if JIT_ENABLED:
 
         return types.void(types.int64, types.int64), lower
 
-    load_i64: Callable[[int], int] = intrinsic(_load_i64)
-    copy_bytes: Callable[[int, int, int], None] = intrinsic(_copy_bytes)
-    call_i64: Callable[[int, int, int], int] = intrinsic(_call_i64)
-    call_void: Callable[[int, int], None] = intrinsic(_call_void)
+    load_i64: Callable[[int], int] = cast(Any, intrinsic(_load_i64))
+    copy_bytes: Callable[[int, int, int], None] = cast(Any, intrinsic(_copy_bytes))
+    call_i64: Callable[[int, int, int], int] = cast(Any, intrinsic(_call_i64))
+    call_void: Callable[[int, int], None] = cast(Any, intrinsic(_call_void))
 
 else:
     import ctypes

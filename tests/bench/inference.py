@@ -80,10 +80,12 @@ class _Indexed(MemoryLane):
         from pipeline.testing.log import binary_batch
 
         (source,) = self._positions
+        if source in self._paused:
+            return []
         at = self._positions[source]
         records = self._log.records(source)[at : at + max_records]
         self._positions[source] = at + len(records)
-        return [binary_batch(source, records)] if records and source not in self._paused else []
+        return [binary_batch(source, records)] if records else []
 
 
 if __name__ == "__main__":

@@ -79,5 +79,5 @@ def test_no_columns_keep_the_number_of_rows() -> None:
 
 
 def test_an_unknown_column_is_named() -> None:
-    with pytest.raises(UnknownNameError, match="'y'.*id, at, x, d, b, s"):
+    with pytest.raises(UnknownNameError, match=r"'y'.*id, at, x, d, b, s"):
         to_arrow(events(), ["y"])

@@ -110,16 +110,21 @@ def _reasons() -> list[Reason]:
 
 def test_batch_cuts_do_not_show() -> None:
     rng = np.random.default_rng(11)
-    values = [
-        json.dumps({"at": int(t), "id": f"é{t}\n", "z": [1]} if t % 3 else {"id": "a", "at": 1}).encode()
-        for t in rng.integers(0, 50, 40)
-    ]  # fmt: skip
-    keys = ["é{t}".encode()] * len(values)
-    contract = dataclasses.replace(STRINGS, name="cuts")
-    whole = decode(contract, values, keys)
-    cut = [decode(contract, values[i : i + 3], keys[i : i + 3]) for i in range(0, 40, 3)]
-    assert whole.reason.tolist() == [r for e in cut for r in e.reason.tolist()]
-    assert [row(whole, i) for i in range(40)] == [row(e, i) for e in cut for i in range(len(e))]
+    values, keys = [], []
+    for t in rng.integers(0, 20, 60).tolist():
+        event = {"at": t, "id": f"é{t}\n", "z": [1]} if t % 3 else {"id": f"a{t}", "at": t}
+        values.append(json.dumps(event).encode() if t else b"{")
+        keys.append(str(event["id"]).encode())
+    with np.errstate(over="ignore"):
+        decoder = JsonDecoder(STRINGS, "id", "at", 1, earliest_ns=2)
+        whole = decoder.decode(binary_batch(values, keys))
+        cut = [
+            decoder.decode(binary_batch(values[i : i + 7], keys[i : i + 7]))
+            for i in range(0, 60, 7)
+        ]
+    assert whole.reason.tolist() == [reason for e in cut for reason in e.reason.tolist()]
+    assert whole.rejects().counts().keys() == {"decode", "ts_past"}
+    assert [row(whole, i) for i in range(60)] == [row(e, i) for e in cut for i in range(len(e))]
 
 
 def test_an_empty_batch_is_a_batch() -> None:
@@ -158,5 +163,5 @@ def test_a_key_or_time_that_cannot_be_is_refused(
 
 
 def test_an_unknown_key_field_is_named() -> None:
-    with pytest.raises(UnknownNameError, match="'idd'.*id, at"):
+    with pytest.raises(UnknownNameError, match=r"'idd'.*id, at"):
         JsonDecoder(INTEGERS, "idd", "at", 1)

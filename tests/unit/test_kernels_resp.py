@@ -59,7 +59,7 @@ def test_scan_equals_the_twin_and_goes_on_where_it_stopped(
 ) -> None:
     wire = b"".join(b"$-1\r\n" if v is None else reference.argument(v) for v in values)
     buffer = np.array(bytearray(wire), dtype=np.uint8)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=5))) + [len(wire)]
+    cuts = [*sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=5))), len(wire)]
     start = np.full(wanted, -7, dtype=np.int64)
     length = np.full(wanted, -7, dtype=np.int64)
     done, at = 0, 0
