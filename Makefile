@@ -34,7 +34,7 @@ help:
 	@echo '                    (one file: make test ARGS=tests/unit/test_kernels_hash.py)'
 	@echo '  make test-plain   the kernel tests with every kernel left uncompiled'
 	@echo '  make faults       only the tests that kill, cut and stall things'
-	@echo '  make bench        the benchmarks'
+	@echo '  make bench        the benchmarks (one: make bench ARGS=decode)'
 	@echo '  make check        lint, types, contracts: what a reviewer would ask for'
 	@echo
 	@echo '  make kafka        fetch a real Apache Kafka broker for tests (needs java 17, mvn)'
@@ -51,13 +51,15 @@ test: $(INSTALLED)-test
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-plain: $(INSTALLED)-test
-	@PIPELINE_JIT=off $(BIN)/python -m pytest -q tests/unit -k 'kernels or state' $(ARGS)
+	@PIPELINE_JIT=off $(BIN)/python -m pytest -q tests/unit -k 'kernels or state' \
+	  -W 'ignore:overflow encountered:RuntimeWarning' $(ARGS)
 
 faults: $(INSTALLED)-test
 	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
 bench: $(INSTALLED)-test
-	@$(BIN)/python -m pytest tests/bench -s $(ARGS)
+	@for name in $(if $(ARGS),$(ARGS),$(basename $(notdir $(wildcard tests/bench/[!_]*.py)))); do \
+	  echo "== $$name"; $(BIN)/python -m "tests.bench.$$name" || exit 1; done
 
 check: lint types contracts
 
@@ -81,7 +83,7 @@ $(KAFKA): infra/kafka/pom.xml
 	  echo 'make kafka needs Java 17 or newer and Maven: apt-get install openjdk-17-jre-headless maven' >&2; \
 	  exit 1; }
 	@rm -rf infra/kafka/target
-	@mvn --batch-mode --quiet -f infra/kafka/pom.xml dependency:copy-dependencies
+	@mvn --batch-mode --quiet -Dstyle.color=never -f infra/kafka/pom.xml dependency:copy-dependencies
 	@touch $@
 
 constraints: $(INSTALLED)-test $(INSTALLED)-lint
@@ -90,6 +92,7 @@ constraints: $(INSTALLED)-test $(INSTALLED)-lint
 	  else $(BIN)/python -m pip freeze; fi \
 	  | grep -E '^[A-Za-z0-9._-]+==' | sort -f; } > constraints.new
 	@mv constraints.new constraints.txt
+	@touch $(wildcard $(INSTALLED)-*)
 
 clean:
 	rm -rf $(VENV) infra/kafka/target build dist *.egg-info

@@ -1,7 +1,7 @@
 """Servers and data that tests ask for by name, and the reason why they skip without them.
 
 ``embedded_servers``   the servers of the ``embedded`` extra, one pair for the whole run
-``redis_url``          a database of a real Redis, emptied for each test
+``redis_url``          database 9 of a real Redis, emptied before and after each test
 ``kafka_brokers``      a real Apache Kafka broker
 ``topic``              a topic name nobody used before
 ``data_dir``           real event files that lie beside the clone, not in it
@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -58,7 +59,7 @@ def redis_server() -> Iterator[str]:
     """Address, without a database, of the real Redis that the run uses."""
     given = os.environ.get("PIPELINE_TEST_REDIS")
     if given:
-        yield given.rstrip("/")
+        yield urlsplit(given)._replace(path="").geturl()
         return
     program = shutil.which("redis-server")
     if program is None:

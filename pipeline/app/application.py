@@ -77,9 +77,7 @@ class App(faust.App):
         self.conf.broker_session_timeout = config.app.session_timeout_ms / 1000
         self.conf.broker_heartbeat_interval = config.app.session_timeout_ms / 3000
 
-    def agent(
-        self, channel: Any = None, **options: Any
-    ) -> Callable[[Callable[..., Any]], Any]:
+    def agent(self, channel: Any = None, **options: Any) -> Callable[[Callable[..., Any]], Any]:
         """As :meth:`faust.App.agent`; ``view.changes`` is a channel of ``pyarrow.RecordBatch``."""
         if isinstance(channel, Changes):
             if channel.view.name not in self._changes:
@@ -155,7 +153,8 @@ def _check(id: str, views: Sequence[FeatureView], triggers: Sequence[Trigger]) -
     for trigger in triggers:
         if trigger.view not in views:
             raise DefinitionError(
-                f"{where}.triggers", f"{trigger.name!r} is of view {trigger.view.name!r}, not in views"
+                f"{where}.triggers",
+                f"{trigger.name!r} is of view {trigger.view.name!r}, not in views",
             )
         if trigger.name in seen:
             raise DefinitionError(f"{where}.triggers", f"two triggers are called {trigger.name!r}")

@@ -21,7 +21,14 @@ from pipeline.kernels.take import take_bytes, taken_offsets
 from pipeline.state.batch import Finalized
 from pipeline.state.columns import feature_columns, feature_type
 
-__all__ = ["TopicNames", "changes_batch", "changes_schema", "entity_array", "ipc_messages", "select_bytes"]
+__all__ = [
+    "TopicNames",
+    "changes_batch",
+    "changes_schema",
+    "entity_array",
+    "ipc_messages",
+    "select_bytes",
+]
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]

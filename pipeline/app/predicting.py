@@ -57,9 +57,7 @@ def run_inference(app: App, *, web_port: int | None = None) -> None:
             _observe(registry, manifest, worker.step())
 
 
-def _build(
-    app: App, config: Config, opened: ExitStack
-) -> tuple[InferenceWorker, ModelManifest]:
+def _build(app: App, config: Config, opened: ExitStack) -> tuple[InferenceWorker, ModelManifest]:
     name = app.conf.id
     names = TopicNames.of(name, config.app)
     manifest, model = load_file(config.inference.model)
@@ -74,7 +72,10 @@ def _build(
     store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
     opened.callback(store.close)
     store.verify()
-    topics = {names.requests(t.name): describe(config.broker, names.requests(t.name)) for t in app.triggers}
+    topics = {
+        names.requests(t.name): describe(config.broker, names.requests(t.name))
+        for t in app.triggers
+    }
     consumer = f"{name}.{manifest.name}.{manifest.version}"
     predictions = f"{name}-{manifest.name}-predictions"
     ensure_topic(config.broker, predictions, max(t.partitions for t in topics.values()))

@@ -42,9 +42,13 @@ def warm_up(topics: Sequence[Topic]) -> None:
                 APP, source, "", store.open_partition(APP, source), topic.views, CACHE_BYTES
             )
             partition.open(-1, 0)
-            events = decoder(topic.stream, 1).decode(sample_batch(topic.stream, partition.next_offset))
+            events = decoder(topic.stream, 1).decode(
+                sample_batch(topic.stream, partition.next_offset)
+            )
             staged = partition.stage(events)
-            partition.store.commit([v.write for v in staged.views], [v.marker for v in staged.views])
+            partition.store.commit(
+                [v.write for v in staged.views], [v.marker for v in staged.views]
+            )
             partition.settle(staged)
 
 

@@ -7,13 +7,14 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING
 
 from pipeline.cli.options import APP_HELP, load_app, load_config
 from pipeline.cli.screen import console, plain, table
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.units import format_size, parse_duration
 
 if TYPE_CHECKING:
     from pipeline.app.application import App
@@ -57,12 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Check everything, then exit with 0 or 2."""
-    arguments.set += [f"broker.timeout_ms={arguments.timeout}"]
-    arguments.set += [f"store.timeout_ms={arguments.timeout}"]
     config = load_config(arguments)
     out = console()
     failed = 0
-    for finding in _findings(arguments.app, config):
+    for finding in _findings(arguments.app, _hurried(config, arguments.timeout)):
         failed += finding.state == "fail"
         line = table("", "", "")
         line.show_header = False
@@ -78,6 +77,19 @@ def command(arguments: argparse.Namespace) -> int:
         out.print(plain(f"{failed} failed", "bold red"))
         return 2
     return 0
+
+
+def _hurried(config: Config, timeout: str) -> Config:
+    """The configuration with ``timeout`` for both servers: whoever asks is waiting."""
+    try:
+        limit_ms = max(1, parse_duration(timeout) // 1_000_000)
+    except ValueError as error:
+        raise ConfigurationError(f"--timeout: {error}") from error
+    return replace(
+        config,
+        broker=replace(config.broker, timeout_ms=limit_ms),
+        store=replace(config.store, timeout_ms=limit_ms),
+    )
 
 
 def _findings(app_name: str | None, config: Config) -> Iterator[Finding]:
@@ -139,7 +151,7 @@ def _broker(config: Config, topics: dict[str, int]) -> str:
     shown = ", ".join(f"{name} ({count})" for name, count in sorted(cluster.topics.items())[:8])
     more = f" and {len(topics) - 8} more" if len(topics) > 8 else ""
     listed = f"; topics (partitions): {shown}{more}" if topics else "; no topics yet"
-    return f"{config.broker.brokers}, {cluster.brokers} broker(s), {cluster.cluster_id}{listed}"
+    return f"{config.broker.brokers}, cluster {cluster.cluster_id} of {cluster.brokers}{listed}"
 
 
 def _store(config: Config) -> str:
@@ -147,11 +159,17 @@ def _store(config: Config) -> str:
 
     store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
     try:
+        info = store.info()
         store.verify()
         views = store.registry.views()
     finally:
         store.close()
-    return f"{store.address}; views: {', '.join(views) or 'none yet'}"
+    limit = f" of {format_size(info.max_bytes)}" if info.max_bytes else ", no limit of its own"
+    return (
+        f"{store.address}, {info.server} {info.version}, {info.role}, {info.policy or 'policy?'}; "
+        f"{info.keys:,} keys in {format_size(info.used_bytes)}{limit}; "
+        f"views: {', '.join(views) or 'none yet'}"
+    )
 
 
 def _app(name: str, topics: dict[str, int]) -> Iterator[Finding]:

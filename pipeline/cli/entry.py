@@ -58,4 +58,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _set_up_logging(verbose: int) -> None:
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(message)s")

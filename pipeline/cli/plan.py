@@ -102,7 +102,7 @@ def _print_state(out: Console, plan: Plan) -> None:
         name = f"{kept.kind.name.lower()}({_input(plan, kept.input)})"
         if kept.mask >= 0:
             name += f" where {_expression(plan.masks[kept.mask])}"
-        at_most = f"{kept.bound:,} values"
+        at_most = _count(kept.bound, "value")
         rows.add_row(
             *map(plain, (f"list {index}", name, at_most, format_size(_list_bytes(plan, index))))
         )
@@ -118,8 +118,9 @@ def _print_cost(out: Console, plan: Plan) -> None:
     cells = len(plan.accumulators)
     out.print(
         plain(
-            f"  per event: {len(plan.inputs)} inputs, {len(plan.masks)} conditions, {cells} cells "
-            f"in {len(plan.rings)} rings, {len(plan.lists)} list updates"
+            f"  per event: {_count(len(plan.inputs), 'input')}, "
+            f"{_count(len(plan.masks), 'condition')}, {_count(cells, 'cell')} "
+            f"in {_count(len(plan.rings), 'ring')}, {_count(len(plan.lists), 'list update')}"
         )
     )
     bounds = [kept.bound for kept in plan.lists if kept.bound > 1]
@@ -129,7 +130,12 @@ def _print_cost(out: Console, plan: Plan) -> None:
             plain(f"  lists are searched in up to {steps} steps an event, and shift on insert")
         )
     per_read = sum(plan.rings[r].tiles for r in range(len(plan.rings)))
-    out.print(plain(f"  per read: one row, up to {per_read} tiles, {plan.cells} output cells"))
+    cells_out = _count(plan.cells, "output cell")
+    out.print(plain(f"  per read: one row, up to {_count(per_read, 'tile')}, {cells_out}"))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _definition(plan: Plan, feature: Feature) -> str:

@@ -171,7 +171,7 @@ def _at(text: str) -> Any:
             f"--at {text!r}: expected now, event, or a time such as 2017-12-31T00:00:00Z"
         ) from error
     if at.tzinfo is None:
-        raise ConfigurationError(f"--at {text!r} has no time zone; UTC is {text}Z")
+        raise ConfigurationError(f"--at {text!r} has no time zone; UTC is {at.isoformat()}Z")
     return at
 
 

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import socket
+from typing import TYPE_CHECKING
 
 from pipeline.cli.options import APP_HELP, load_app, load_config
+from pipeline.cli.screen import error_console, plain
+from pipeline.errors import ConfigurationError, UnknownNameError
 
-__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "add_arguments", "command"]
+if TYPE_CHECKING:
+    from pipeline.app.application import App
+    from pipeline.config import Config
+
+__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "HINTS", "USAGE", "add_arguments", "command"]
 
 HELP = "run an application: read its topics, keep its features"
+USAGE = "pipeline run APP [--web-port PORT] [settings]"
 DESCRIPTION = """\
-Read the topics of an application and keep its features in the store, until Ctrl-C or SIGTERM.
-Start it as often as there are partitions: the workers share them. Kill it at any time: the next
-start continues exactly where the last commit ended."""
+Read the topics of an application and keep its features in the store, until
+Ctrl-C or SIGTERM. Start it as often as there are partitions: the workers share
+them. Kill it at any time: the next start goes on exactly where the last commit
+ended."""
 EXAMPLES = """\
   pipeline run features.py:app
   pipeline run shop.features:app --brokers kafka:9092 --store redis://redis:6379/0
-  pipeline run features.py:app --set app.max_records=5000 --web-port 6070
+  pipeline run features.py:app --web-port 6067 --set app.max_records=5000
 """
+HINTS = {UnknownNameError: "'pipeline produce FILE --topic NAME --create N ...' creates a topic"}
+
+WEB_PORT = 6066  # Faust's own default
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """APP, --web-port."""
     parser.add_argument("app", metavar="APP", help=APP_HELP)
     parser.add_argument(
-        "--web-port", type=int, metavar="PORT", help="of /metrics and Faust's pages (default: 6066)"
+        "--web-port",
+        type=int,
+        metavar="PORT",
+        default=WEB_PORT,
+        help=f"of /metrics and Faust's pages; one per worker (default: {WEB_PORT})",
     )
 
 
@@ -35,6 +53,40 @@ def command(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
     app = load_app(arguments.app)
     app.configure(config)
-    level = ("WARNING", "INFO", "DEBUG")[min(arguments.verbose + 1, 2)]
-    run_app(app, log_level=level, web_port=arguments.web_port)
+    _check_port(arguments.web_port)
+    _check_servers(app, config)
+    web = f"http://127.0.0.1:{arguments.web_port}/metrics"
+    error_console().print(plain(f"metrics: {web}   Ctrl-C stops", "dim"))
+    if arguments.verbose < 2:  # without -v, Faust's own lines stay away, the data plane's do not
+        logging.getLogger("pipeline").setLevel(logging.INFO)
+    run_app(app, log_level=None, web_port=arguments.web_port)
     return 0
+
+
+def _check_servers(app: App, config: Config) -> None:
+    """One line about a server that is away, instead of a worker that starts and then fails."""
+    from pipeline.produce.topics import describe
+    from pipeline.store.open import open_store
+
+    screen = error_console()
+    store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
+    try:
+        store.verify()
+        for name in dict.fromkeys(view.source.topic for view in app.views):
+            topic = describe(config.broker, name)
+            views = ", ".join(view.name for view in app.views if view.source.topic == name)
+            where = f"{name} ({topic.partitions} partitions) at {config.broker.brokers}"
+            screen.print(plain(f"{app.conf.id}: {views} from {where}, kept in {store.address}"))
+    finally:
+        store.close()
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"--web-port {port}: {error.strerror}; each worker on a machine needs its own"
+            ) from error

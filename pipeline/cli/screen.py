@@ -54,6 +54,8 @@ def print_error(error: PipelineError, hints: Hints) -> None:
     """``error: ...`` and the first of ``hints``, then of ours, for an error of its kind."""
     out = error_console()
     out.print(f"[bold red]error:[/] {escape(_one_line(str(error) or type(error).__name__))}")
+    if "did you mean" in str(error):
+        return
     for kind, hint in (*hints.items(), *_HINTS.items()):
         if isinstance(error, kind):
             out.print(f"[dim]hint:[/]  {escape(hint)}")

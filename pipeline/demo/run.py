@@ -24,11 +24,12 @@ from pipeline.app.warm import warm_up
 from pipeline.config import BrokerConfig, Config
 from pipeline.demo import html
 from pipeline.demo.dataset import ENTITY, TIME, events
+from pipeline.demo.oracle import requested
 from pipeline.demo.progress import DemoProgress
 from pipeline.demo.report import DemoReport, Machine, Predictions, Quantiles, versions
 from pipeline.demo.sample import Sample
 from pipeline.demo.terminal import render
-from pipeline.demo.verify import changed_rows, read_stored, time_reads, verify
+from pipeline.demo.verify import published_rows, read_stored, time_reads, verify
 from pipeline.demo.views import TOPIC, household, new_basket, purchases
 from pipeline.demo.watch import AppWatch, scrape
 from pipeline.demo.workers import Worker, start_app, start_inference
@@ -71,9 +72,7 @@ def main(arguments: argparse.Namespace) -> int:
 class _Demo:
     """Servers, workers and what was seen of them."""
 
-    def __init__(
-        self, arguments: argparse.Namespace, console: Console, stack: ExitStack
-    ) -> None:
+    def __init__(self, arguments: argparse.Namespace, console: Console, stack: ExitStack) -> None:
         self._arguments = arguments
         self._console = console
         self._stack = stack
@@ -182,7 +181,10 @@ class _Demo:
                     raise self._producer_error
                 answered, _ = _predictions(inference)
                 sample = watch.look(time.monotonic() - started, self._produced, answered)
-                if not samples or (sample.applied, answered) != (samples[-1].applied, samples[-1].predicted):
+                if not samples or (sample.applied, answered) != (
+                    samples[-1].applied,
+                    samples[-1].predicted,
+                ):
                     moved = time.monotonic()
                 samples.append(sample)
                 progress.update(sample)
@@ -212,11 +214,11 @@ class _Demo:
         plan, url = self._view.plan, self._servers.redis_url
         households = self._events[ENTITY].unique().sort()
         names = TopicNames.of(APP, Config().app)
-        changes = changed_rows(
-            BrokerConfig(brokers=self._servers.brokers), names.changes(self._view.name)
-        )
+        broker = BrokerConfig(brokers=self._servers.brokers)
+        changes = published_rows(broker, names.changes(self._view.name))
+        requests = published_rows(broker, names.requests(self._trigger.name))
         raw = self._events.with_columns(pl.col(TIME).dt.replace_time_zone(None))
-        oracle, baskets = verify(raw, changes, url, plan)
+        oracle, baskets = verify(raw, changes, requests, url, plan)
         stored = read_stored(url, APP, plan, PARTITIONS, households)
         answered, fallback = _predictions(inference)
         report = DemoReport(
@@ -240,8 +242,9 @@ class _Demo:
                 "not applied; broker, Redis, workers and producer shared this machine",
             ),
         )
-        busiest = changes[ENTITY].value_counts(sort=True)[ENTITY][0]
-        return report, changes.filter(pl.col(ENTITY) == busiest).sort("source_offset")
+        asked = requested(requests)  # a row a basket: finer than the changes of a whole batch
+        busiest = asked[ENTITY].value_counts(sort=True)[ENTITY][0]
+        return report, asked.filter(pl.col(ENTITY) == busiest).sort("source_offset")
 
 
 def _new_baskets(purchases: pl.DataFrame) -> int:
@@ -261,12 +264,12 @@ def _predictions(inference: Worker) -> tuple[int, int]:
 
 
 def _owned(worker: Worker) -> int:
-    """Partitions that a worker owns now."""
-    return sum(
-        int(value)
-        for name, _, value in scrape(worker.metrics_url)
-        if name == metrics.PARTITIONS.name
-    )
+    """Partitions that a worker owns now; 0 while it is starting."""
+    try:
+        page = list(scrape(worker.metrics_url))
+    except OSError:
+        return 0
+    return sum(int(value) for name, _, value in page if name == metrics.PARTITIONS.name)
 
 
 def _freshness(watch: AppWatch) -> Quantiles | None:

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pipeline as pp
 from pipeline.config import BrokerConfig
 from pipeline.demo.dataset import ENTITY
-from pipeline.demo.oracle import Oracle, OracleResult, sample
+from pipeline.demo.oracle import Oracle, OracleResult, requested, sample
+from pipeline.demo.questions import QUESTIONS
 from pipeline.demo.report import Accounting, Quantiles
 from pipeline.features.plan import Plan
 from pipeline.ingest.scan import scan
@@ -20,7 +21,7 @@ from pipeline.serve.entity import encode_keys
 from pipeline.store.open import open_store
 from pipeline.store.partition import RowRead
 
-__all__ = ["Stored", "changed_rows", "read_stored", "time_reads", "verify"]
+__all__ = ["Stored", "published_rows", "read_stored", "time_reads", "verify"]
 
 POINTS = 1_000
 SEED = 2017
@@ -36,23 +37,25 @@ class Stored:
     partitions: dict[int, Accounting]
 
 
-def changed_rows(broker: BrokerConfig, topic: str) -> pl.DataFrame:
-    """Every row of a changes topic, in offset order per partition."""
-    batches: list[pa.RecordBatch] = []
+def published_rows(broker: BrokerConfig, topic: str) -> pl.DataFrame:
+    """Every row of a topic of Arrow batches, in offset order per partition."""
+    tables: list[pa.Table] = []
     for _, _, value in scan(broker.client_properties(), topic):
         if value is not None:
-            batches.extend(pa.ipc.open_stream(value))
-    frame = pl.from_arrow(pa.Table.from_batches(batches))
+            tables.append(pa.ipc.open_stream(value).read_all().replace_schema_metadata())
+    frame = pl.from_arrow(pa.concat_tables(tables))
     if not isinstance(frame, pl.DataFrame):
         raise TypeError(f"a table became a {type(frame).__name__}")
     return frame
 
 
-def verify(events: pl.DataFrame, changes: pl.DataFrame, url: str, plan: Plan) -> tuple[OracleResult, int]:
-    """The oracle's judgement of 1,000 published rows and of all rows in the store; new baskets.
+def verify(
+    events: pl.DataFrame, changes: pl.DataFrame, requests: pl.DataFrame, url: str, plan: Plan
+) -> tuple[OracleResult, int]:
+    """The oracle's judgement, and the number of new baskets.
 
-    Published rows are compared as of their own event time and offset, stored rows as of each
-    household's last event.
+    Judged are 1,000 changed rows and 1,000 requests, each as of its own event time and offset,
+    and the stored row of every household as of its last event.
     """
     names = [f"{plan.view}:{feature.name}" for feature in plan.features]
     households = events[ENTITY].unique().sort()
@@ -66,8 +69,10 @@ def verify(events: pl.DataFrame, changes: pl.DataFrame, url: str, plan: Plan) ->
     )
     homes = dict(changes.select(ENTITY, "source_partition").unique().iter_rows())
     with Oracle(events) as oracle:
-        published = oracle.check(sample(changes, POINTS, SEED), homes)
-        return published + oracle.check_final(final), oracle.new_baskets()
+        changed = oracle.check(sample(changes, POINTS, SEED), homes)
+        sent = [q for q in QUESTIONS if q.name in requests.columns]
+        asked = oracle.check(requested(sample(requests, POINTS, SEED)), homes, sent)
+        return changed + asked + oracle.check_final(final), oracle.new_baskets()
 
 
 def read_stored(url: str, app: str, plan: Plan, partitions: int, households: pl.Series) -> Stored:
@@ -82,9 +87,7 @@ def read_stored(url: str, app: str, plan: Plan, partitions: int, households: pl.
     store.close()
     sizes = [len(row) for row in found.rows if row is not None]
     accounting = {
-        number: Accounting(
-            m.consumed, m.applied, m.duplicate, m.late, m.dead_lettered, m.filtered
-        )
+        number: Accounting(m.consumed, m.applied, m.duplicate, m.late, m.dead_lettered, m.filtered)
         for number, m in found.markers.items()
         if m is not None
     }

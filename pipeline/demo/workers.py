@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.demo.watch import scrape
 from pipeline.embedded.process import LOOPBACK, ServerCommand, ServerProcess, free_port
 from pipeline.errors import UnavailableError
 
@@ -15,7 +14,6 @@ __all__ = ["MODEL", "Worker", "start_app", "start_inference"]
 APP = "pipeline.demo.app:app"
 MODEL = Path(__file__).parent / "next_week_spend.json"
 MAIN = "import sys; from pipeline.cli import main; sys.exit(main())"
-START_TIMEOUT_S = 60.0
 
 
 class Worker:
@@ -30,16 +28,18 @@ class Worker:
         """:class:`UnavailableError` with the end of the log if the worker has ended."""
         if not self.process.running:
             tail = self.log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise UnavailableError(f"{self.log.stem} ended: {' '.join(tail) or 'no message'} (log: {self.log})")
+            raise UnavailableError(
+                f"{self.log.stem} ended: {' '.join(tail) or 'no message'} (log: {self.log})"
+            )
 
 
 def start_app(directory: Path, environment: Mapping[str, str]) -> Worker:
-    """The application; answers once its web server does, before it owns a partition."""
+    """Start the application; it has partitions once its metrics page says so."""
     return _start("app", directory, environment, ["run", APP])
 
 
 def start_inference(directory: Path, environment: Mapping[str, str]) -> Worker:
-    """The inference worker over the demo's model."""
+    """Start the inference worker over the demo's model."""
     return _start("inference", directory, environment, ["infer", APP, "--model", str(MODEL)])
 
 
@@ -51,18 +51,11 @@ def _start(
     command = ServerCommand(
         name=f"the demo's {name} worker",
         argv=[sys.executable, "-c", MAIN, *arguments, "--web-port", str(port)],
-        answers=lambda pid: _answers(port),
+        answers=lambda pid: True,  # both workers start at once; whoever needs one waits for it
         log=log,
         environment=environment,
-        start_timeout_s=START_TIMEOUT_S,
     )
     return Worker(ServerProcess.start(command), log, port)
-
-
-def _answers(port: int) -> bool:
-    for _ in scrape(_metrics_url(port)):
-        break
-    return True
 
 
 def _metrics_url(port: int) -> str:

@@ -16,7 +16,18 @@ from pipeline.errors import DefinitionError
 from pipeline.features.plan import FeatureOp
 from pipeline.units import parse_duration
 
-__all__ = ["Aggregation", "Column", "count", "distinct", "last", "max", "mean", "min", "ratio", "sum"]
+__all__ = [
+    "Aggregation",
+    "Column",
+    "count",
+    "distinct",
+    "last",
+    "max",
+    "mean",
+    "min",
+    "ratio",
+    "sum",
+]
 
 Column = str | pl.Expr
 """A field of the event contract by name, or a polars expression over its fields."""
@@ -74,7 +85,9 @@ def sum(column: Column, *, where: pl.Expr | None = None) -> Aggregation:  # noqa
     return Aggregation(FeatureOp.SUM, column, where)
 
 
-def mean(column: Column, *, where: pl.Expr | None = None, default: float | None = None) -> Aggregation:
+def mean(
+    column: Column, *, where: pl.Expr | None = None, default: float | None = None
+) -> Aggregation:
     """Arithmetic mean (float64) of the non-null values; null, or ``default``, without any."""
     return Aggregation(FeatureOp.MEAN, column, where, default=default)
 

@@ -33,7 +33,9 @@ __all__ = ["ROW_FORMAT", "compile_plan"]
 
 ROW_FORMAT = 1
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-MAX_TILES = 20_000  # per ring: a row read touches every tile, and a full ring must stay a value of Redis
+MAX_TILES = (
+    20_000  # per ring: a row read touches every tile, and a full ring must stay a value of Redis
+)
 MAX_BOUND = 65_536
 FIELD_CELLS = {
     FieldType.INT64: CellType.INT,
@@ -49,7 +51,9 @@ SUMMABLE = {CellType.INT, CellType.FLOAT, CellType.DECIMAL, CellType.BOOL}
 def check_name(where: str, name: str) -> None:
     """:class:`DefinitionError` unless ``name`` is lower-case letters, digits and underscores."""
     if not NAME.fullmatch(name):
-        raise DefinitionError(where, f"{name!r} is no name: use a-z, 0-9 and _, a letter first, at most 63")
+        raise DefinitionError(
+            where, f"{name!r} is no name: use a-z, 0-9 and _, a letter first, at most 63"
+        )
 
 
 def compile_plan(
@@ -95,7 +99,9 @@ class _Compiler:
         selected = self._mask(where, f"{self.view}.where")
         drafts = [self._feature(name, aggregation) for name, aggregation in features.items()]
         widths = list(self.rings)
-        order = sorted(range(len(self.accumulators)), key=lambda i: (widths.index(self.accumulators[i][0]), i))
+        order = sorted(
+            range(len(self.accumulators)), key=lambda i: (widths.index(self.accumulators[i][0]), i)
+        )
         position = {old: new for new, old in enumerate(order)}
         cell = 0
         final: list[Feature] = []
@@ -104,7 +110,10 @@ class _Compiler:
                 placed = dataclasses.replace(draft, cell=cell)
             else:
                 placed = dataclasses.replace(
-                    draft, cell=cell, a=position[draft.a], b=position[draft.b] if draft.b >= 0 else -1
+                    draft,
+                    cell=cell,
+                    a=position[draft.a],
+                    b=position[draft.b] if draft.b >= 0 else -1,
                 )
             final.append(placed)
             cell += draft.width
@@ -121,7 +130,9 @@ class _Compiler:
             masks=tuple(self.masks),
             filter=selected,
             rings=tuple(Ring(width, tiles) for width, tiles in self.rings.items()),
-            accumulators=tuple(Accumulator(widths.index(w), op, i, m) for w, op, i, m in accumulators),
+            accumulators=tuple(
+                Accumulator(widths.index(w), op, i, m) for w, op, i, m in accumulators
+            ),
             lists=tuple(
                 ListState(kind, widths.index(w) if w else -1, i, m, bound, horizon, type_)
                 for kind, w, i, m, bound, horizon, type_ in self.lists
@@ -135,15 +146,19 @@ class _Compiler:
         where = f"{self.view}.{name}"
         check_name(f"{self.view}.features", name)
         if not isinstance(aggregation, Aggregation):
-            raise DefinitionError(where, f"is a {type(aggregation).__name__}, not an aggregation such as pp.count()")
+            raise DefinitionError(
+                where, f"is a {type(aggregation).__name__}, not an aggregation such as pp.count()"
+            )
         window, slide = aggregation.window_ns, aggregation.slide_ns
         width = self._ring(where, window, slide, aggregation.op)
         a = b = -1
         type_, scale, cells = CellType.INT, 0, 1
         default = math.nan if aggregation.default is None else float(aggregation.default)
         if aggregation.op is FeatureOp.RATIO:
-            a, b = (self._part(f"{where}.{part}", p, width) for part, p in
-                    zip(("numerator", "denominator"), aggregation.parts, strict=True))
+            a, b = (
+                self._part(f"{where}.{part}", p, width)
+                for part, p in zip(("numerator", "denominator"), aggregation.parts, strict=True)
+            )
             type_ = self._accumulator_type(a)
             scale = self._scale_difference(a, b)
             return Feature(name, FeatureOp.RATIO, window, slide, a, b, 0, 1, type_, scale, default)
@@ -151,17 +166,23 @@ class _Compiler:
         if aggregation.op is FeatureOp.COUNT:
             source = -1 if aggregation.column is None else self._input(aggregation.column, where)
             a = self._accumulate(width, AccOp.COUNT, source, mask)
-            return Feature(name, FeatureOp.COUNT, window, slide, a, -1, 0, 1, CellType.INT, 0, default)
+            return Feature(
+                name, FeatureOp.COUNT, window, slide, a, -1, 0, 1, CellType.INT, 0, default
+            )
         if aggregation.column is None:
             raise DefinitionError(where, "name the column to aggregate")
         source = self._input(aggregation.column, where)
         _, type_, scale = self.inputs[source]
         if aggregation.op is FeatureOp.DISTINCT:
-            a = self._list(where, ListKind.DISTINCT, width, source, mask, aggregation.bound, 0, type_)
+            a = self._list(
+                where, ListKind.DISTINCT, width, source, mask, aggregation.bound, 0, type_
+            )
             type_, scale = CellType.INT, 0
         elif aggregation.op is FeatureOp.LAST:
             if type_ is CellType.HASH:
-                raise DefinitionError(where, "last() of a string is not supported; count it with distinct()")
+                raise DefinitionError(
+                    where, "last() of a string is not supported; count it with distinct()"
+                )
             horizon = window + slide if window else self.ttl_ns
             a = self._list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon, type_)
             cells = aggregation.n
@@ -169,7 +190,9 @@ class _Compiler:
             a, b = self._numeric(where, aggregation.op, width, source, mask)
         return Feature(name, aggregation.op, window, slide, a, b, 0, cells, type_, scale, default)
 
-    def _numeric(self, where: str, op: FeatureOp, width: int, source: int, mask: int) -> tuple[int, int]:
+    def _numeric(
+        self, where: str, op: FeatureOp, width: int, source: int, mask: int
+    ) -> tuple[int, int]:
         type_ = self.inputs[source][1]
         real = type_ is CellType.FLOAT
         if op in {FeatureOp.SUM, FeatureOp.MEAN} and type_ not in SUMMABLE:
@@ -217,7 +240,9 @@ class _Compiler:
         if window <= 0:
             raise DefinitionError(f"{where}.over", "the window must be longer than 0")
         if not 0 < slide <= window:
-            raise DefinitionError(f"{where}.slide", "the slide must be longer than 0 and at most the window")
+            raise DefinitionError(
+                f"{where}.slide", "the slide must be longer than 0 and at most the window"
+            )
         if self.ttl_ns and self.ttl_ns < window + slide:
             raise DefinitionError(
                 f"{self.view}.ttl",
@@ -244,7 +269,9 @@ class _Compiler:
             field = next((f for f in self.contract.fields if f.name == column), None)
             if field is None:
                 known = ", ".join(f.name for f in self.contract.fields)
-                raise DefinitionError(where, f"the contract has no field {column!r}; it has: {known}")
+                raise DefinitionError(
+                    where, f"the contract has no field {column!r}; it has: {known}"
+                )
             entry = (column, FIELD_CELLS[field.type], field.scale or 0)
         elif isinstance(column, pl.Expr):
             text = serialize(column, self.contract, where)

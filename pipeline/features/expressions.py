@@ -58,11 +58,14 @@ def serialize(expression: pl.Expr, contract: Contract, where: str) -> str:
         try:
             tree = json.loads(expression.meta.serialize(format="json"))
         except (pl.exceptions.ComputeError, ValueError, UnicodeDecodeError) as error:
-            raise DefinitionError(where, f"this polars expression has no stable form: {error}") from error
+            raise DefinitionError(
+                where, f"this polars expression has no stable form: {error}"
+            ) from error
     for node in _refused(tree):
         raise DefinitionError(
-            where, f"{node!r} looks at more than its own row (or is not supported); "
-            "the result would depend on how events are batched"
+            where,
+            f"{node!r} looks at more than its own row (or is not supported); "
+            "the result would depend on how events are batched",
         )
     known = frame_schema(contract)
     for name in expression.meta.root_names():

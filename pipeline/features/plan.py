@@ -185,7 +185,10 @@ class Plan:
             ),
             accumulators=_table([(a.ring, a.op, a.input, a.mask) for a in self.accumulators], 4),
             lists=_table(
-                [(s.kind, s.ring, s.input, s.mask, s.bound, s.horizon_ns, s.type) for s in self.lists],
+                [
+                    (s.kind, s.ring, s.input, s.mask, s.bound, s.horizon_ns, s.type)
+                    for s in self.lists
+                ],
                 7,
             ),
             features=_table(

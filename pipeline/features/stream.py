@@ -43,8 +43,12 @@ class EventStream:
     def __post_init__(self) -> None:
         where = f"EventStream({self.topic!r})"
         if not TOPIC_NAME.fullmatch(self.topic) or self.topic in {".", ".."}:
-            raise DefinitionError(f"{where}.topic", "a Kafka topic name is 1 to 200 of A-Z a-z 0-9 . _ -")
-        contract = self.contract if isinstance(self.contract, Contract) else Contract.load(self.contract)
+            raise DefinitionError(
+                f"{where}.topic", "a Kafka topic name is 1 to 200 of A-Z a-z 0-9 . _ -"
+            )
+        contract = (
+            self.contract if isinstance(self.contract, Contract) else Contract.load(self.contract)
+        )
         types = {f.name: f for f in contract.fields}
         for argument, name in (("key", self.key), ("time", self.time)):
             if name not in types:
@@ -56,7 +60,8 @@ class EventStream:
                 raise DefinitionError(f"{where}.{argument}", f"field {name!r} must not be nullable")
         if types[self.key].type not in KEY_TYPES:
             raise DefinitionError(
-                f"{where}.key", f"{self.key!r} is {types[self.key].type.value}; a key is an integer or a string"
+                f"{where}.key",
+                f"{self.key!r} is {types[self.key].type.value}; a key is an integer or a string",
             )
         if types[self.time].type is not FieldType.TIMESTAMP:
             raise DefinitionError(

@@ -46,9 +46,7 @@ class FeatureView:
             raise DefinitionError(f"{self.name}.ttl", str(error)) from error
         if self.ttl is not None and ttl_ns <= 0:
             raise DefinitionError(f"{self.name}.ttl", "must be longer than 0")
-        plan = compile_plan(
-            self.name, self.source, self.entity, ttl_ns, self.where, self.features
-        )
+        plan = compile_plan(self.name, self.source, self.entity, ttl_ns, self.where, self.features)
         object.__setattr__(self, "plan", plan)
 
     @property
@@ -120,7 +118,11 @@ class Trigger:
     def _last_list(self, where: str, column: str) -> int:
         plan = self.view.plan
         for index, state in enumerate(plan.lists):
-            if state.kind is ListKind.LAST and state.mask < 0 and plan.inputs[state.input] == column:
+            if (
+                state.kind is ListKind.LAST
+                and state.mask < 0
+                and plan.inputs[state.input] == column
+            ):
                 return index
         raise DefinitionError(
             f"{where}.when",

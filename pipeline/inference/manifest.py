@@ -181,7 +181,7 @@ class _Checked:
         value = self._fields["features"]
         if not isinstance(value, list) or not value:
             raise self._refused("features", "must be a list of at least one feature")
-        features = []
+        features: list[InputFeature] = []
         for i, entry in enumerate(value):
             if not isinstance(entry, dict) or set(entry) != {"name", "dtype"}:
                 raise self._refused(f"features[{i}]", "must have exactly name and dtype")

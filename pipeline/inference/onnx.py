@@ -40,7 +40,7 @@ class OnnxModel:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session: Any = runtime.InferenceSession(
+            self._runner: Any = runtime.InferenceSession(
                 data, options, providers=["CPUExecutionProvider"]
             )
         except self._failures as error:
@@ -54,10 +54,10 @@ class OnnxModel:
 
     def predict(self, block: F32, out: F32) -> int:
         """Scores of ``block`` float32[n, F] into ``out``; see :class:`~.model.Model`."""
-        if self._session is None:
+        if self._runner is None:
             raise ModelError(f"{self._manifest.name}: the model is closed")
         try:
-            (scores,) = self._session.run(
+            (scores,) = self._runner.run(
                 list(self._manifest.outputs), {self._manifest.input: block}
             )
         except self._failures as error:
@@ -84,12 +84,12 @@ class OnnxModel:
         return ServiceTime.fit(rows, times)
 
     def close(self) -> None:
-        """Let the session go."""
-        self._session = None
+        """Let the runtime go."""
+        self._runner = None
 
     def _check_schema(self) -> None:
-        where, session = self._manifest.file, self._session
-        inputs = {i.name: i for i in session.get_inputs()}
+        where, runner = self._manifest.file, self._runner
+        inputs = {i.name: i for i in runner.get_inputs()}
         if set(inputs) != {self._manifest.input}:
             raise ModelError(f"{where}: input: the file has {sorted(inputs)}")
         entry = inputs[self._manifest.input]
@@ -99,7 +99,7 @@ class OnnxModel:
                 f"{where}: features: the file takes {entry.type} {entry.shape}, "
                 f"the manifest names {width} float32 features"
             )
-        outputs = {o.name: o for o in session.get_outputs()}
+        outputs = {o.name: o for o in runner.get_outputs()}
         name = self._manifest.outputs[0]
         if name not in outputs:
             raise ModelError(f"{where}: outputs: no {name!r}, the file has {sorted(outputs)}")

@@ -12,6 +12,7 @@ The marker moves only over messages of which every row has an outcome, in offset
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,12 +26,13 @@ from pipeline.inference.manifest import ModelManifest
 from pipeline.inference.prediction import Outcome, pack_predictions
 from pipeline.inference.progress import PROGRESS_KEY, Highest, Progress, fresh_rows
 from pipeline.inference.request import RequestBatch, decode_requests
-from pipeline.ingest.batch import BinaryBatch, Reason, TopicPartition
+from pipeline.ingest.batch import BinaryBatch, Reason, Rejects, TopicPartition
+from pipeline.ingest.deadletter import dead_letters
 from pipeline.state.batch import EncodedRows
 from pipeline.store.marker import Marker
 from pipeline.store.partition import PartitionStore, RowWrite
 
-__all__ = ["Pending", "RequestPartition"]
+__all__ = ["Letter", "Pending", "RequestPartition"]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -39,12 +41,23 @@ F64 = npt.NDArray[np.float64]
 
 _OPEN = 255
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """The dead letter of a message that was refused."""
+
+    reason: Reason
+    key: bytes
+    value: bytes
+
 
 @dataclass(eq=False)
 class Pending:
     """One request message: ``rows`` are those of its rows that want an answer.
 
-    ``requests`` is None where the message was refused; then ``letter`` says why.
+    ``requests`` is None where the message was refused; then ``letter`` is its dead letter.
     ``block`` float32[len(rows), F]; ``outcome`` 255 while open.
     """
 
@@ -55,7 +68,7 @@ class Pending:
     rows: I64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     block: F32 = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
     highest: Highest = field(default_factory=dict)
-    letter: tuple[Reason, str, bytes | None] | None = None
+    letter: Letter | None = None
     published: bool = False
 
     def __post_init__(self) -> None:
@@ -208,12 +221,18 @@ class RequestPartition:
                 raise RefusedError(Reason.TOO_LARGE, f"{int(batch.value_size[i])} bytes")
             requests = decode_requests(value, self._manifest.input_names)
         except RefusedError as refused:
-            return Pending(*where, letter=(refused.reason, str(refused), value))
+            log.warning("%s: offset %d: %s", self.source, offset, refused)
+            return Pending(*where, letter=self._letter(batch, i, refused.reason))
         rows, highest = fresh_rows(requests, self._seen)
         block = requests.block(self._manifest.input_names, self._manifest.null_value)
         if len(rows) != len(requests):
             block = block[rows]
         return Pending(*where, requests=requests, rows=rows, block=block, highest=highest)
+
+    def _letter(self, batch: BinaryBatch, i: int, reason: Reason) -> Letter:
+        index, why = np.array([i], dtype=np.int64), np.array([reason], dtype=np.uint8)
+        ((key, value),) = dead_letters(batch, Rejects(index, why), topic_id=self._topic_id)
+        return Letter(reason, key, value)
 
     def _rows(self, ready: Sequence[Pending], progress: Progress) -> EncodedRows:
         """Prediction rows in request order (the last of an entity stays), then the progress row."""

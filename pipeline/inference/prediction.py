@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -134,7 +135,8 @@ def encode_predictions(
     predicted_at_ms: I64,
 ) -> bytes:
     """Message bytes of the rows ``rows`` of a request batch; see the module."""
-    taken = pa.array(rows)
+    taken: Any = pa.array(rows)
+    codes: Any = pa.array(outcome.astype(np.int64))
     source = requests.batch
     names = pa.array([name.name.lower() for name in Outcome])
     metadata = requests.origin.metadata()
@@ -147,7 +149,7 @@ def encode_predictions(
             "source_offset": source.column("source_offset").take(taken),
             "trigger": trigger,
             "event_time": source.column("event_time").take(taken),
-            "outcome": names.take(pa.array(outcome.astype(np.int64))),
+            "outcome": names.take(codes),
             "score": pa.array(score, mask=np.isnan(score)),
             "predicted_at": pa.array(predicted_at_ms).cast(COLUMNS["requested_at"]),
         },

@@ -1,9 +1,9 @@
 """What a request partition has answered: the highest source offset per stream and partition.
 
-Kept as one row in the store, written by the same transaction as the marker, so it is exactly
-as old as the marker; its entity key is empty, its fingerprint the model's. With the ids of a request partition ascending (see
-:mod:`pipeline.inference.request`) a row was answered if and only if its offset is not above the
-highest. Packed form, little-endian::
+Kept as one row in the store, written by the same transaction as the marker, so it is exactly as
+old as the marker; its entity key is empty, its fingerprint the model's. With the ids of a request
+partition ascending (see :mod:`pipeline.inference.request`) a row was answered if and only if its
+offset is not above the highest. Packed form, little-endian::
 
      0  "PG"   magic
      2  u8     version = 1

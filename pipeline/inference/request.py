@@ -28,6 +28,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,7 @@ I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+Column = Any  # a pyarrow.Array; its stubs do not know what type an array has
 
 COLUMNS = {
     "entity_key": pa.binary(),
@@ -111,10 +113,11 @@ class RequestBatch:
         return frozenset(self.batch.schema.names) - frozenset(COLUMNS)
 
     def keys_of(self, rows: I64) -> tuple[U8, I64]:
-        """Entity keys of these rows, ascending: bytes uint8[..] and offsets int64[len(rows) + 1]."""
+        """Entity keys of these rows, ascending: bytes and offsets int64[len(rows) + 1]."""
         if len(rows) == len(self):
             return self.keys, self.key_offsets
-        return _bytes(self.batch.column("entity_key").take(pa.array(rows)))
+        taken: Column = pa.array(rows)
+        return _bytes(self.batch.column("entity_key").take(taken))
 
     def block(self, names: Sequence[str], null_value: float) -> F32:
         """float32[n, len(names)]; a null or NaN feature is ``null_value`` (which may be NaN)."""
@@ -152,7 +155,7 @@ def encode_requests(
     """
     n = len(source_offset)
     missing = np.isnan(features) if valid is None else np.asarray(valid) == 0
-    columns: dict[str, pa.Array] = {
+    columns: dict[str, Column] = {
         "entity_key": _binary(keys, key_offsets),
         "source_partition": pa.array(np.broadcast_to(np.int32(source_partition), n)),
         "source_offset": pa.array(source_offset, type=pa.int64()),
@@ -205,7 +208,7 @@ def _origin(metadata: dict[bytes, bytes]) -> RequestOrigin:
 
 
 def _decoded(batch: pa.RecordBatch, origin: RequestOrigin) -> RequestBatch:
-    triggers = batch.column("trigger")
+    triggers: Column = batch.column("trigger")
     if not pa.types.is_dictionary(triggers.type):
         triggers = triggers.dictionary_encode()
     names = triggers.dictionary.to_pylist()
@@ -232,35 +235,34 @@ def _decoded(batch: pa.RecordBatch, origin: RequestOrigin) -> RequestBatch:
     )
 
 
-def _binary(keys: U8, key_offsets: I64) -> pa.Array:
-    offsets = pa.py_buffer(np.ascontiguousarray(key_offsets, dtype=np.int32))
-    data = pa.py_buffer(np.ascontiguousarray(keys))
+def _binary(keys: U8, key_offsets: I64) -> Column:
+    offsets = pa.py_buffer(np.ascontiguousarray(key_offsets, dtype=np.int32).data)
+    data = pa.py_buffer(np.ascontiguousarray(keys).data)
     return pa.Array.from_buffers(pa.binary(), len(key_offsets) - 1, [None, offsets, data])
 
 
-def _bytes(column: pa.Array) -> tuple[U8, I64]:
+def _bytes(column: Column) -> tuple[U8, I64]:
     _, offsets, data = column.buffers()
     if len(column) == 0 or data is None:
         return np.zeros(0, dtype=np.uint8), np.zeros(len(column) + 1, dtype=np.int64)
-    ends = np.frombuffer(offsets, dtype=np.int32)[column.offset : column.offset + len(column) + 1]
+    count, skip = len(column) + 1, 4 * column.offset
+    ends = np.frombuffer(offsets, dtype=np.int32, count=count, offset=skip)
     keys = np.frombuffer(data, dtype=np.uint8)[ends[0] : ends[-1]]
     return keys, (ends - ends[0]).astype(np.int64)
 
 
-def _triggers(trigger: Sequence[str] | str, n: int) -> pa.Array:
+def _triggers(trigger: Sequence[str] | str, n: int) -> Column:
     if isinstance(trigger, str):
-        indices = pa.array(np.zeros(n, dtype=np.int16))
+        indices: Column = pa.array(np.zeros(n, dtype=np.int16))
         return pa.DictionaryArray.from_arrays(indices, pa.array([trigger], type=pa.string()))
     return pa.array(list(trigger), type=pa.string()).dictionary_encode().cast(COLUMNS["trigger"])
 
 
-def _floats(column: pa.Array) -> F64:
+def _floats(column: Column) -> F64:
     values: F64 = column.to_numpy(zero_copy_only=False)  # nulls of a float64 column become NaN
     return values
 
 
-def _ints(
-    column: pa.Array, dtype: type[np.int32] | type[np.int64]
-) -> npt.NDArray[np.signedinteger]:
+def _ints(column: Column, dtype: type[np.int32] | type[np.int64]) -> npt.NDArray[np.signedinteger]:
     values: npt.NDArray[np.signedinteger] = column.to_numpy(zero_copy_only=False).astype(dtype)
     return values

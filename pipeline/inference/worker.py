@@ -11,85 +11,29 @@ batch runs, the next is read and decoded and the last is delivered.
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.errors import FencedError, LogTruncatedError, StoreFullError, UnavailableError
 from pipeline.inference.batcher import Dispatch, LeadBatcher, MicroBatch, Shed
+from pipeline.inference.delivery import InferenceSettings, Publisher, Step, count, publish
 from pipeline.inference.device import Device
 from pipeline.inference.manifest import ModelManifest
 from pipeline.inference.model import Model
 from pipeline.inference.pending import Pending, RequestPartition
-from pipeline.inference.prediction import Outcome, encode_predictions
+from pipeline.inference.prediction import Outcome
 from pipeline.ingest.batch import BinaryBatch, TopicPartition
 from pipeline.ingest.lane import Lane
 from pipeline.store.partition import Store
 
-__all__ = ["InferenceSettings", "InferenceWorker", "Publisher", "Step"]
+__all__ = ["InferenceWorker"]
 
 log = logging.getLogger(__name__)
 
-F64 = npt.NDArray[np.float64]
-
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
-LETTER_BYTES = 1024
-
-
-class Publisher(Protocol):
-    """Sends messages; :class:`pipeline.produce.publisher.Publisher` is one."""
-
-    def publish(self, topic: str, value: bytes, *, partition: int | None = None) -> None:
-        """Queue one message."""
-
-    def flush(self) -> None:
-        """Wait until everything queued is acknowledged; raises UnavailableError if it is not."""
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceSettings:
-    """How a worker works. ``slo_ms`` counts from a row's ``requested_at``.
-
-    ``micro_batch`` is the most rows that are run or given up together; ``max_queued_rows``
-    pauses the lane. A message is read whole, so one message may go beyond it.
-    """
-
-    predictions_topic: str
-    dead_letter_topic: str
-    slo_ms: int = 20
-    max_batch: int = 4096
-    micro_batch: int = 64
-    z: float = 3.0
-    defer: float = 0.0
-    max_queued_rows: int = 65_536
-    max_messages: int = 256
-    max_wait_ms: int = 10
-    check_interval_ms: int = 1_000
-    model_timeout_ms: int = 10_000
-
-
-@dataclass(slots=True)
-class Step:
-    """What one step did, for whoever reports it; rows count when they are committed.
-
-    ``runs`` are (rows, service time in ns) of the model's calls, ``latency_ms`` from request to
-    outcome of each predicted row, ``on_time`` those within the SLO.
-    """
-
-    rows: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
-    duplicates: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    messages: int = 0
-    resets: int = 0
-    on_time: int = 0
-    runs: list[tuple[int, int]] = field(default_factory=list)
-    latency_ms: list[F64] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +247,7 @@ class InferenceWorker:
         }
         try:
             for source, messages in ready.items():
-                self._publish(source, messages)
+                publish(self._publisher, self._settings, self._manifest, source, messages)
             self._publisher.flush()
         except UnavailableError as error:
             self._later(error)
@@ -313,26 +257,6 @@ class InferenceWorker:
                 message.published = True
         self._commit(ready)
         self._batcher.delivery.observe(self._monotonic_ns() - started)
-
-    def _publish(self, source: TopicPartition, messages: Sequence[Pending]) -> None:
-        for message in messages:
-            if message.published:
-                continue
-            if message.letter is not None:
-                letter = _letter(source, message)
-                self._publisher.publish(self._settings.dead_letter_topic, letter)
-            elif message.requests is not None and len(message.rows):
-                value = encode_predictions(
-                    message.requests,
-                    message.rows,
-                    message.outcome,
-                    message.score,
-                    self._manifest,
-                    message.predicted_at_ms,
-                )
-                self._publisher.publish(
-                    self._settings.predictions_topic, value, partition=source.partition
-                )
 
     def _commit(self, ready: Mapping[TopicPartition, list[Pending]]) -> None:
         """All transactions are sent before the first answer is awaited."""
@@ -356,25 +280,9 @@ class InferenceWorker:
             partition.committed(messages, marker, progress)
             offsets[partition.source] = marker.next_offset
             for message in messages:
-                self._count(message)
+                count(self._step, message, self._settings.slo_ms)
         if offsets:
             self._lane.commit(offsets)
-
-    def _count(self, message: Pending) -> None:
-        step = self._step
-        step.messages += 1
-        step.duplicates += message.duplicates
-        if message.letter is not None:
-            reason = message.letter[0].name.lower()
-            step.refused[reason] = step.refused.get(reason, 0) + 1
-        counts = message.counts()
-        for outcome in Outcome:
-            step.rows[outcome] += int(counts[outcome])
-        if counts[Outcome.PREDICTED]:
-            taken = message.predicted_at_ms - message.requested_at_ms(slice(None))
-            taken = taken[message.outcome == Outcome.PREDICTED].astype(np.float64)
-            step.on_time += int((taken <= self._settings.slo_ms).sum())
-            step.latency_ms.append(taken)
 
     # -- what can go wrong
 
@@ -473,19 +381,3 @@ class InferenceWorker:
         keep = [b for b in self._batcher.waiting() if b.payload.partition is not partition]
         self._batcher.discard(keep)
         partition.drop()
-
-
-def _letter(source: TopicPartition, message: Pending) -> bytes:
-    """A dead letter: where the message is, why it was refused, its first 1 KiB in base64."""
-    reason, problem, value = message.letter or (None, "", None)
-    head = None if value is None else base64.b64encode(value[:LETTER_BYTES]).decode()
-    return json.dumps(
-        {
-            "topic": source.topic,
-            "partition": source.partition,
-            "offset": message.offset,
-            "reason": None if reason is None else reason.name.lower(),
-            "problem": problem,
-            "value": head,
-        }
-    ).encode()

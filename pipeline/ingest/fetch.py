@@ -82,17 +82,21 @@ class Fetch:
         self._stale = False
 
     def fill(self, queue: int, max_records: int, timeout_ms: int) -> None:
-        """Take messages from ``queue``; wait for the first only, callbacks run meanwhile."""
-        if len(self._handles) < max_records:
+        """Take messages from ``queue`` until ``max_records`` are in hand.
+
+        Waits for the first only; callbacks run meanwhile.
+        """
+        if len(self._handles) < max_records and self._count == 0:
             self._reserve(max_records)
-        wanted = min(_CHUNK, max_records)
+        limit = min(max_records, len(self._handles))
+        wanted = min(_CHUNK, limit - self._count)
         taken = self._consume(queue, wanted, 0)
         if taken == 0 and timeout_ms > 0:
             # A larger count would wait for all of them or the whole timeout.
             taken = self._consume(queue, 1, timeout_ms)
             wanted = taken
         while taken == wanted > 0 and not self._stale and self._bytes() < self._max_batch_bytes:
-            wanted = min(_CHUNK, max_records - self._count)
+            wanted = min(_CHUNK, limit - self._count)
             if wanted == 0:
                 break
             taken = self._consume(queue, wanted, 0)

@@ -13,6 +13,8 @@ from pipeline.errors import BrokerUnavailableError, UnknownNameError
 __all__ = ["scan"]
 
 AT_ONCE = 1000
+SLICE_S = 0.1  # the client returns early only once it has AT_ONCE messages
+SLICE_S = 0.1  # the client returns early only once it has AT_ONCE messages
 QUIET_S = 10.0  # longest wait for the next message of a topic that is known to have more
 
 
@@ -51,10 +53,14 @@ def _read(consumer: Any, topic: str) -> Iterator[tuple[int, int, bytes | None]]:
             starts.append(place)
     unfinished = {place.partition for place in starts}
     consumer.assign(starts)
+    quiet_s = 0.0
     while unfinished:
-        messages = consumer.consume(AT_ONCE, timeout=QUIET_S)
-        if not messages:
-            raise BrokerUnavailableError(f"topic {topic!r} has more, but nothing came for {QUIET_S:g} s")
+        messages = consumer.consume(AT_ONCE, timeout=SLICE_S)
+        quiet_s = 0.0 if messages else quiet_s + SLICE_S
+        if quiet_s > QUIET_S:
+            raise BrokerUnavailableError(
+                f"topic {topic!r} has more, but nothing came for {QUIET_S:g} s"
+            )
         for message in messages:
             error = message.error()
             if error is None:

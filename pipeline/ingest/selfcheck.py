@@ -31,6 +31,7 @@ _RECORDS: tuple[tuple[bytes | None, bytes | None, int], ...] = (
     (b"tombstone", None, 1_600_000_000_004),
 )
 _MAX_BYTES = 1 << 16
+_IN_HAND = 16  # the records and a few error messages (end of partition)
 _POLLS = 200
 _POLL_TIMEOUT_MS = 20
 
@@ -57,21 +58,19 @@ def self_check() -> None:
 def _round_trip() -> list[_Read]:
     rdkafka = rd.library()
     fetch = Fetch(rdkafka, _MAX_BYTES, _MAX_BYTES)
-    read: list[_Read] = []
     with MockCluster({_SOURCE.topic: _SOURCE.partition + 1}) as cluster:
         _produce(cluster.brokers)
         with _consumer(rdkafka, cluster.brokers) as queue:
             try:
                 for _ in range(_POLLS):
-                    fetch.fill(queue, len(_RECORDS), _POLL_TIMEOUT_MS)
-                    _compare(fetch.indexed(), _START + len(read))
-                    for batch in fetch.gather({_SOURCE}).batches:
-                        read += _records(batch)
-                    if len(read) >= len(_RECORDS) - _START:
+                    fetch.fill(queue, _IN_HAND, _POLL_TIMEOUT_MS)
+                    if len(fetch.indexed()) == len(_RECORDS) - _START:
                         break
+                _compare(fetch.indexed())
+                (batch,) = fetch.gather({_SOURCE}).batches
             finally:
                 fetch.release()
-    return read
+    return _records(batch)
 
 
 @contextmanager
@@ -94,7 +93,7 @@ def _consumer(rdkafka: Any, brokers: str) -> Iterator[int]:
         rdkafka.rd_kafka_destroy(client)
 
 
-def _compare(found: list[Indexed], first: int) -> None:
+def _compare(found: list[Indexed]) -> None:
     expected = [
         Indexed(
             partition=_SOURCE.partition,
@@ -104,7 +103,7 @@ def _compare(found: list[Indexed], first: int) -> None:
             key_size=None if key is None else len(key),
         )
         for offset, (key, value, timestamp_ms) in enumerate(_RECORDS)
-    ][first : first + len(found)]
+    ][_START:]
     if found != expected:
         raise NativeLaneError(f"struct layout differs: sent {expected!r}, read {found!r}")
 

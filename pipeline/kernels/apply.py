@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.arena import has_room
 from pipeline.kernels.finalize import finalize_row
+from pipeline.kernels.integers import minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
@@ -19,6 +20,7 @@ from pipeline.kernels.lists import (
     LIST_TYPE,
     add_distinct,
     add_last,
+    one_zero,
     takes_value,
 )
 from pipeline.kernels.load import clear_slot
@@ -40,7 +42,6 @@ from pipeline.kernels.tiles import (
     RING_WIDTH,
     add_to_ring,
     is_nan,
-    minus,
     tile_of,
 )
 
@@ -152,7 +153,8 @@ def _changes(
     horizon = lists[i, LIST_HORIZON]
     if horizon != 0 and arena[p] <= minus(slots[slot, EVENT_TIME], horizon):
         return True
-    return bool(arena[p + 2] != values[lists[i, LIST_INPUT]])
+    kind = lists[i, LIST_TYPE]
+    return bool(one_zero(arena[p + 2], kind) != one_zero(values[lists[i, LIST_INPUT]], kind))
 
 
 @inlined

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.kernels.integers import OVERFLOW, divide_scaled, minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import LIST_HORIZON, LIST_RING
 from pipeline.kernels.table import EVENT_TIME, LOADED, NOTHING, PRESENT, SECTION, STATE
@@ -17,7 +18,6 @@ from pipeline.kernels.tiles import (
     ACC_OP,
     ACC_RING,
     COUNT,
-    OVERFLOW,
     RING_END,
     RING_FIRST,
     RING_TILES,
@@ -28,7 +28,6 @@ from pipeline.kernels.tiles import (
     is_float,
     is_nan,
     lower_bound,
-    minus,
     tile_of,
 )
 
@@ -44,10 +43,6 @@ OP_COUNT, OP_SUM, OP_MEAN, OP_MIN, OP_MAX, OP_RATIO, OP_DISTINCT, OP_LAST = rang
 INT, FLOAT, DECIMAL = range(3)
 S_PRESENT, S_MISSING, S_EXPIRED, S_STALE, S_DEGRADED = range(5)
 
-_EXACT = 1 << 53
-_U0, _U1, _U2, _U63 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(63)
-_UTOP = np.uint64(1 << 54)
-
 
 @inlined
 def _bits(value: float) -> Int:
@@ -57,69 +52,6 @@ def _bits(value: float) -> Int:
 @inlined
 def _real(bits: Int) -> float:
     return np.int64(bits).view(np.float64)
-
-
-@inlined
-def _magnitude(a: Int) -> Int:
-    u = np.int64(a).view(np.uint64)
-    return u if a >= 0 else ~u + _U1
-
-
-@bare
-def _divide_long(a: Int, b: Int) -> float:
-    """Quotient by long division: 55 or more bits and a sticky one, rounded once by the cast."""
-    n, d = _magnitude(a), _magnitude(b)
-    q = n // d
-    r = n - q * d
-    shift = 0
-    while q < _UTOP:
-        q = q << _U1
-        if r >= d - r:
-            r = r - (d - r)
-            q = q | _U1
-        else:
-            r = r + r
-        shift += 1
-    if r != _U0:
-        q = q | _U1
-    x = np.float64(q) * 2.0**-shift
-    return x if (a < 0) == (b < 0) else -x
-
-
-@bare
-def divide(a: Int, b: Int) -> float:
-    """The float64 nearest to the quotient of two int64, ``b != 0``."""
-    if -_EXACT <= a <= _EXACT and -_EXACT <= b <= _EXACT:
-        return np.float64(a) / np.float64(b)
-    if a == 0:
-        return 0.0
-    return _divide_long(a, b)
-
-
-@bare
-def _scaled(value: Int, scale: Int) -> float:
-    """``value / 10**scale``, rounded once."""
-    ten = np.int64(1)
-    for _ in range(min(scale, 18)):
-        ten *= 10
-    return divide(value, ten)
-
-
-@bare
-def _fraction(a: Int, b: Int, scale: Int) -> float:
-    """``a / b / 10**scale``, rounded once while ``b * 10**scale`` is an int64."""
-    up, down = np.int64(1), np.int64(1)
-    for _ in range(min(abs(scale), 18)):
-        if scale > 0:
-            down *= 10
-        else:
-            up *= 10
-    limit = np.int64(OVERFLOW + 1)
-    if scale > 0 and abs(b) > -limit // down:
-        return divide(a, b) / np.float64(down)
-    if scale < 0 and abs(a) > -limit // up:
-        return divide(a, b) * np.float64(up)
-    return divide(a * up, b * down)
 
 
 @inlined
@@ -170,7 +102,7 @@ def _broken(op: Int, cell: Int) -> bool:
 @bare
 def _quotient(op_a: Int, a: Int, op_b: Int, b: Int, scale: Int) -> float:
     if not is_float(op_a) and not is_float(op_b):
-        return _fraction(a, b, scale)
+        return divide_scaled(a, b, scale)
     x = _real(a) if is_float(op_a) else np.float64(a)
     y = _real(b) if is_float(op_b) else np.float64(b)
     q = x / y
@@ -224,7 +156,7 @@ def _aggregate(
             return S_DEGRADED
         cells[k] = _bits(q)
     elif feature[F_TYPE] == DECIMAL and op != OP_COUNT:
-        cells[k] = _bits(_scaled(x, feature[F_SCALE]))
+        cells[k] = _bits(divide_scaled(x, np.int64(1), feature[F_SCALE]))
     else:
         cells[k] = x
     valid[k] = 1
@@ -274,7 +206,7 @@ def _last(
             continue
         value = arena[block + 3 * e + 2]
         if feature[F_TYPE] == DECIMAL:
-            value = _bits(_scaled(value, feature[F_SCALE]))
+            value = _bits(divide_scaled(value, np.int64(1), feature[F_SCALE]))
         cells[k] = value
         valid[k] = 1
         e -= 1

@@ -28,6 +28,7 @@ __all__ = [
     "LIST_TYPE",
     "add_distinct",
     "add_last",
+    "one_zero",
     "takes_value",
 ]
 
@@ -55,6 +56,12 @@ def takes_value(lists: I64, i: Int, usable: U8, passed: U8) -> bool:
     """Whether list ``i`` is interested in the event: its mask is true and its input usable."""
     mask = lists[i, LIST_MASK]
     return bool((mask < 0 or passed[mask] != 0) and usable[lists[i, LIST_INPUT]] != 0)
+
+
+@inlined
+def one_zero(bits: Int, kind: Int) -> Int:
+    """The bits of a value of cell type ``kind``, -0.0 as 0.0."""
+    return np.int64(0) if kind == _FLOAT and bits == _MINUS_ZERO else bits
 
 
 @inlined
@@ -116,7 +123,7 @@ def add_distinct(
     ``evicted`` is the slot's column of the newest dropped tile. O(log n) for a known value, O(n)
     for a new one.
     """
-    value = np.int64(0) if kind == _FLOAT and raw == _MINUS_ZERO else raw
+    value = one_zero(raw, kind)
     at = SECTION + 3 * section
     block, count = slots[slot, at], slots[slot, at + 1]
     if block < 0:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.arena import allocate, has_room, release, size_class
 from pipeline.kernels.hash import xxh64
+from pipeline.kernels.integers import add_wrapping, minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
@@ -41,7 +42,6 @@ from pipeline.kernels.tiles import (
     RING_WIDTH,
     is_float,
     is_nan,
-    minus,
     tile_of,
 )
 from pipeline.kernels.varint import read_varint, read_word, unzigzag
@@ -169,7 +169,7 @@ def _load_distinct(
         bits, at = read_varint(data, at, end)
         if at < 0:
             return np.int64(-1)
-        following = unzigzag(bits) if k == 0 else value + bits
+        following = unzigzag(bits) if k == 0 else add_wrapping(value, bits)
         if k > 0 and following <= value:
             return np.int64(-1)
         value = following

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.hash import xxh64
+from pipeline.kernels.integers import minus, subtract_wrapping
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
@@ -34,7 +35,6 @@ from pipeline.kernels.tiles import (
     RING_WIDTH,
     is_float,
     lower_bound,
-    minus,
     tile_of,
 )
 from pipeline.kernels.varint import write_varint, write_word, zigzag
@@ -119,7 +119,7 @@ def _encode_distinct(
         value, tile = arena[block + 2 * i], arena[block + 2 * i + 1]
         if tile < held:
             continue
-        at = write_varint(out, at, zigzag(value) if first else np.int64(value) - before)
+        at = write_varint(out, at, zigzag(value) if first else subtract_wrapping(value, before))
         at = write_varint(out, at, newest - tile)
         first, before = False, value
     return at
@@ -138,8 +138,8 @@ def _encode_last(
     at = write_varint(out, at, np.int64(0))
     for i in range(start, count):
         p = block + 3 * i
-        at = write_varint(out, at, newest - arena[p])
-        at = write_varint(out, at, offset - arena[p + 1])
+        at = write_varint(out, at, subtract_wrapping(newest, arena[p]))
+        at = write_varint(out, at, subtract_wrapping(offset, arena[p + 1]))
         if kind == _FLOAT:
             at = write_word(out, at, arena[p + 2])
         else:

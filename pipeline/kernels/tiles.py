@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.arena import allocate, release, size_class
+from pipeline.kernels.integers import OVERFLOW, add_exact
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.table import SECTION
 
@@ -27,7 +28,6 @@ __all__ = [
     "MAX_INT",
     "MIN_FLOAT",
     "MIN_INT",
-    "OVERFLOW",
     "RING_END",
     "RING_FIRST",
     "RING_TILES",
@@ -41,7 +41,6 @@ __all__ = [
     "is_float",
     "is_nan",
     "lower_bound",
-    "minus",
     "spacious",
     "tile_of",
 ]
@@ -53,7 +52,6 @@ RING_WIDTH, RING_TILES, RING_FIRST, RING_END = range(4)
 ACC_RING, ACC_OP, ACC_INPUT, ACC_MASK = range(4)
 COUNT, SUM_INT, SUM_FLOAT, MIN_INT, MAX_INT, MIN_FLOAT, MAX_FLOAT = range(7)
 
-OVERFLOW = -(2**63)  # an integer sum that left int64 becomes this and stays it
 _MAX = 2**63 - 1
 _INF = 0x7FF0000000000000
 _MINUS_INF = -0x10000000000000
@@ -61,19 +59,10 @@ _NAN = 0x7FF8000000000000
 
 
 @inlined
-def minus(a: Int, b: Int) -> Int:
-    """``a - b``, held within int64."""
-    d = np.int64(a) - np.int64(b)
-    if ((a ^ b) & (a ^ d)) < 0:
-        return np.int64(-(2**63)) if a < 0 else np.int64(_MAX)
-    return d
-
-
-@inlined
 def tile_of(time: Int, width: Int) -> Int:
     """The tile ``k`` with ``k * width < time <= (k + 1) * width``."""
     k = time // width
-    if k * width == time:
+    if time % width == 0:
         k -= 1
     return k
 
@@ -111,16 +100,6 @@ def _rank(bits: Int) -> Int:
 
 
 @inlined
-def _add_exact(a: Int, b: Int) -> Int:
-    if a == OVERFLOW or b == OVERFLOW:
-        return np.int64(OVERFLOW)
-    s = np.int64(a) + np.int64(b)
-    if ((a ^ s) & (b ^ s)) < 0:
-        return np.int64(OVERFLOW)
-    return s
-
-
-@inlined
 def _add_float(a: Int, b: Int) -> Int:
     s = np.float64(np.int64(a).view(np.float64) + np.int64(b).view(np.float64)).view(np.int64)
     if is_nan(s):
@@ -132,7 +111,7 @@ def _add_float(a: Int, b: Int) -> Int:
 def fold(op: Int, cell: Int, value: Int) -> Int:
     """``cell`` after a value, or another tile's cell, of 64 bits; a count folds ones."""
     if op in (COUNT, SUM_INT):
-        return _add_exact(cell, value)
+        return add_exact(cell, value)
     if op == SUM_FLOAT:
         return _add_float(cell, value)
     if op == MIN_INT:

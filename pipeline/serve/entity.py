@@ -83,6 +83,8 @@ def _is_text(type_: pa.DataType) -> bool:
 
 
 def _cast(entity: str, column: Column, type_: pa.DataType) -> Column:
+    if column.type == type_:
+        return column
     try:
         return column.cast(type_)
     except pa.ArrowException as wrong:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -51,7 +52,6 @@ U8 = npt.NDArray[np.uint8]
 _REFRESH_S = 10.0
 _NO_EVENT = np.iinfo(np.int64).min
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_STATUS_NAMES = [status.name.lower() for status in Status]
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,17 +287,27 @@ def _mark_stale(answer: _Answer, markers: Mapping[int, Marker | None], horizon_m
 
 
 def _status_column(codes: U8) -> Any:
-    return pa.DictionaryArray.from_arrays(codes.astype(np.int8), _STATUS_NAMES)
+    indices: Any = pa.array(codes.astype(np.int8))
+    return pa.DictionaryArray.from_arrays(indices, _status_names())
+
+
+@cache
+def _status_names() -> Any:
+    return pa.array([status.name.lower() for status in Status])
 
 
 def _view_columns(name: str, answer: _Answer, time_ns: int | None) -> dict[str, Any]:
-    absent = ~answer.known
+    known = pa.py_buffer(np.packbits(answer.known, bitorder="little").data)
     age = np.zeros_like(answer.event_time) if time_ns is None else time_ns - answer.event_time
-    when = pa.timestamp("ns", "UTC")
+
+    def column(values: I64, type_: pa.DataType) -> Any:
+        data = pa.py_buffer(np.ascontiguousarray(values).data)
+        return pa.Array.from_buffers(type_, len(values), [known, data])
+
     return {
         f"{name}__status": _status_column(answer.status.max(axis=1)),
-        f"{name}__event_time": pa.array(answer.event_time, mask=absent).cast(when),
-        f"{name}__age": pa.array(age, mask=absent).cast(pa.duration("ns")),
-        f"{name}__source_offset": pa.array(answer.source_offset, mask=absent),
+        f"{name}__event_time": column(answer.event_time, pa.timestamp("ns", "UTC")),
+        f"{name}__age": column(age, pa.duration("ns")),
+        f"{name}__source_offset": column(answer.source_offset, pa.int64()),
         f"{name}__partition": pa.array(answer.partition),
     }

@@ -29,7 +29,7 @@ from pipeline.store.lease import Lease, next_lease, refuse_newer
 from pipeline.store.marker import Marker
 from pipeline.store.partition import RowWrite
 from pipeline.store.replies import error_of, root_cause
-from pipeline.store.transaction import Scratch, check_commit, encode_commit, encode_mget
+from pipeline.store.transaction import Prefixes, Scratch, check_commit, encode_commit, encode_mget
 from pipeline.store.wire import Link, Replies, Reply, ServerError, command
 
 __all__ = ["ACQUIRE_ATTEMPTS", "RedisPartition"]
@@ -106,19 +106,21 @@ class RedisPartition:
             None if value is None else Marker.unpack(value, key.decode())
             for key, value in zip(keys, values, strict=True)
         ]
-        self._expected.update(zip(keys, values, strict=True))
+        for key, value in zip(keys, values, strict=True):
+            if self._expected.setdefault(key, value) != value:
+                raise self._give_up(self._lost_writes())
         return found
 
     def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
         """Packed rows of the keys ``index``, None where there is none."""
         self._require_ready()
-        prefix = row_prefix(self._tag, fingerprint)
+        prefixes = Prefixes.of([row_prefix(self._tag, fingerprint)])
         rows: list[bytes | None] = []
         for first in range(0, len(index), _KEYS_PER_MGET):
             part = index[first : first + _KEYS_PER_MGET]
             which = np.zeros(len(part), dtype=np.int32)
             with self._whole():
-                self._send(encode_mget(self._scratch, [prefix], which, keys, key_offsets, part))
+                self._send(encode_mget(self._scratch, prefixes, which, keys, key_offsets, part))
                 rows += self._read_bulks()
         return rows
 
@@ -275,6 +277,9 @@ class RedisPartition:
                     f"{self._name}: another worker took the lease (epoch {other.epoch}, "
                     f"generation {other.generation}; ours was epoch {ours.epoch})"
                 )
+        return self._lost_writes()
+
+    def _lost_writes(self) -> StoreUnavailableError:
         return StoreUnavailableError(
             f"{self._name}: the store lost writes (lease or marker is missing or older than "
             "written); take the lease again and continue from the markers found there"

@@ -20,7 +20,7 @@ from pipeline.ingest.batch import TopicPartition
 from pipeline.store.keys import lease_key, marker_key, partition_tag, row_key
 from pipeline.store.lease import Lease, next_lease, refuse_newer
 from pipeline.store.marker import Marker
-from pipeline.store.partition import Fetched, RowRead, RowWrite
+from pipeline.store.partition import Fetched, RowRead, RowWrite, StoreInfo
 from pipeline.store.registry import Registry
 from pipeline.store.transaction import check_commit
 
@@ -64,6 +64,12 @@ class MemoryStore:
 
     def verify(self) -> None:
         """A dictionary evicts nothing."""
+
+    def info(self) -> StoreInfo:
+        """A dictionary, and how much it holds."""
+        with self.asked():
+            held = sum(len(key) + len(value) for key, value in self.values.items())
+            return StoreInfo("memory", "", "master", "noeviction", held, 0, len(self.values))
 
     def close(self) -> None:
         """Nothing to close; what is held stays."""
@@ -141,8 +147,9 @@ class MemoryPartition:
         self._require_ready()
         with self._store.asked():
             found = [self._store.marker(self._tag, f) for f in fingerprints]
-            keys = [marker_key(self._tag, f) for f in fingerprints]
-            self._expected.update({key: self._store.values.get(key) for key in keys})
+            for key in (marker_key(self._tag, f) for f in fingerprints):
+                self._expected.setdefault(key, self._store.values.get(key))
+            self._refuse_changed()
         return found
 
     def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:

@@ -33,6 +33,7 @@ __all__ = [
     "RowRead",
     "RowWrite",
     "Store",
+    "StoreInfo",
     "StoreSettingWarning",
 ]
 
@@ -81,6 +82,22 @@ class Fetched:
 
     rows: list[bytes | None]
     markers: Mapping[int, Marker | None]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What a server says about itself; sizes in bytes, ``max_bytes`` 0 for no limit of its own.
+
+    ``policy`` is its eviction policy, empty where it does not tell.
+    """
+
+    server: str
+    version: str
+    role: str
+    policy: str
+    used_bytes: int
+    max_bytes: int
+    keys: int
 
 
 class PartitionStore(Protocol):
@@ -161,6 +178,9 @@ class Store(Protocol):
         Raises UnsafeStoreError, which says what to change, and StoreUnavailableError; warns with
         StoreSettingWarning where a setting cannot be read.
         """
+
+    def info(self) -> StoreInfo:
+        """What the server says about itself; raises StoreUnavailableError."""
 
     def close(self) -> None:
         """Close all connections of readers; partitions are closed by whoever opened them."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,7 @@ from pipeline.store.keys import marker_key, partition_tag, row_prefix
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Fetched, RowRead
 from pipeline.store.replies import error_of
-from pipeline.store.transaction import Scratch, encode_mget
+from pipeline.store.transaction import Prefixes, Scratch, encode_mget
 from pipeline.store.wire import Link, Replies, ServerError, command
 
 __all__ = ["RedisReader"]
@@ -104,22 +106,20 @@ class _Prepared:
     """The commands of one :class:`RowRead`, and how to put their replies together."""
 
     def __init__(self, read: RowRead, scratch: Scratch) -> None:
-        used, which = np.unique(read.partition, return_inverse=True)
-        self._partitions: list[int] = used.tolist()
-        tags = [partition_tag(read.app, TopicPartition(read.topic, p)) for p in self._partitions]
-        prefixes = [row_prefix(tag, read.fingerprint) for tag in tags]
+        keys = _partition_keys(read.app, read.topic, read.fingerprint, _count(read.partition))
         index = np.arange(len(read.partition), dtype=np.int64)
-        groups = which.astype(np.int32)
         parts: list[bytes] = []
         for first in range(0, len(index), _KEYS_PER_MGET):
             part = slice(first, first + _KEYS_PER_MGET)
             sent = encode_mget(
-                scratch, prefixes, groups[part], read.keys, read.key_offsets, index[part]
-            )
+                scratch, keys.prefixes, read.partition[part], read.keys, read.key_offsets,
+                index[part],
+            )  # fmt: skip
             parts.append(bytes(sent))
-        self._marker_keys = (
-            [marker_key(tag, read.fingerprint) for tag in tags] if read.with_markers else []
+        self._partitions: list[int] = (
+            np.unique(read.partition).tolist() if read.with_markers else []
         )
+        self._marker_keys = [keys.markers[partition] for partition in self._partitions]
         if self._marker_keys:
             parts.append(command(b"MGET", *self._marker_keys))
         self.request = b"".join(parts)
@@ -131,8 +131,31 @@ class _Prepared:
         markers = {
             partition: None if value is None else Marker.unpack(value, key.decode())
             for partition, key, value in zip(
-                self._partitions if found else [], self._marker_keys, found, strict=True
+                self._partitions, self._marker_keys, found, strict=True
             )
         }
         rows = answers[0] if len(answers) == 1 else [row for part in answers for row in part]
         return Fetched(rows, markers)
+
+
+@dataclass(frozen=True, slots=True)
+class _PartitionKeys:
+    """What the keys of a view look like in each of its partitions."""
+
+    prefixes: Prefixes
+    markers: tuple[bytes, ...]
+
+
+@lru_cache(maxsize=256)
+def _partition_keys(app: str, topic: str, fingerprint: int, partitions: int) -> _PartitionKeys:
+    tags = [partition_tag(app, TopicPartition(topic, p)) for p in range(partitions)]
+    return _PartitionKeys(
+        Prefixes.of([row_prefix(tag, fingerprint) for tag in tags]),
+        tuple(marker_key(tag, fingerprint) for tag in tags),
+    )
+
+
+def _count(partition: I32) -> int:
+    """Partitions to make keys for: a power of two, so that few tables are made."""
+    highest = int(partition.max(initial=0))
+    return 1 << highest.bit_length() if highest else 1

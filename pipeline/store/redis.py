@@ -33,7 +33,7 @@ from pipeline.errors import (
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.fence import RedisPartition
 from pipeline.store.keys import partition_tag
-from pipeline.store.partition import Fetched, RowRead, StoreSettingWarning
+from pipeline.store.partition import Fetched, RowRead, StoreInfo, StoreSettingWarning
 from pipeline.store.reader import RedisReader
 from pipeline.store.registry import Registry
 from pipeline.store.replies import error_of
@@ -207,6 +207,21 @@ class RedisStore:
                 "yet; give the address of a Redis that stands alone"
             )
         self._verify_policy(info)
+
+    def info(self) -> StoreInfo:
+        """What ``INFO`` and ``DBSIZE`` say."""
+        info: dict[str, Any] = _translated(self._address, self._client.info)
+        keys = _translated(self._address, self._client.dbsize)
+        policy = self._configured_policy() or info.get("maxmemory_policy") or ""
+        return StoreInfo(
+            server="Valkey" if "valkey_version" in info else "Redis",
+            version=str(info.get("valkey_version") or info.get("redis_version", "")),
+            role=str(info.get("role", "")),
+            policy=str(policy),
+            used_bytes=int(info.get("used_memory", 0)),
+            max_bytes=int(info.get("maxmemory", 0)),
+            keys=keys,
+        )
 
     def close(self) -> None:
         """Close the connections of readers and of the registry."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Container, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from pipeline.store.marker import Marker
 from pipeline.store.partition import RowWrite
 from pipeline.store.wire import array_header, command
 
-__all__ = ["Scratch", "check_commit", "encode_commit", "encode_mget", "warm_up"]
+__all__ = ["Prefixes", "Scratch", "check_commit", "encode_commit", "encode_mget", "warm_up"]
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -72,26 +73,35 @@ def encode_commit(
     return out.data[:at], queued
 
 
+@dataclass(frozen=True, slots=True)
+class Prefixes:
+    """Beginnings of keys, as a table for kernels: ``data`` uint8[..], ``offsets`` int64[n+1]."""
+
+    data: U8
+    offsets: I64
+    longest: int
+
+    @classmethod
+    def of(cls, prefixes: Sequence[bytes]) -> Prefixes:
+        """The table of ``prefixes``."""
+        offsets = np.zeros(len(prefixes) + 1, dtype=np.int64)
+        np.cumsum([len(prefix) for prefix in prefixes], out=offsets[1:])
+        data = np.array(bytearray(b"".join(prefixes)), dtype=np.uint8)
+        return cls(data, offsets, max(map(len, prefixes), default=0))
+
+
 def encode_mget(
-    scratch: Scratch,
-    prefixes: Sequence[bytes],
-    which: I32,
-    keys: U8,
-    key_offsets: I64,
-    index: I64,
+    scratch: Scratch, prefixes: Prefixes, which: I32, keys: U8, key_offsets: I64, index: I64
 ) -> memoryview:
-    """``MGET`` of ``prefixes[which[j]] + keys[index[j]]``; valid until ``scratch`` is used again.
+    """``MGET`` of prefix ``which[j]`` + key ``index[j]``; valid until ``scratch`` is used again.
 
     ``which`` int32[m], ``index`` int64[m].
     """
-    table = np.array(bytearray(b"".join(prefixes)), dtype=np.uint8)
-    bounds = np.zeros(len(prefixes) + 1, dtype=np.int64)
-    np.cumsum([len(prefix) for prefix in prefixes], out=bounds[1:])
-    longest = max(map(len, prefixes), default=0)
     length = int((key_offsets[index + 1] - key_offsets[index]).sum())
-    out = scratch.room(_HEADER_BYTES + length + len(index) * (longest + ARGUMENT_OVERHEAD))
+    room = _HEADER_BYTES + length + len(index) * (prefixes.longest + ARGUMENT_OVERHEAD)
+    out = scratch.room(room)
     at = _put(out, 0, array_header(1 + len(index), b"MGET"))
-    at = write_keys(table, bounds, which, keys, key_offsets, index, out, at)
+    at = write_keys(prefixes.data, prefixes.offsets, which, keys, key_offsets, index, out, at)
     return out.data[:at]
 
 

@@ -51,13 +51,14 @@ POLARS = {
 
 def event(r: random.Random) -> dict[str, Any]:
     """One behaviour event."""
+    day, hour, second = r.randrange(1, 29), r.randrange(24), r.randrange(60)
     return {
         "user_id": r.randrange(100_000),
         "item_id": r.randrange(1_000_000),
         "action": r.choice(["view", "cart", "purchase"]),
         "price": round(r.random() * 100, 2),
         "quantity": r.randrange(1, 9),
-        "event_time": f"2024-01-{r.randrange(1, 29):02}T{r.randrange(24):02}:00:{r.randrange(60):02}Z",
+        "event_time": f"2024-01-{day:02}T{hour:02}:53:{second:02}Z",
         "session": f"{r.getrandbits(64):016x}",
     }
 

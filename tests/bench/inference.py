@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 import pipeline.demo
+from pipeline.inference.delivery import InferenceSettings
 from pipeline.inference.model import load_file
 from pipeline.inference.request import RequestOrigin, encode_requests
-from pipeline.inference.worker import InferenceSettings, InferenceWorker
+from pipeline.inference.worker import InferenceWorker
 from pipeline.store.memory import MemoryStore
 from pipeline.testing.log import MemoryLane, MemoryLog, MemoryPublisher
 
@@ -74,7 +75,7 @@ def main(rows: int, messages: int) -> None:
 class _Indexed(MemoryLane):
     """The log's offsets are dense, so a poll need not search it."""
 
-    def poll(self, max_records: int, timeout_ms: int):  # noqa: ANN201
+    def poll(self, max_records: int, timeout_ms: int):
         if self._due:
             self._rebalance()
         from pipeline.testing.log import binary_batch

@@ -214,6 +214,15 @@ def test_commit_onto_a_marker_that_went_back_is_refused(bed: Bed) -> None:
     assert read(partition, b"k") == [b"2"]
 
 
+def test_marker_read_again_is_not_taken_for_ours_when_it_went_back(bed: Bed) -> None:
+    partition = bed.open()
+    partition.commit([], [marker(1)])
+    bed.put(marker_key(TAG, VIEW), marker(0).pack())
+    with pytest.raises(StoreUnavailableError, match="lost writes"):
+        partition.markers([VIEW])
+    assert not partition.held
+
+
 def test_commits_that_break_a_promise_are_refused(bed: Bed) -> None:
     partition = bed.open()
     with pytest.raises(PipelineError, match="without its marker"):

@@ -6,6 +6,7 @@ import calendar
 import re
 from datetime import date
 
+MONTH_DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _TIME = re.compile(
     rb"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([-+])(\d\d):(\d\d))?"
 )
@@ -20,7 +21,7 @@ def timestamp(text: bytes, utc: bool) -> tuple[int, str]:
     fraction, z, sign, east_hours, east_minutes = match.groups()[6:]
     if not 1 <= month <= 12 or hour > 23 or minute > 59 or second > 60:
         return 0, "untimely"
-    last = 29 if month == 2 and calendar.isleap(year) else (0, *calendar.mdays[1:])[month]
+    last = MONTH_DAYS[month - 1] + (month == 2 and calendar.isleap(year))
     if not 1 <= day <= last or not (z or sign or utc):
         return 0, "untimely"
     east = 0

@@ -70,7 +70,19 @@ def test_arrow_is_valid_and_refers_to_the_decoded_columns() -> None:
     record_batch = to_arrow(batch, ["s", "id"])
     record_batch.validate(full=True)
     assert record_batch.schema.names == ["s", "id"]
-    assert record_batch.column(1).buffers()[1].address == batch.columns["id"].ctypes.data
+    values = record_batch.column(1).buffers()[1]
+    assert values is not None
+    assert values.address == batch.columns["id"].ctypes.data
+
+
+@pytest.mark.parametrize("n", [0, 1, 11, 12, 13, 14, 100])
+def test_strings_of_every_length(n: int) -> None:
+    text = "abcdefghij"[: n % 10] + "é" * (n // 10) + "x" * (n - n % 10 - 2 * (n // 10))
+    value = f'{{"id":1,"at":"2017-01-01T00:00:00Z","s":"{text}"}}'
+    with np.errstate(over="ignore"):
+        decoder = JsonDecoder(CONTRACT, "id", "at", 1)
+        frame = to_polars(decoder.decode(binary_batch([value.encode()], [b"1"])), ["s"])
+    assert frame["s"].to_list() == [text]
 
 
 def test_no_columns_keep_the_number_of_rows() -> None:

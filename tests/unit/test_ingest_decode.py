@@ -87,7 +87,7 @@ def test_reasons_of_the_whole_order() -> None:
 
 
 def _reasons() -> list[Reason]:
-    good = next(i for i in range(1, 100) if partition_of(str(i).encode(), PARTITIONS) == 1)
+    good = _key_here()
     other = next(i for i in range(1, 100) if partition_of(str(i).encode(), PARTITIONS) == 0)
     key, text = str(good).encode(), '{{"id":{},"at":{}}}'
     rows: list[tuple[bytes | None, bytes | None, int]] = [
@@ -106,6 +106,29 @@ def _reasons() -> list[Reason]:
     ]
     events = decode(INTEGERS, [r[1] for r in rows], [r[0] for r in rows], [r[2] for r in rows])
     return [Reason(r) for r in events.reason]
+
+
+def test_the_bounds_themselves_are_accepted() -> None:
+    key = _key_here()
+    rows = [(1_001_000_000, 1), (1_001_000_001, 1), (10**18, -1), (500, -1), (499, -1)]
+    values = [f'{{"id":{key},"at":{at}}}'.encode() for at, _ in rows]
+    events = decode(INTEGERS, values, [str(key).encode()] * 5, [broker for _, broker in rows])
+    ok, future, past = Reason.OK, Reason.TS_FUTURE, Reason.TS_PAST
+    assert events.reason.tolist() == [ok, future, ok, ok, past]
+
+
+def test_a_value_at_the_limit_is_accepted_and_one_left_out_never() -> None:
+    key = _key_here()
+    value = f'{{"id":{key},"at":600}}'.encode()
+    values = [value.ljust(MAX_BYTES), value.ljust(MAX_BYTES + 1), value, b""]
+    sizes = [MAX_BYTES, MAX_BYTES + 1, len(value) + 1, 5]
+    events = decode(INTEGERS, values, [str(key).encode()] * 4, sizes=sizes)
+    large = Reason.TOO_LARGE
+    assert events.reason.tolist() == [Reason.OK, large, large, large]
+
+
+def _key_here() -> int:
+    return next(i for i in range(1, 100) if partition_of(str(i).encode(), PARTITIONS) == 1)
 
 
 def test_batch_cuts_do_not_show() -> None:

@@ -282,6 +282,12 @@ def _with(**members: str) -> bytes:
     return ("{" + ",".join(f'"{k}":{v}' for k, v in {**_GOOD, **members}.items()) + "}").encode()
 
 
+def test_odd_values_in_every_field() -> None:
+    odd = [*ODD_NUMBERS, *ODD_STRINGS, *ODD_TIMES, "true", "false", "null", "[]", "{}", "nulls"]
+    for name in PROPERTIES:
+        check(OPEN, [_with(**{name: value}) for value in odd])
+
+
 def test_every_truncation_is_refused() -> None:
     value = _with()
     check(OPEN, [value[:n] for n in range(len(value) + 1)])

@@ -1,0 +1,160 @@
+"""Obvious twin of row layout v1, from ``docs/row-layout.md``: Python integers and bytes."""
+
+from __future__ import annotations
+
+import struct
+
+from pipeline.features.plan import AccOp, CellType, ListKind, Plan
+from tests.reference.hash import xxh64
+from tests.reference.state import FLOATS, Number, Row, bits_of, tile_of
+
+__all__ = ["decode_row", "encode_row", "reseal"]
+
+
+def zigzag(value: int) -> int:
+    """0, -1, 1, -2, ... as 0, 1, 2, 3, ..."""
+    return 2 * value if value >= 0 else -2 * value - 1
+
+
+def varint(value: int) -> bytes:
+    """Unsigned LEB128."""
+    out = b""
+    while value > 127:
+        out += bytes([value & 127 | 128])
+        value >>= 7
+    return out + bytes([value])
+
+
+def encode_row(plan: Plan, row: Row) -> bytes:
+    """The bytes of a row."""
+    body = b""
+    for ring, tiles in enumerate(row.tiles):
+        ops = [a.op for a in plan.accumulators if a.ring == ring]
+        body += varint(len(tiles))
+        before: int | None = None
+        for tile in sorted(tiles):
+            body += varint(zigzag(tile) if before is None else tile - before)
+            before = tile
+            for op, cell in zip(ops, tiles[tile], strict=True):
+                body += _cell(op, cell)
+    for i, state in enumerate(plan.lists):
+        body += _distinct(plan, row, i) if state.kind is ListKind.DISTINCT else _last(plan, row, i)
+    header = struct.pack(
+        "<2sBBIQqqqQ", b"FR", 1, 0, 48 + len(body), plan.fingerprint,
+        row.time, row.known, row.offset, 0,
+    )  # fmt: skip
+    return reseal(header + body)
+
+
+def reseal(row: bytes) -> bytes:
+    """The row with the checksum it should have."""
+    blank = row[:40] + bytes(8) + row[48:]
+    return row[:40] + struct.pack("<Q", xxh64(blank)) + row[48:]
+
+
+def _cell(op: AccOp, cell: Number) -> bytes:
+    if op is AccOp.COUNT:
+        return varint(int(cell))
+    if op in FLOATS:
+        return struct.pack("<q", bits_of(float(cell)))
+    return varint(zigzag(int(cell)))
+
+
+def _distinct(plan: Plan, row: Row, i: int) -> bytes:
+    newest = tile_of(row.time, plan.rings[plan.lists[i].ring].width_ns)
+    dropped = row.dropped[i]
+    out = varint(len(row.values[i])) + (
+        b"\0" if dropped is None else b"\1" + varint(zigzag(dropped))
+    )
+    before: int | None = None
+    for bits, tile in sorted((bits_of(value), tile) for value, tile in row.values[i].items()):
+        out += varint(zigzag(bits) if before is None else bits - before) + varint(newest - tile)
+        before = bits
+    return out
+
+
+def _last(plan: Plan, row: Row, i: int) -> bytes:
+    out = varint(len(row.last[i])) + b"\0"
+    for time, offset, value in row.last[i]:
+        out += varint(row.time - time) + varint(row.offset - offset)
+        if plan.lists[i].type is CellType.FLOAT:
+            out += struct.pack("<q", bits_of(float(value)))
+        else:
+            out += varint(zigzag(int(value)))
+    return out
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def varint(self) -> int:
+        value, shift = 0, 0
+        while True:
+            byte = self.data[self.at]
+            self.at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    def signed(self) -> int:
+        value = self.varint()
+        return value // 2 if value % 2 == 0 else -(value + 1) // 2
+
+    def real(self) -> float:
+        self.at += 8
+        return float(struct.unpack("<d", self.data[self.at - 8 : self.at])[0])
+
+
+def decode_row(plan: Plan, data: bytes) -> Row:
+    """A row from trusted bytes; ``ValueError`` if header or checksum are not right."""
+    magic, version, flags, size, layout, time, known, offset, _ = struct.unpack(
+        "<2sBBIQqqqQ", data[:48]
+    )
+    if (magic, version, flags, size, layout) != (b"FR", 1, 0, len(data), plan.fingerprint):
+        raise ValueError("no row of this plan")
+    if reseal(data) != data:
+        raise ValueError("wrong checksum")
+    read = _Reader(data[48:])
+    n = len(plan.lists)
+    row = Row(time, known, offset, [], [{} for _ in range(n)], [[] for _ in range(n)], [None] * n)
+    for ring in range(len(plan.rings)):
+        row.tiles.append(_read_tiles(plan, ring, read))
+    for i in range(n):
+        _read_list(plan, row, i, read)
+    if read.at != len(read.data):
+        raise ValueError("bytes are left over")
+    return row
+
+
+def _read_tiles(plan: Plan, ring: int, read: _Reader) -> dict[int, list[Number]]:
+    ops = [a.op for a in plan.accumulators if a.ring == ring]
+    tiles: dict[int, list[Number]] = {}
+    tile = 0
+    for k in range(read.varint()):
+        tile = read.signed() if k == 0 else tile + read.varint()
+        tiles[tile] = [
+            read.varint() if op is AccOp.COUNT else read.real() if op in FLOATS else read.signed()
+            for op in ops
+        ]
+    return tiles
+
+
+def _read_list(plan: Plan, row: Row, i: int, read: _Reader) -> None:
+    state = plan.lists[i]
+    count = read.varint()
+    row.dropped[i] = read.signed() if read.varint() else None
+    value = 0
+    for k in range(count):
+        if state.kind is ListKind.LAST:
+            time, offset = row.time - read.varint(), row.offset - read.varint()
+            real = state.type is CellType.FLOAT
+            row.last[i].append((time, offset, read.real() if real else read.signed()))
+            continue
+        value = read.signed() if k == 0 else value + read.varint()
+        tile = tile_of(row.time, plan.rings[state.ring].width_ns) - read.varint()
+        typed: Number = value
+        if state.type is CellType.FLOAT:
+            typed = struct.unpack("<d", struct.pack("<q", value))[0]
+        row.values[i][typed] = tile
