@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     from pipeline.app.application import App
     from pipeline.config import Config
 
-__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "add_arguments", "command"]
+__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "USAGE", "add_arguments", "command"]
 
 HELP = "check this machine, the servers, the settings; say what to do"
+USAGE = "pipeline doctor [APP] [--timeout TIME] [--changed] [settings]"
 DESCRIPTION = """\
-Check packages, the native lane, the broker with its topics, the store with its settings, and an
-application's topics if one is given. Each check is a line: ok, warn or fail. Then every setting
-with its origin, secrets as ***. Exits with 2 if a check failed."""
+Check packages, the native lane, the broker with its topics, the store with its
+settings, and an application's topics if one is given. Each check is a line: ok,
+warn or fail. Then every setting with its origin, secrets as ***. Exits with 2
+if a check failed."""
 EXAMPLES = """\
   pipeline doctor
-  pipeline doctor features.py:app --brokers kafka:9092 --store redis://redis:6379/0
+  pipeline doctor features.py:app --brokers kafka:9092 --store redis://redis:6379
   pipeline doctor --timeout 2s
 """
 
@@ -52,7 +54,9 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """APP, --timeout, --all."""
     parser.add_argument("app", metavar="APP", nargs="?", help=APP_HELP)
-    parser.add_argument("--timeout", default="5s", help="longest wait for a server (default: 5s)")
+    parser.add_argument(
+        "--timeout", default="5s", metavar="TIME", help="longest wait for a server (default: 5s)"
+    )
     parser.add_argument("--changed", action="store_true", help="list only settings not at default")
 
 
@@ -135,12 +139,11 @@ def _version(package: str) -> str | None:
 
 
 def _native_lane() -> str:
-    import confluent_kafka
-
     from pipeline.ingest.selfcheck import self_check
+    from pipeline.produce.client import librdkafka_version
 
     self_check()
-    return f"librdkafka {confluent_kafka.libversion()[0]}, round trip passed"
+    return f"librdkafka {librdkafka_version()}, round trip passed"
 
 
 def _broker(config: Config, topics: dict[str, int]) -> str:

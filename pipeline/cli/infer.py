@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.cli.options import APP_HELP, load_app, load_config
+from pipeline.cli.options import APP_HELP, load_app, load_config, show_progress
 
-__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "add_arguments", "command"]
+__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "USAGE", "add_arguments", "command"]
 
 HELP = "run a model over an application's prediction requests"
+USAGE = "pipeline infer APP --model FILE [--web-port PORT] [settings]"
 DESCRIPTION = """\
-Read the requests that the triggers of an application send, batch them within the deadline, run the
-model, and write predictions to the store and to a topic. Every request ends in exactly one of
-predicted or fallback."""
+Read the requests that the triggers of an application send, batch them within
+the deadline, run the model, and write predictions to the store and to a topic.
+Every request ends in exactly one of predicted or fallback."""
 EXAMPLES = """\
   pipeline infer features.py:app --model models/next_week_spend.json
-  pipeline infer features.py:app --model models/next_week_spend.json --set inference.slo_ms=10
+  pipeline infer features.py:app --model models/next_week_spend.json \\
+      --set inference.slo_ms=10 --web-port 6070
 """
 
 
@@ -35,5 +37,6 @@ def command(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
     app = load_app(arguments.app)
     app.configure(config)
+    show_progress(arguments)
     run_inference(app, web_port=arguments.web_port)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import logging
 import sys
 import traceback
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.settings import suggest
 if TYPE_CHECKING:
     from pipeline.app.application import App
 
-__all__ = ["APP_HELP", "load_app", "load_config"]
+__all__ = ["APP_HELP", "load_app", "load_config", "show_progress"]
 
 APP_HELP = "the application: 'module:name' or 'path/to/file.py:name'"
 
@@ -36,6 +37,12 @@ def load_config(arguments: argparse.Namespace) -> Config:
     if arguments.store is not None:
         flags["store.url"] = arguments.store
     return Config.load(arguments.config, flags=flags)
+
+
+def show_progress(arguments: argparse.Namespace) -> None:
+    """Log what the pipeline does; what Faust does only under ``-v``."""
+    if arguments.verbose < 2:
+        logging.getLogger("pipeline").setLevel(logging.INFO)
 
 
 def load_app(name: str) -> App:

@@ -26,14 +26,15 @@ COMMANDS = {
 
 EPILOG = """\
 start here:
-  pipeline demo                        a broker, a store, a year of purchases, features, a report
-  pipeline plan features.py:app        what a definition will keep and cost, without any server
+  pipeline demo                        all of it on this machine, in a minute
+  pipeline plan features.py:app        what a definition keeps; needs no server
   pipeline run features.py:app         keep its features up to date
   pipeline read household_activity 42  read them back
   pipeline doctor                      what is wrong, and what to do about it
 
-settings, weakest first: defaults, pipeline.toml (or --config FILE), PIPELINE_SECTION__KEY in the
-environment, options. 'pipeline doctor' shows every value and where it came from.
+settings, weakest first: defaults; pipeline.toml, or --config FILE; the
+environment, as PIPELINE_STORE__URL for store.url; options. 'pipeline doctor'
+shows every value and where it came from. 'pipeline COMMAND --help' has examples.
 """
 
 
@@ -64,6 +65,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         command = commands.add_parser(
             name,
             help=module.HELP,
+            usage=module.USAGE,
             description=module.DESCRIPTION,
             epilog=f"examples:\n{module.EXAMPLES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -86,8 +88,8 @@ def _shared() -> _Parser:
     group.add_argument(
         "--config", metavar="FILE", help="TOML file (default: pipeline.toml, if any)"
     )
-    group.add_argument("--brokers", metavar="HOST:PORT,...", help="Kafka brokers")
-    group.add_argument("--store", metavar="URL", help="feature store: redis://, rediss://, unix://")
+    group.add_argument("--brokers", metavar="HOST:PORT,...", help="Kafka brokers (broker.brokers)")
+    group.add_argument("--store", metavar="URL", help="feature store (store.url)")
     group.add_argument(
         "--set",
         metavar="KEY=VALUE",

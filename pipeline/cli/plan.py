@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from pipeline.features.plan import Feature, Plan
     from pipeline.features.view import FeatureView, Trigger
 
-__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "add_arguments", "command"]
+__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "USAGE", "add_arguments", "command", "row_bytes"]
 
 HELP = "show what an application's views keep and cost; needs no server"
+USAGE = "pipeline plan APP [--view NAME] [settings]"
 DESCRIPTION = """\
-Compile the views of an application and show, for each, its features, the state they share (rings
-of tiles, bounded lists), the largest possible row, and the work done per event."""
+Compile the views of an application and show, for each, its features, the state
+they share (rings of tiles, bounded lists), the largest possible row, and the
+work done per event."""
 EXAMPLES = """\
   pipeline plan features.py:app
   pipeline plan shop.features:app --view household_activity
@@ -108,7 +110,7 @@ def _print_state(out: Console, plan: Plan) -> None:
         )
     rows.add_row(
         plain("row", "bold"), plain(""), plain("worst case, all full"),
-        plain(format_size(_row_bytes(plan)), "bold"),
+        plain(format_size(row_bytes(plan)), "bold"),
     )  # fmt: skip
     out.print(rows)
     out.print()
@@ -242,7 +244,8 @@ def _list_bytes(plan: Plan, index: int) -> int:
     return head + kept.bound * (2 * _VARINT + value)
 
 
-def _row_bytes(plan: Plan) -> int:
+def row_bytes(plan: Plan) -> int:
+    """Largest possible encoded row, in bytes: every tile and list full, every integer longest."""
     rings = sum(_ring_bytes(plan, r) for r in range(len(plan.rings)))
     return _HEADER + rings + sum(_list_bytes(plan, i) for i in range(len(plan.lists)))
 

@@ -20,18 +20,22 @@ if TYPE_CHECKING:
     from pipeline.contracts.contract import Contract
     from pipeline.produce.topics import TopicInfo
 
-__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "add_arguments", "command", "read_events"]
+__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "USAGE", "add_arguments", "command", "read_events"]
 
 HELP = "publish the events of a file, checked against their contract"
+USAGE = """\
+pipeline produce FILE --topic TOPIC --contract FILE --key FIELD
+           [--create N] [--timezone ZONE] [--rate N] [--limit N] [settings]"""
 DESCRIPTION = """\
-Publish each row of a file as a JSON event. All rows are checked against the contract first: a file
-that does not fit it sends nothing. Delivery is idempotent, acknowledged by all replicas, and in
-order per key; the exit code is 0 only if every event was acknowledged."""
+Publish each row of a file as a JSON event. All rows are checked against the
+contract first: a file that does not fit it sends nothing. Delivery is
+idempotent, acknowledged by all replicas, and in order per key; the exit code is
+0 only if every event was acknowledged."""
 EXAMPLES = """\
   pipeline produce purchases.parquet --topic purchases --timezone UTC \\
       --contract schemas/events/purchase.json --key household_id
-  pipeline produce today.csv --topic purchases --contract purchase.avsc --key household_id \\
-      --create 12 --rate 5000
+  pipeline produce today.csv --topic purchases --create 12 --rate 5000 \\
+      --contract purchase.avsc --key household_id
 """
 
 
@@ -43,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--contract",
         required=True,
         type=Path,
+        metavar="FILE",
         help="JSON Schema (.json) or Avro (.avsc) of an event",
     )
     parser.add_argument(

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
     from pipeline.serve.query import Query
 
-__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "HINTS", "add_arguments", "command"]
+__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "HINTS", "USAGE", "add_arguments", "command"]
 
 HELP = "read features by key"
+USAGE = "pipeline read VIEW[:FEATURE,...] KEY... [--at TIME] [--json] [settings]"
 DESCRIPTION = """\
-Read features from the store. Every answer says what it is: present, missing (no such key), expired
-(no event for longer than the view's ttl), stale (the worker is behind) or degraded (a bounded list
-dropped what the window needs). Values are as of --at: windows end there, so a quiet key decays."""
+Read features from the store. Every answer says what it is: present, missing (no
+such key), expired (no event for longer than the view's ttl), stale (the worker
+is behind) or degraded (a bounded list dropped what the window needs). Values
+are as of --at: windows end there, so a quiet key decays."""
 EXAMPLES = """\
   pipeline read household_activity 900
   pipeline read household_activity:spend_7d,spend_30d 900 1228 --at event

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import socket
 from typing import TYPE_CHECKING
 
-from pipeline.cli.options import APP_HELP, load_app, load_config
+from pipeline.cli.options import APP_HELP, load_app, load_config, show_progress
 from pipeline.cli.screen import error_console, plain
 from pipeline.errors import ConfigurationError, UnknownNameError
 
@@ -26,7 +25,7 @@ them. Kill it at any time: the next start goes on exactly where the last commit
 ended."""
 EXAMPLES = """\
   pipeline run features.py:app
-  pipeline run shop.features:app --brokers kafka:9092 --store redis://redis:6379/0
+  pipeline run shop.features:app --brokers kafka:9092 --store redis://redis:6379
   pipeline run features.py:app --web-port 6067 --set app.max_records=5000
 """
 HINTS = {UnknownNameError: "'pipeline produce FILE --topic NAME --create N ...' creates a topic"}
@@ -57,8 +56,7 @@ def command(arguments: argparse.Namespace) -> int:
     _check_servers(app, config)
     web = f"http://127.0.0.1:{arguments.web_port}/metrics"
     error_console().print(plain(f"metrics: {web}   Ctrl-C stops", "dim"))
-    if arguments.verbose < 2:  # without -v, Faust's own lines stay away, the data plane's do not
-        logging.getLogger("pipeline").setLevel(logging.INFO)
+    show_progress(arguments)
     run_app(app, log_level=None, web_port=arguments.web_port)
     return 0
 

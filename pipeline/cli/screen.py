@@ -27,9 +27,17 @@ _HINTS: Hints = {
 }
 
 
+class _Console(Console):
+    """Leaves a closed pipe to :func:`pipeline.cli.main`, as ``print`` does."""
+
+    def on_broken_pipe(self) -> None:
+        """Called where a write fails because nobody reads any more."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Standard output; full width and no colour where it is not a terminal."""
-    return Console(soft_wrap=False, highlight=False, width=_width(sys.stdout.isatty()))
+    return _Console(soft_wrap=False, highlight=False, width=_width(sys.stdout.isatty()))
 
 
 def error_console() -> Console:

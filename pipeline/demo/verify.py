@@ -40,9 +40,9 @@ class Stored:
 def published_rows(broker: BrokerConfig, topic: str) -> pl.DataFrame:
     """Every row of a topic of Arrow batches, in offset order per partition."""
     tables: list[pa.Table] = []
-    for _, _, value in scan(broker.client_properties(), topic):
-        if value is not None:
-            tables.append(pa.ipc.open_stream(value).read_all().replace_schema_metadata())
+    for record in scan(broker.client_properties(), topic):
+        if record.value is not None:
+            tables.append(pa.ipc.open_stream(record.value).read_all().replace_schema_metadata())
     frame = pl.from_arrow(pa.concat_tables(tables))
     if not isinstance(frame, pl.DataFrame):
         raise TypeError(f"a table became a {type(frame).__name__}")

@@ -5,7 +5,7 @@ required, and an unknown key is refused::
 
     {"name": "next_week_spend", "version": "1", "format": "onnx",
      "file": "next_week_spend.onnx", "sha256": "<64 hex digits>", "size": 123456,
-     "view": "household", "input": "features",
+     "view": "household_activity", "input": "features",
      "features": [{"name": "spend_7d", "dtype": "float32"}, ...], "null_value": -1.0,
      "outputs": ["variable"], "fallback_score": null,
      "train_window": {"start": "2017-01-01T00:00:00Z", "end": "2017-07-01T00:00:00Z"},

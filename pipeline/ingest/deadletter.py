@@ -2,7 +2,7 @@
 
 A message's value is one JSON object:
 
-    {"reason": "schema",            lower-case name of a Reason, or "late" and such by the caller
+    {"reason": "schema",            lower-case name of a Reason
      "view": null,                  the view that refused the record; null: every view did
      "topic": "purchases", "topic_id": "", "partition": 3, "offset": 1234,
      "timestamp_ms": 1700000000000, broker time, -1 where absent

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import BrokerUnavailableError, UnknownNameError
 
-__all__ = ["scan"]
+__all__ = ["ScannedRecord", "scan"]
 
 AT_ONCE = 1000
 SLICE_S = 0.1  # the client returns early only once it has AT_ONCE messages
@@ -18,8 +18,18 @@ SLICE_S = 0.1  # the client returns early only once it has AT_ONCE messages
 QUIET_S = 10.0  # longest wait for the next message of a topic that is known to have more
 
 
-def scan(properties: Mapping[str, str], topic: str) -> Iterator[tuple[int, int, bytes | None]]:
-    """(partition, offset, value) of every message of ``topic``, in offset order per partition.
+class ScannedRecord(NamedTuple):
+    """One record; ``timestamp_ms`` is its broker time, -1 where absent."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+
+
+def scan(properties: Mapping[str, str], topic: str) -> Iterator[ScannedRecord]:
+    """Every record of ``topic``, in offset order per partition.
 
     ``properties`` are librdkafka's, with ``bootstrap.servers``. Raises UnknownNameError for a
     topic that does not exist, BrokerUnavailableError when no broker answers for 10 s.
@@ -41,7 +51,7 @@ def scan(properties: Mapping[str, str], topic: str) -> Iterator[tuple[int, int, 
         consumer.close()
 
 
-def _read(consumer: Any, topic: str) -> Iterator[tuple[int, int, bytes | None]]:
+def _read(consumer: Any, topic: str) -> Iterator[ScannedRecord]:
     found = consumer.list_topics(topic, timeout=QUIET_S).topics[topic]
     if found.error is not None:
         raise UnknownNameError(f"topic {topic!r} cannot be read: {found.error}")
@@ -64,7 +74,14 @@ def _read(consumer: Any, topic: str) -> Iterator[tuple[int, int, bytes | None]]:
         for message in messages:
             error = message.error()
             if error is None:
-                yield message.partition(), message.offset(), message.value()
+                kind, timestamp_ms = message.timestamp()
+                yield ScannedRecord(
+                    message.partition(),
+                    message.offset(),
+                    -1 if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
+                    message.key(),
+                    message.value(),
+                )
             elif error.code() == KafkaError._PARTITION_EOF:
                 unfinished.discard(message.partition())
             else:

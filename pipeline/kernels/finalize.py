@@ -100,7 +100,7 @@ def _broken(op: Int, cell: Int) -> bool:
 
 
 @bare
-def _quotient(op_a: Int, a: Int, op_b: Int, b: Int, scale: Int) -> float:
+def _quotient(op_a: Int, a: Int, op_b: Int, b: Int, scale: Int) -> Int:
     if not is_float(op_a) and not is_float(op_b):
         return divide_scaled(a, b, scale)
     x = _real(a) if is_float(op_a) else np.float64(a)

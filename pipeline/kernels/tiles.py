@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.arena import allocate, release, size_class
-from pipeline.kernels.integers import OVERFLOW, add_exact
+from pipeline.kernels.integers import OVERFLOW, add_exact, minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.table import SECTION
 
@@ -63,7 +63,7 @@ def tile_of(time: Int, width: Int) -> Int:
     """The tile ``k`` with ``k * width < time <= (k + 1) * width``."""
     k = time // width
     if time % width == 0:
-        k -= 1
+        k = minus(k, 1)
     return k
 
 

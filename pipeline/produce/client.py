@@ -11,7 +11,7 @@ import confluent_kafka
 from pipeline.config import BrokerConfig
 from pipeline.errors import BrokerUnavailableError, ConfigurationError, PipelineError
 
-__all__ = ["LOG", "Connection", "broker_config"]
+__all__ = ["Connection", "broker_config", "librdkafka_version"]
 
 LOG = logging.getLogger("pipeline.kafka")
 
@@ -54,6 +54,11 @@ def broker_config(brokers: str | BrokerConfig, timeout_s: float | None = None) -
     if timeout_s is None:
         return BrokerConfig(brokers=brokers)
     return BrokerConfig(brokers=brokers, timeout_ms=max(1, int(timeout_s * 1000)))
+
+
+def librdkafka_version() -> str:
+    """Version of the C library that confluent-kafka ships."""
+    return str(confluent_kafka.libversion()[0])
 
 
 class Connection:

@@ -22,7 +22,10 @@ from tests.reference.cases import (
 from tests.reference.rows import decode_row, encode_row
 from tests.reference.state import Cell, Event, ReferenceState, bits_of
 
-SEEDS = range(150) if JIT_ENABLED else range(8)
+# Without the compiler, NumPy scalars warn where 64-bit kernels are meant to wrap or overflow.
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
+
+SEEDS = range(150) if JIT_ENABLED else range(40)
 BASES = (0, -500, 1_700_000_000_000_000_000)
 
 

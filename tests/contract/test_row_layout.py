@@ -1,0 +1,137 @@
+"""Golden rows: bytes that every later version, and every other language, has to read and write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.features.plan import (
+    AccOp,
+    Accumulator,
+    CellType,
+    Feature,
+    FeatureOp,
+    ListKind,
+    ListState,
+    Plan,
+    Ring,
+)
+from pipeline.state.status import Status
+from pipeline.state.table import StateTable
+from tests.reference.cases import feed, pack_keys
+from tests.reference.rows import decode_row, encode_row
+from tests.reference.state import Event, ReferenceState, bits_of
+
+# Without the compiler, NumPy scalars warn where 64-bit kernels are meant to wrap or overflow.
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
+
+GOLDEN = json.loads(
+    (Path(__file__).parents[2] / "schemas" / "examples" / "row-v1.json").read_text("utf-8")
+)
+CASES = GOLDEN["rows"]
+
+
+def plan_of(value: dict[str, Any]) -> Plan:
+    """The plan that is written in the file, enumerations by name."""
+    return Plan(
+        view="golden", entity="key", entity_type="string", source="events",
+        ttl_ns=value["ttl_ns"],
+        inputs=tuple(i["name"] for i in value["inputs"]),
+        input_types=tuple(CellType[i["type"]] for i in value["inputs"]),
+        input_scales=tuple(i["scale"] for i in value["inputs"]),
+        masks=tuple(value["masks"]), filter=value["filter"],
+        rings=tuple(Ring(**r) for r in value["rings"]),
+        accumulators=tuple(
+            Accumulator(**{**a, "op": AccOp[a["op"]]}) for a in value["accumulators"]
+        ),
+        lists=tuple(
+            ListState(**{**s, "kind": ListKind[s["kind"]], "type": CellType[s["type"]]})
+            for s in value["lists"]
+        ),
+        features=tuple(
+            Feature(
+                **{
+                    **f,
+                    "op": FeatureOp[f["op"]],
+                    "type": CellType[f["type"]],
+                    "default": float("nan") if f["default"] is None else f["default"],
+                }
+            )
+            for f in value["features"]
+        ),
+        fingerprint=int(value["layout_hash"], 16),
+    )  # fmt: skip
+
+
+def number(value: Any) -> Any:
+    """JSON has no NaN and no infinities: they are strings."""
+    return float(value) if isinstance(value, str) else value
+
+
+def events_of(case: dict[str, Any]) -> list[Event]:
+    return [
+        Event(
+            case["key"].encode(), e["offset"], e["timestamp_ms"], e["time_ns"], True,
+            tuple(number(v) for v in e["inputs"]), tuple(e["masks"]),
+        )
+        for e in case["events"]
+    ]  # fmt: skip
+
+
+PLAN = plan_of(GOLDEN["plan"])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c["key"])
+def test_golden_bytes_are_written(case: dict[str, Any]) -> None:
+    golden = bytes.fromhex("".join(case["row"]))
+    stored: dict[bytes, bytes] = {}
+    feed(StateTable(PLAN), events_of(case), stored)
+    assert stored == {case["key"].encode(): golden}
+    reference = ReferenceState(PLAN)
+    reference.apply(events_of(case))
+    assert encode_row(PLAN, reference.rows[case["key"].encode()]) == golden
+    assert encode_row(PLAN, decode_row(PLAN, golden)) == golden
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c["key"])
+def test_golden_bytes_are_read(case: dict[str, Any]) -> None:
+    table = StateTable(PLAN)
+    slots = table.lookup(*pack_keys([case["key"].encode()])).slots
+    assert table.load(slots, [bytes.fromhex("".join(case["row"]))]) == []
+    for read in case["reads"]:
+        got = table.finalize(slots, np.array([read["at_ns"]], dtype=np.int64))
+        for feature, status in zip(PLAN.features, got.status[0], strict=True):
+            expected = read["features"][feature.name]
+            span = slice(feature.cell, feature.cell + feature.width)
+            cells = [
+                int(c) if v else None
+                for c, v in zip(got.cells[0, span], got.valid[0, span], strict=True)
+            ]
+            assert cells == [None if v is None else bits_of(number(v)) for v in expected["values"]]
+            assert Status(int(status)).name.lower() == expected["status"]
+
+
+def test_the_description_in_the_file_is_the_rows_content() -> None:
+    for case in CASES:
+        row = decode_row(PLAN, bytes.fromhex("".join(case["row"])))
+        content = case["content"]
+        assert [row.time, row.known, row.offset] == [
+            content["event_time_ns"], content["known_time_ms"], content["source_offset"]
+        ]  # fmt: skip
+        for tiles, described in zip(row.tiles, content["rings"], strict=True):
+            assert bits({int(k): v for k, v in described.items()}) == bits(tiles)
+        for i, described in enumerate(content["lists"]):
+            assert described["evicted"] == row.dropped[i]
+            if "values" in described:
+                assert dict(map(tuple, described["values"])) == row.values[i]
+            else:
+                assert [(t, o, number(v)) for t, o, v in described["entries"]] == row.last[i]
+
+
+def bits(tiles: dict[int, list[Any]]) -> dict[int, list[int]]:
+    """Cells as bits, so that NaN equals itself and -0.0 is not 0.0."""
+    return {tile: [bits_of(number(cell)) for cell in cells] for tile, cells in tiles.items()}

@@ -1,0 +1,93 @@
+"""The application that the integration tests run as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+import pipeline as pp
+
+TOPIC = os.environ.get("SHOP_TOPIC", "payments")
+APP = os.environ.get("SHOP_APP", "shop")
+CONTRACT = {
+    "title": "payment",
+    "type": "object",
+    "properties": {
+        "user": {"type": "integer"},
+        "shop": {"type": "integer"},
+        "cents": {"type": "number", "x-decimal": 2},
+        "price": {"type": "number"},
+        "at": {"type": "string", "format": "date-time"},
+    },
+    "required": ["user", "shop", "cents", "price", "at"],
+}
+
+
+
+def definitions(topic: str) -> tuple[pp.FeatureView, pp.Trigger]:
+    """The view and the trigger over ``topic``."""
+    payments = pp.EventStream(topic, contract=pp.Contract.load(CONTRACT), key="user", time="at")
+    view = pp.FeatureView(
+        "spending",
+        source=payments,
+        entity="user",
+        ttl="20d",
+        where=pl.col("shop") != 13,
+        features={
+            "payments_1d": pp.count().over("1d", slide="1h"),
+            "spent_3d": pp.sum("cents").over("3d", slide="6h"),
+            "priced_3d": pp.sum("price").over("3d", slide="6h"),
+            "dearest_3d": pp.max("price").over("3d", slide="6h"),
+            "shops_3d": pp.distinct("shop").over("3d", slide="6h"),
+            "last_shops": pp.last("shop", n=3),
+            "last_shop": pp.last("shop"),
+        },
+    )
+    return view, pp.Trigger("new_shop", view=view, when=pp.changed("shop"), features=["spent_3d"])
+
+
+spending, new_shop = definitions(TOPIC)
+app = pp.App(APP, views=[spending], triggers=[new_shop])
+
+
+@app.agent(spending.changes)
+async def watch(batches: Any) -> None:
+    """Write down how many changed rows came to the agent."""
+    async for batch in batches:
+        if not isinstance(batch, pa.RecordBatch):
+            raise TypeError(f"a {type(batch).__name__} came through the channel")
+        if "SHOP_SEEN" in os.environ:
+            with open(os.environ["SHOP_SEEN"], "a") as seen:
+                seen.write(f"{len(batch)}\n")
+
+
+def events(n: int, seed: int) -> list[dict[str, Any]]:
+    """Payments that are out of order by up to a month, with equal times and a hot key."""
+    draw = random.Random(seed)
+    minute = 0
+    made = []
+    for _ in range(n):
+        minute += draw.randint(0, 24)
+        late = draw.choice([0, 0, 0, 0, 30, 3000, 40000])
+        day, rest = divmod(max(0, minute - late), 1440)
+        made.append(
+            {
+                "user": draw.choice([1, 1, draw.randint(1, 400)]),
+                "shop": draw.randint(10, 20),
+                "cents": draw.randint(-500, 10_000) / 100,
+                "price": draw.uniform(-1, 1) * 10 ** draw.randint(-3, 6),
+                "at": f"2024-{1 + day // 28 % 12:02d}-{1 + day % 28:02d}"
+                f"T{rest // 60:02d}:{rest % 60:02d}:00Z",
+            }
+        )
+    return made
+
+
+def message(event: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Key and value as a producer writes them."""
+    return str(event["user"]).encode(), json.dumps(event).encode()

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.cli.options import load_app
+from pipeline.errors import ConfigurationError, DefinitionError, UnknownNameError
+
+CONTRACT = {
+    "title": "visit",
+    "type": "object",
+    "properties": {
+        "shop": {"type": "integer"},
+        "spent": {"type": "number", "x-decimal": 2},
+        "at": {"type": "integer", "x-unix-time": "ms"},
+    },
+    "required": ["shop", "spent", "at"],
+}
+APP = """
+from pathlib import Path
+import polars as pl
+import pipeline as pp
+
+stream = pp.EventStream(
+    "visits", contract=Path(__file__).with_name("visit.json"), key="shop", time="at"
+)
+view = pp.FeatureView(
+    "shops", source=stream, entity="shop", ttl="30d",
+    features={
+        "spend": pp.sum("spent").over("7d", slide="1d"),
+        "large": pp.count(where=pl.col("spent") > 100).over("7d", slide="1d"),
+        "latest": pp.last("spent", n=3),
+    },
+)
+app = pp.App("shops", views=[view], triggers=[pp.Trigger("any", view=view)])
+other = 3
+"""
+
+
+@pytest.fixture
+def features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "visit.json").write_text(json.dumps(CONTRACT))
+    path = tmp_path / "shop_features.py"
+    path.write_text(APP)
+    yield path
+    sys.modules.pop("shop_features", None)
+
+
+def test_by_file_by_module_and_with_the_default_name(features: Path) -> None:
+    assert load_app(f"{features}:app").conf.id == "shops"
+    sys.modules.pop("shop_features")
+    assert load_app("shop_features:app").conf.id == "shops"
+    assert load_app("shop_features").conf.id == "shops"
+
+
+def test_a_wrong_name_lists_the_apps(features: Path) -> None:
+    with pytest.raises(UnknownNameError, match="has no 'ap'; did you mean 'app'"):
+        load_app(f"{features}:ap")
+    with pytest.raises(ConfigurationError, match=r"is a int, not a pipeline\.App; .*app"):
+        load_app(f"{features}:other")
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "says"),
+    [
+        ("x = (", ConfigurationError, "is not valid Python: '(' was never closed"),
+        ("1 / 0", ConfigurationError, "ZeroDivisionError: division by zero"),
+        ("import no_such_module", ConfigurationError, "No module named 'no_such_module'"),
+        ("", UnknownNameError, "it defines no application"),
+        (APP.replace('slide="1d"', 'slide="0d"', 1), DefinitionError, "slide"),
+        (APP.replace('pp.sum("spent")', 'pp.sum("spend")'), DefinitionError, "spend"),
+        (APP.replace("visit.json", "visits.json"), DefinitionError, "cannot be read: No such file"),
+    ],
+)
+def test_a_file_that_fails_says_where(
+    features: Path, code: str, error: type[ConfigurationError], says: str
+) -> None:
+    features.write_text(code)
+    with pytest.raises(error) as caught:
+        load_app(f"{features}:app")
+    assert says in str(caught.value)
+    if error is ConfigurationError:
+        assert "shop_features.py" in str(caught.value)
+
+
+@pytest.mark.parametrize("width", ["80", "120"])
+def test_plan_names_features_state_and_cost(
+    features: Path, width: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", f"{features}:app"]) == 0
+    text = capsys.readouterr().out
+    for says in (
+        "view shops",
+        "one row per shop (int64), from topic visits",
+        "a row expires after 30d without events",
+        "sum(spent)",
+        "count() where spent > 100",
+        "last(spent, n=3)",
+        "8 tiles of 1d = 8d",
+        "worst case, all full",
+        "per event: 1 input, 1 condition, 2 cells in 1 ring, 1 list update",
+        "trigger any: every event, sends 2 features",
+    ):
+        assert says in text, says
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_worst_case_is_not_below_a_real_row(features: Path) -> None:
+    from pipeline.cli.plan import row_bytes
+
+    view = load_app(f"{features}:app").views[0]
+    header, cell, delta, tiles, value = 48, 10, 1, 8, 10
+    ring = 1 + 10 + tiles * (2 * cell + delta) - delta
+    kept = 1 + 1 + 10 + 3 * (10 + 10 + value)
+    assert row_bytes(view.plan) == header + ring + kept
+
+
+def test_plan_of_an_unknown_view(features: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", f"{features}:app", "--view", "shop"]) == 2
+    assert "error: no view 'shop'; did you mean 'shops'?" in capsys.readouterr().err

@@ -1,0 +1,67 @@
+"""Arithmetic at the ends of int64 against Python's integers and fractions."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline.kernels import integers, tiles
+
+# Without the compiler, NumPy scalars warn where 64-bit kernels are meant to wrap or overflow.
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
+
+INT = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(-100, 100),
+    st.sampled_from([2**53, 2**53 + 1, -(2**53) - 1, 2**62, 2**63 - 1, -(2**63), -(2**63) + 1]),
+)
+LOW, HIGH = -(2**63), 2**63 - 1
+
+
+@given(INT, INT)
+def test_sums_and_differences(a: int, b: int) -> None:
+    x, y = np.int64(a), np.int64(b)
+    with np.errstate(over="ignore"):
+        assert integers.minus(x, y) == min(max(a - b, LOW), HIGH)
+        fits = LOW < a + b <= HIGH and LOW not in (a, b)
+        assert integers.add_exact(x, y) == (a + b if fits else integers.OVERFLOW)
+        assert (int(integers.add_wrapping(x, y)) - (a + b)) % 2**64 == 0
+        assert (int(integers.subtract_wrapping(x, y)) - (a - b)) % 2**64 == 0
+
+
+@given(INT, INT.filter(bool))
+@example(2**63 - 1, 3)
+@example(-(2**63), -1)
+@example(2**53 + 1, 2)
+def test_quotients_are_rounded_once(a: int, b: int) -> None:
+    with np.errstate(over="ignore"):
+        got = float(integers.divide(np.int64(a), np.int64(b)))
+    assert got == float(Fraction(a, b))
+
+
+@given(st.integers(-(2**62), 2**62), st.integers(1, 10**6), st.integers(0, 9))
+def test_decimals_are_rounded_once(a: int, b: int, scale: int) -> None:
+    with np.errstate(over="ignore"):
+        got = float(integers.divide_scaled(np.int64(a), np.int64(b), scale))
+    assert got == float(Fraction(a, b * 10**scale))
+
+
+@given(INT.filter(lambda time: time > LOW), st.integers(1, 10**15))
+def test_a_tile_is_open_at_its_start_and_closed_at_its_end(time: int, width: int) -> None:
+    k = int(tiles.tile_of(np.int64(time), np.int64(width)))
+    assert k * width < time <= (k + 1) * width
+
+
+@given(st.floats(allow_nan=False), st.floats(allow_nan=False))
+def test_minimum_and_maximum_know_both_zeros(a: float, b: float) -> None:
+    x, y = np.float64(a).view(np.int64), np.float64(b).view(np.int64)
+    low = np.int64(tiles.fold(tiles.MIN_FLOAT, x, y)).view(np.float64)
+    high = np.int64(tiles.fold(tiles.MAX_FLOAT, x, y)).view(np.float64)
+    if a == b == 0:
+        assert np.signbit(low) == (np.signbit(a) or np.signbit(b))
+        assert np.signbit(high) == (np.signbit(a) and np.signbit(b))
+    assert (low, high) == (min(a, b), max(a, b))
