@@ -89,7 +89,7 @@ class App(faust.App):
         decorate: Callable[[Callable[..., Any]], Any] = super().agent(channel, **options)
         return decorate
 
-    def on_init_dependencies(self) -> Iterable[ServiceT[Any]]:
+    def on_init_dependencies(self) -> Iterable[ServiceT]:
         """Faust's own services, then the data plane: agents are listening when it starts."""
         self._plane = PlaneService(
             lambda: build_plane(self.conf.id, self.views, self.triggers, self.plane_config),

@@ -73,7 +73,7 @@ def build_plane(
         ),
         lane=open_lane(f"{app}.features", config),
         store=store,
-        sender=Sender(names, publisher, _clock_ms, config.broker.timeout_ms / 1000),
+        sender=Sender(names, publisher, _clock_ms),
         clock_ms=_clock_ms,
         monotonic=time.monotonic,
     )

@@ -33,7 +33,7 @@ __all__ = [
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 MESSAGE_BYTES = 512 << 10  # a broker refuses more than 1 MiB unless told otherwise
-ENTITY_TYPES = {"int64": pa.int64(), "string": pa.string()}
+ENTITY_TYPES: dict[str, Any] = {"int64": pa.int64(), "string": pa.string()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def changes_schema(plan: Plan, app: str, topic_id: str) -> pa.Schema:
         pa.field("source_offset", pa.int64(), nullable=False),
     ]
     features = [pa.field(f.name, feature_type(f)) for f in plan.features]
-    metadata = {
+    metadata: dict[str | bytes, str | bytes] = {
         "app": app,
         "view": plan.view,
         "fingerprint": f"{plan.fingerprint:016x}",
@@ -104,11 +104,11 @@ def changes_batch(
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def entity_array(entity_type: str, keys: U8, key_offsets: I64) -> pa.Array:
+def entity_array(entity_type: str, keys: U8, key_offsets: I64) -> Any:
     """Message keys as entity values: int64 from ASCII decimals, or strings from UTF-8."""
     n = len(key_offsets) - 1
     text = pa.Array.from_buffers(
-        pa.large_string(), n, [None, pa.py_buffer(key_offsets), pa.py_buffer(keys)]
+        pa.large_string(), n, [None, pa.py_buffer(key_offsets.data), pa.py_buffer(keys.data)]
     )
     return text.cast(ENTITY_TYPES[entity_type])
 

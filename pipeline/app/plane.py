@@ -266,8 +266,8 @@ class DataPlane:
                 and state.marker.topic_id != partition.topic_id
             ):
                 raise LogTruncatedError(
-                    f"{partition.source}: the marker belongs to topic id {state.marker.topic_id}, the "
-                    f"broker's topic is {partition.topic_id}: it was deleted and created again"
+                    f"{partition.source}: the marker belongs to topic id {state.marker.topic_id}, "
+                    f"the broker's topic is {partition.topic_id}: it was deleted and created again"
                 )
         return start
 

@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -15,10 +16,11 @@ from pipeline.app.build import open_lane
 from pipeline.app.outputs import TopicNames
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError, DefinitionError
+from pipeline.inference.delivery import InferenceSettings, Step
 from pipeline.inference.manifest import ModelManifest
 from pipeline.inference.model import load_file
 from pipeline.inference.prediction import Outcome
-from pipeline.inference.worker import InferenceSettings, InferenceWorker, Step
+from pipeline.inference.worker import InferenceWorker
 from pipeline.produce.publisher import Publisher
 from pipeline.produce.topics import describe, ensure_topic
 from pipeline.store.open import open_store
@@ -123,7 +125,7 @@ def _observe(registry: metrics.Registry, manifest: ModelManifest, step: Step) ->
         registry.counter(metrics.REWINDS, "reset").add(step.resets)
 
 
-def _serve_metrics(registry: metrics.Registry, port: int):  # noqa: ANN202
+def _serve_metrics(registry: metrics.Registry, port: int) -> Callable[[], None]:
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = registry.exposition().encode()

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from pipeline.app.outputs import TopicNames, ipc_messages, select_bytes
 from pipeline.app.partition import Partition, StagedBatch, StagedView
+from pipeline.inference.delivery import Publisher
 from pipeline.inference.request import RequestOrigin, encode_requests
 from pipeline.ingest.batch import Reason, Rejects
 from pipeline.ingest.deadletter import dead_letters
-from pipeline.produce.publisher import Publisher
 from pipeline.state.columns import feature_matrix
 
 __all__ = ["Sender"]
@@ -33,12 +33,10 @@ class Sender:
         names: TopicNames,
         publisher: Publisher,
         clock_ms: Callable[[], int],
-        flush_timeout_s: float,
     ) -> None:
         self._names = names
         self._publisher = publisher
         self._clock_ms = clock_ms
-        self._flush_timeout_s = flush_timeout_s
         self._rejected: dict[str, Counter[str]] = {}
 
     def send(self, partition: Partition, batch: StagedBatch) -> None:
@@ -63,7 +61,7 @@ class Sender:
 
         Raises what the publisher raises when a message was not taken: nothing may be committed.
         """
-        self._publisher.flush(self._flush_timeout_s)
+        self._publisher.flush()
         sent, self._rejected = self._rejected, {}
         return sent
 

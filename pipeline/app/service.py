@@ -6,7 +6,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import mode
 import pyarrow as pa
@@ -34,11 +35,11 @@ class PlaneService(mode.Service):
     def __init__(
         self,
         build: Callable[[], DataPlane],
-        deliver: Mapping[str, Callable[[pa.RecordBatch], object]],
+        deliver: Mapping[str, Callable[[pa.RecordBatch], Coroutine[Any, Any, object]]],
         registry: metrics.Registry,
         clock_ms: Callable[[], int],
         on_failure: Callable[[], object] | None,
-        **options: object,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self._build = build

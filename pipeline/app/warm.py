@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ def sample_event(contract: Contract) -> dict[str, Any]:
         if field.type is not FieldType.TIMESTAMP:
             event[field.name] = SAMPLES[field.type]
         elif field.unit.startswith("iso"):
-            event[field.name] = datetime(2020, 1, 1, tzinfo=timezone.utc).isoformat()
+            event[field.name] = datetime(2020, 1, 1, tzinfo=UTC).isoformat()
         else:
             event[field.name] = 1
     return event

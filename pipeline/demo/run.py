@@ -110,12 +110,13 @@ class _Demo:
 
     def keep(self) -> None:
         """Leave everything running until Ctrl-C, and say how to look around."""
-        servers = f"--brokers {self._servers.brokers} --store {self._servers.redis_url}"
+        store = self._servers.redis_url
         self._console.print(
             f"\nThe servers are up until Ctrl-C. In another terminal:\n"
-            f"  pipeline read {self._view.name} 1 900 2000 --at event --store {self._servers.redis_url}\n"
-            f"  pipeline doctor pipeline.demo.app:app {servers}\n"
-            f"  redis-cli -u {self._servers.redis_url} --scan --pattern '*:lease'\n",
+            f"  pipeline read {self._view.name} 1 900 2000 --at event --store {store}\n"
+            f"  pipeline doctor pipeline.demo.app:app "
+            f"--brokers {self._servers.brokers} --store {store}\n"
+            f"  redis-cli -u {store} --scan --pattern '*:lease'\n",
             highlight=False,
             soft_wrap=True,
         )

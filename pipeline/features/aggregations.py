@@ -61,13 +61,9 @@ class Aggregation:
         Read at ``T`` it covers ``(floor(T, slide) - window, T]``: exact for every ``T`` at
         or after the entity's last event. :class:`DefinitionError` if a duration is not understood.
         """
-        durations = {}
-        for argument, value in (("window", window), ("slide", slide)):
-            try:
-                durations[f"{argument}_ns"] = parse_duration(value)
-            except ValueError as error:
-                raise DefinitionError(f"over({argument}={value!r})", str(error)) from error
-        return replace(self, **durations)
+        return replace(
+            self, window_ns=_duration("window", window), slide_ns=_duration("slide", slide)
+        )
 
 
 def count(column: Column | None = None, *, where: pl.Expr | None = None) -> Aggregation:
@@ -75,7 +71,7 @@ def count(column: Column | None = None, *, where: pl.Expr | None = None) -> Aggr
     return Aggregation(FeatureOp.COUNT, column, where)
 
 
-def sum(column: Column, *, where: pl.Expr | None = None) -> Aggregation:  # noqa: A001
+def sum(column: Column, *, where: pl.Expr | None = None) -> Aggregation:
     """Sum of ``column``; 0 when there are no events.
 
     int64 for integers, exact, null with status ``degraded`` on overflow; float64
@@ -92,12 +88,12 @@ def mean(
     return Aggregation(FeatureOp.MEAN, column, where, default=default)
 
 
-def min(column: Column, *, where: pl.Expr | None = None) -> Aggregation:  # noqa: A001
+def min(column: Column, *, where: pl.Expr | None = None) -> Aggregation:
     """Smallest non-null value, in the column's type; null without any."""
     return Aggregation(FeatureOp.MIN, column, where)
 
 
-def max(column: Column, *, where: pl.Expr | None = None) -> Aggregation:  # noqa: A001
+def max(column: Column, *, where: pl.Expr | None = None) -> Aggregation:
     """Largest non-null value, in the column's type; null without any."""
     return Aggregation(FeatureOp.MAX, column, where)
 
@@ -105,7 +101,7 @@ def max(column: Column, *, where: pl.Expr | None = None) -> Aggregation:  # noqa
 def ratio(
     numerator: Aggregation, denominator: Aggregation, *, default: float | None = None
 ) -> Aggregation:
-    """Quotient (float64) of two counts or sums over the same window; null, or ``default``, at /0."""
+    """Quotient (float64) of two counts or sums over one window; null, or ``default``, at /0."""
     return Aggregation(FeatureOp.RATIO, parts=(numerator, denominator), default=default)
 
 
@@ -125,3 +121,10 @@ def last(column: Column, n: int = 1, *, where: pl.Expr | None = None) -> Aggrega
     A scalar for ``n=1``, else a list. Without ``.over`` it looks back as far as the view's ``ttl``.
     """
     return Aggregation(FeatureOp.LAST, column, where, n=n)
+
+
+def _duration(argument: str, value: Duration) -> int:
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise DefinitionError(f"over({argument}={value!r})", str(error)) from error

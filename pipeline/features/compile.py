@@ -256,8 +256,8 @@ class _Compiler:
         if tiles > MAX_TILES:
             raise DefinitionError(
                 f"{where}.slide",
-                f"window and slide need {tiles} tiles of {format_duration(width)} (at most {MAX_TILES}): "
-                "choose a longer slide, or a window that is a multiple of it",
+                f"window and slide need {tiles} tiles of {format_duration(width)} "
+                f"(at most {MAX_TILES}): choose a longer slide, or a window that is a multiple of it",
             )
         self.rings[width] = max(self.rings.get(width, 0), tiles)
         return width

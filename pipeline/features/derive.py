@@ -14,7 +14,7 @@ from pipeline.features.plan import CellType, Plan
 from pipeline.ingest.batch import EventBatch, Reason
 from pipeline.ingest.columns import to_polars
 
-__all__ = ["Derived", "Derivation"]
+__all__ = ["Derivation", "Derived"]
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
@@ -79,7 +79,7 @@ class Derivation:
         self, frame: pl.DataFrame, start: int, events: EventBatch,
         inputs: I64, valid: U8, masks: U8, failed: list[int],
     ) -> None:  # fmt: skip
-        """Fill rows ``start...`` from ``frame``; a failing frame is halved down to its failing rows."""
+        """Fill rows ``start...`` from ``frame``; one that fails is halved down to failing rows."""
         n = len(frame)
         stop = start + n
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pipeline.contracts.contract import Contract, FieldType
@@ -21,7 +21,7 @@ KEY_TYPES = {FieldType.INT64: "int64", FieldType.STRING: "string"}
 class EventStream:
     """Events of one topic, keyed by the field ``key``, ordered in time by the field ``time``.
 
-    ``contract``         a :class:`Contract`, or the path of a JSON Schema (.json) or Avro (.avsc) file
+    ``contract``         a :class:`Contract`, or the path of a JSON Schema or Avro (.avsc) file
     ``max_future``       an event later than its broker time plus this is dead-lettered
     ``earliest``         an event before this time is dead-lettered (default: 1970)
     ``max_value_bytes``  a larger value is dead-lettered without being decoded
@@ -34,7 +34,7 @@ class EventStream:
     key: str
     time: str
     max_future: str | int | timedelta = "1h"
-    earliest: datetime = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    earliest: datetime = datetime(1970, 1, 1, tzinfo=UTC)
     max_value_bytes: int = 1 << 20
     schema: Contract = field(init=False, repr=False)
     max_future_ms: int = field(init=False, repr=False)
@@ -75,7 +75,7 @@ class EventStream:
             future_ns = parse_duration(self.max_future)
         except ValueError as error:
             raise DefinitionError(f"{where}.max_future", str(error)) from error
-        elapsed = self.earliest - datetime(1970, 1, 1, tzinfo=timezone.utc)
+        elapsed = self.earliest - datetime(1970, 1, 1, tzinfo=UTC)
         object.__setattr__(self, "schema", contract)
         object.__setattr__(self, "max_future_ms", future_ns // 1_000_000)
         object.__setattr__(self, "earliest_ns", elapsed // timedelta(microseconds=1) * 1000)

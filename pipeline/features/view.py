@@ -104,7 +104,8 @@ class Trigger:
             if name not in scalars:
                 raise DefinitionError(
                     f"{where}.features",
-                    f"view {plan.view!r} has no scalar feature {name!r}; it has: {', '.join(scalars)}",
+                    f"view {plan.view!r} has no scalar feature {name!r}; "
+                    f"it has: {', '.join(scalars)}",
                 )
         object.__setattr__(self, "sent", sent)
         if isinstance(self.when, Changed):

@@ -11,6 +11,7 @@ Four primitives let a kernel work on memory that C owns: :func:`load_i64`, :func
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -37,12 +38,18 @@ JIT_ENABLED = os.environ.get("PIPELINE_JIT", "on") != "off"
 
 
 def cache_directory() -> Path:
-    """Directory of compiled kernels: ``$PIPELINE_CACHE`` or the user's cache directory."""
+    """Directory of compiled kernels, private to the user and to this text of the kernels.
+
+    Below ``$PIPELINE_CACHE`` or the user's cache directory. Numba looks only at the file of a
+    kernel itself, so a change in a kernel that it calls would go unseen in a shared directory.
+    """
     named = os.environ.get("PIPELINE_CACHE")
-    if named:
-        return Path(named)
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "pipeline" / "kernels"
+    base = Path(named) if named else Path(root) / "pipeline" / "kernels"
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return base / digest.hexdigest()[:16]
 
 
 if JIT_ENABLED:

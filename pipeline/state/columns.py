@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ __all__ = ["feature_columns", "feature_matrix", "feature_type"]
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
-VALUE_TYPES = {
+Arrow = Any  # arrays and types of pyarrow, whose stubs do not know what a column holds
+VALUE_TYPES: dict[CellType, Arrow] = {
     CellType.INT: pa.int64(),
     CellType.FLOAT: pa.float64(),
     CellType.DECIMAL: pa.float64(),
@@ -25,7 +27,7 @@ FLOAT_OPS = {FeatureOp.MEAN, FeatureOp.RATIO}
 INT_OPS = {FeatureOp.COUNT, FeatureOp.DISTINCT}
 
 
-def feature_type(feature: Feature) -> pa.DataType:
+def feature_type(feature: Feature) -> Arrow:
     """Arrow type of a feature; a list of it for ``last(n > 1)``."""
     if feature.op in FLOAT_OPS:
         return pa.float64()
@@ -37,7 +39,7 @@ def feature_type(feature: Feature) -> pa.DataType:
     return pa.list_(value) if feature.width > 1 else value
 
 
-def feature_columns(plan: Plan, cells: I64, valid: U8, names: Sequence[str]) -> list[pa.Array]:
+def feature_columns(plan: Plan, cells: I64, valid: U8, names: Sequence[str]) -> list[Arrow]:
     """Arrow arrays of the named features.
 
     ``cells`` int64[n, C] bit patterns, ``valid`` uint8[n, C]. A list holds its valid cells, newest
@@ -75,14 +77,14 @@ class _Scalars:
         self._stride = packed.shape[1]
         self._valid = pa.py_buffer(packed.data)
 
-    def column(self, cell: int, type_: pa.DataType) -> pa.Array:
+    def column(self, cell: int, type_: Arrow) -> Arrow:
         """Cells number ``cell`` of all rows."""
         bits = self._valid.slice(cell * self._stride, self._stride)
         data = self._data.slice(cell * self._rows * 8, self._rows * 8)
         return pa.Array.from_buffers(type_, self._rows, [bits, data])
 
 
-def _column(feature: Feature, cells: I64, valid: U8, scalars: _Scalars) -> pa.Array:
+def _column(feature: Feature, cells: I64, valid: U8, scalars: _Scalars) -> Arrow:
     type_ = feature_type(feature)
     span = slice(feature.cell, feature.cell + feature.width)
     if feature.width == 1 and not pa.types.is_boolean(type_):
@@ -94,11 +96,12 @@ def _column(feature: Feature, cells: I64, valid: U8, scalars: _Scalars) -> pa.Ar
     values = _values(
         cells[:, span][present], np.ones(int(counts.sum()), dtype=bool), type_.value_type
     )
-    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), values, type=type_, mask=pa.array(counts == 0))
+    ends: Arrow = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    empty: Arrow = pa.array(counts == 0)
+    return pa.ListArray.from_arrays(ends, values, type=type_, mask=empty)
 
 
-def _values(cells: I64, present: npt.NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
+def _values(cells: I64, present: npt.NDArray[np.bool_], type_: Arrow) -> Arrow:
     bits = np.ascontiguousarray(cells)
     mask = ~present
     if pa.types.is_floating(type_):

@@ -84,7 +84,7 @@ class Driver:
             settings=PlaneSettings(max_records, 0, cache_bytes, 1000, 1000),
             lane=self.lane,
             store=self.store,
-            sender=Sender(self.names, self.publisher, self.clock.ms, 1.0),
+            sender=Sender(self.names, self.publisher, self.clock.ms),
             clock_ms=self.clock.ms,
             monotonic=self.clock.monotonic,
         )

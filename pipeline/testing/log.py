@@ -85,9 +85,7 @@ class MemoryLane:
         """Always connected."""
         return Health(True, "", {})
 
-    def subscribe(
-        self, topics: Sequence[str], *, on_assign: OnAssign, on_revoke: OnRevoke
-    ) -> None:
+    def subscribe(self, topics: Sequence[str], *, on_assign: OnAssign, on_revoke: OnRevoke) -> None:
         """Partitions are assigned by the next :meth:`poll`."""
         self._topics = list(topics)
         self._assign, self._revoke = on_assign, on_revoke
@@ -198,12 +196,14 @@ class MemoryPublisher:
         """Queue one message."""
         self._waiting.append((topic, (partition, key, value)))
 
-    def flush(self, timeout_s: float = 0.0) -> None:
+    def flush(self) -> None:
         """Deliver what is queued."""
         waiting, self._waiting = self._waiting, []
         if self.fail_next:
             self.fail_next = False
-            raise BrokerUnavailableError("the broker did not take the messages (asked for by a test)")
+            raise BrokerUnavailableError(
+                "the broker did not take the messages (asked for by a test)"
+            )
         for topic, message in waiting:
             self.sent.setdefault(topic, []).append(message)
 

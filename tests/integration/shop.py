@@ -28,7 +28,6 @@ CONTRACT = {
 }
 
 
-
 def definitions(topic: str) -> tuple[pp.FeatureView, pp.Trigger]:
     """The view and the trigger over ``topic``."""
     payments = pp.EventStream(topic, contract=pp.Contract.load(CONTRACT), key="user", time="at")

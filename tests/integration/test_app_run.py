@@ -72,9 +72,7 @@ class Shop:
     def markers(self) -> list[Marker]:
         """Markers in Redis."""
         with redis.Redis.from_url(self.redis_url) as store:
-            found = [
-                store.get(marker_key(tag, self.view.plan.fingerprint)) for tag in self.tags()
-            ]
+            found = [store.get(marker_key(tag, self.view.plan.fingerprint)) for tag in self.tags()]
         return [Marker.unpack(m) for m in found if isinstance(m, bytes)]
 
     def rows(self) -> dict[bytes, bytes]:
@@ -102,7 +100,9 @@ class Shop:
         deadline = time.monotonic() + PATIENCE_S
         while self.consumed() < records:
             assert any(w.poll() is None for w in self.workers), self.last_words()
-            assert time.monotonic() < deadline, f"{self.consumed()} of {records}; {self.last_words()}"
+            assert time.monotonic() < deadline, (
+                f"{self.consumed()} of {records}; {self.last_words()}"
+            )
             time.sleep(0.05)
 
     def last_words(self) -> str:

@@ -102,7 +102,11 @@ def test_equal_definitions_have_equal_fingerprints_and_any_change_another(
 
 
 def test_tables_hold_the_plan(stream: pp.EventStream) -> None:
-    got = plan(stream, a=pp.max("units").over("1d", slide="1h"), b=pp.distinct("shop").over("1d", slide="1h"))
+    got = plan(
+        stream,
+        a=pp.max("units").over("1d", slide="1h"),
+        b=pp.distinct("shop").over("1d", slide="1h"),
+    )
     tables = got.tables()
     assert tables.rings.tolist() == [[HOUR, 25, 0, 2]]
     assert tables.accumulators.tolist() == [list(dataclasses.astuple(a)) for a in got.accumulators]
