@@ -99,11 +99,13 @@ class _Demo:
             self._stack.enter_context(self._servers)
             ensure_topic(self._servers.brokers, TOPIC, PARTITIONS)
         with self._phase("workers", "starting the application and the inference worker"):
+            producer = pp.EventProducer(self._view.source, brokers=self._servers.brokers)
+            self._stack.enter_context(producer)
             app, inference = self._start_workers()
             watch = AppWatch(app.metrics_url, self._view.name)
             self._wait_until_assigned(app, inference)
         with self._phase("events", f"publishing {len(self._events):,} purchases"):
-            samples = self._follow(watch, app, inference)
+            samples = self._follow(watch, app, inference, producer)
         with self._phase("verification", "comparing with DuckDB"):
             report, shown = self._judge(watch, inference, samples)
         return report, samples, shown
@@ -166,14 +168,16 @@ class _Demo:
                     raise UnavailableError(f"a worker got no partitions (log: {worker.log})")
                 time.sleep(0.05)
 
-    def _follow(self, watch: AppWatch, app: Worker, inference: Worker) -> list[Sample]:
+    def _follow(
+        self, watch: AppWatch, app: Worker, inference: Worker, producer: pp.EventProducer
+    ) -> list[Sample]:
         """Produce in a thread; look four times a second until everything has its outcome."""
         total = len(self._events)
-        producer = threading.Thread(target=self._produce, args=(watch,), daemon=True)
+        publishing = threading.Thread(target=self._produce, args=(watch, producer), daemon=True)
         self._stack.callback(self._stopping.set)
         samples: list[Sample] = []
         started = moved = time.monotonic()
-        producer.start()
+        publishing.start()
         with DemoProgress(total, self._console, requests=self._baskets) as progress:
             while True:
                 app.check()
@@ -197,15 +201,15 @@ class _Demo:
                     )
                 time.sleep(LOOK_S)
 
-    def _produce(self, watch: AppWatch) -> None:
+    def _produce(self, watch: AppWatch, producer: pp.EventProducer) -> None:
         """Publish in file order; wait while more than ``--max-lag`` events are not applied."""
         try:
-            with pp.EventProducer(self._view.source, brokers=self._servers.brokers) as producer:
-                for start in range(0, len(self._events), CHUNK):
-                    while self._produced - watch.applied > self._arguments.max_lag:
-                        if self._stopping.wait(0.02):
-                            return
-                    self._produced += producer.send(self._events[start : start + CHUNK])
+            for start in range(0, len(self._events), CHUNK):
+                while self._produced - watch.applied > self._arguments.max_lag:
+                    if self._stopping.wait(0.02):
+                        return
+                self._produced += producer.send(self._events[start : start + CHUNK])
+            producer.flush()
         except PipelineError as error:
             self._producer_error = error
 

@@ -257,7 +257,8 @@ class _Compiler:
             raise DefinitionError(
                 f"{where}.slide",
                 f"window and slide need {tiles} tiles of {format_duration(width)} "
-                f"(at most {MAX_TILES}): choose a longer slide, or a window that is a multiple of it",
+                f"(at most {MAX_TILES}): choose a longer slide, or a window that is a multiple "
+                f"of it",
             )
         self.rings[width] = max(self.rings.get(width, 0), tiles)
         return width

@@ -21,8 +21,10 @@ from pipeline.errors import DefinitionError
 __all__ = ["deserialize", "frame_schema", "output_type", "roots", "serialize"]
 
 NODES = {"Column", "Literal", "BinaryExpr", "Cast", "Ternary", "Alias", "Function"}
-FUNCTIONS = {"Negate", "FillNull", "Abs", "Round", "Floor", "Ceil", "Clip", "Log", "Log1p", "Exp",
-             "Sign", "Coalesce", "MinHorizontal", "MaxHorizontal", "SumHorizontal", "Hash"}  # fmt: skip
+FUNCTIONS = {
+    *("Negate", "FillNull", "Abs", "Round", "Floor", "Ceil", "Clip", "Log", "Log1p", "Exp"),
+    *("Sign", "Coalesce", "MinHorizontal", "MaxHorizontal", "SumHorizontal", "Hash"),
+}
 FAMILIES = {
     "StringExpr": None,  # every member but the joins looks at one row
     "TemporalExpr": None,

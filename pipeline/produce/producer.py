@@ -83,6 +83,7 @@ class EventProducer:
         self._publisher.close()
 
     def __enter__(self) -> EventProducer:
+        self._publisher.__enter__()
         return self
 
     def __exit__(

@@ -112,6 +112,7 @@ class Publisher:
         self._queued_bytes, self._failed, self._first_failure = 0, 0, None
 
     def __enter__(self) -> Publisher:
+        self._producer()  # its first second goes into getting an id from a broker
         return self
 
     def __exit__(

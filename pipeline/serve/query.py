@@ -42,7 +42,7 @@ from pipeline.store.partition import Fetched, RowRead, Store
 
 __all__ = ["At", "Query"]
 
-At: TypeAlias = "Literal['now', 'event'] | datetime | int"
+At: TypeAlias = "Literal['now', 'event'] | datetime | int | np.integer"
 Keys: TypeAlias = Mapping[str, object]
 
 I32 = npt.NDArray[np.int32]

@@ -16,8 +16,9 @@ from pipeline.inference.delivery import InferenceSettings
 from pipeline.inference.model import load_file
 from pipeline.inference.request import RequestOrigin, encode_requests
 from pipeline.inference.worker import InferenceWorker
+from pipeline.ingest.batch import BinaryBatch
 from pipeline.store.memory import MemoryStore
-from pipeline.testing.log import MemoryLane, MemoryLog, MemoryPublisher
+from pipeline.testing.log import MemoryLane, MemoryLog, MemoryPublisher, binary_batch
 
 
 def main(rows: int, messages: int) -> None:
@@ -75,11 +76,9 @@ def main(rows: int, messages: int) -> None:
 class _Indexed(MemoryLane):
     """The log's offsets are dense, so a poll need not search it."""
 
-    def poll(self, max_records: int, timeout_ms: int):
+    def poll(self, max_records: int, timeout_ms: int) -> list[BinaryBatch]:
         if self._due:
             self._rebalance()
-        from pipeline.testing.log import binary_batch
-
         (source,) = self._positions
         if source in self._paused:
             return []

@@ -36,7 +36,8 @@ def behaviour_plan() -> Plan:
     """(a) count and sum over 5 minutes, 1 hour and 24 hours: 6, 13 and 25 tiles."""
     windows = ((5 * MINUTE, MINUTE), (HOUR, 5 * MINUTE), (DAY, HOUR))
     rings = tuple(Ring(slide, (window + slide) // slide) for window, slide in windows)
-    accumulators, features = [], []
+    accumulators: list[Accumulator] = []
+    features: list[Feature] = []
     for r, (window, slide) in enumerate(windows):
         for op, kind, source in (
             (FeatureOp.COUNT, AccOp.COUNT, -1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import confluent_kafka
 import pytest
@@ -42,7 +43,7 @@ def open_reader(
 ) -> Iterator[Callable[..., Reader]]:
     opened: list[Lane] = []
 
-    def make(starts: Starts | None = None, group: str = "", **options: int) -> Reader:
+    def make(starts: Starts | None = None, group: str = "", **options: Any) -> Reader:
         config = LaneConfig(
             brokers=cluster.brokers,
             group=group or lane_topic,

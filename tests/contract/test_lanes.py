@@ -121,7 +121,7 @@ def test_max_records_bounds_a_poll(
     for partition in range(PARTITIONS):
         send(numbered(300), partition)
     reader = open_reader()
-    sizes = []
+    sizes: list[int] = []
     while sum(sizes) < 1200:
         sizes.append(sum(map(len, reader.poll(max_records=70))))
     assert max(sizes) <= 70
@@ -238,11 +238,12 @@ def test_partitions_of_others_are_refused(open_reader: Callable[..., Reader]) ->
     reader = open_reader()
     reader.join()
     stranger = TopicPartition("elsewhere", 0)
-    for call in (
+    calls: tuple[Callable[[], None], ...] = (
         lambda: reader.lane.seek(stranger, 0),
         lambda: reader.lane.pause([stranger]),
         lambda: reader.lane.resume([stranger]),
-    ):
+    )
+    for call in calls:
         with pytest.raises(PipelineError, match=r"elsewhere\[0\] is not assigned"):
             call()
 

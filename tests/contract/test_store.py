@@ -53,7 +53,7 @@ class Bed:
     """A store under test, and a way to change what it holds behind its back."""
 
     def __init__(
-        self, store: Store, put: Callable[[bytes, bytes], None], wipe: Callable[[], None]
+        self, store: Store, put: Callable[[bytes, bytes], object], wipe: Callable[[], object]
     ) -> None:
         self.store = store
         self.put = put

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import confluent_kafka
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from pipeline.config import BrokerConfig
@@ -60,13 +61,19 @@ def consume(brokers: str, topic: str, partitions: int) -> list[confluent_kafka.M
     ends, messages = 0, []
     while ends < partitions:
         for message in consumer.consume(10_000, timeout=0.3):
-            if message.error() is None:
+            error = message.error()
+            if error is None:
                 messages.append(message)
             else:
-                assert message.error().code() == confluent_kafka.KafkaError._PARTITION_EOF
+                assert error.code() == confluent_kafka.KafkaError._PARTITION_EOF
                 ends += 1
     consumer.close()
     return messages
+
+
+def present(content: bytes | None) -> bytes:
+    assert content is not None
+    return content
 
 
 def partitions_of(keys: list[bytes], count: int) -> list[int]:
@@ -89,12 +96,12 @@ def test_every_event_arrives_once_in_order_where_murmur2_says(brokers: str) -> N
     assert seen == [20_000, 40_000, 60_000]
     messages = consume(brokers, "clicks", topic.partitions)
     assert len(messages) == n
-    keys = [m.key() for m in messages]
+    keys = [present(m.key()) for m in messages]
     assert [m.partition() for m in messages] == partitions_of(keys, 7)
     rows = pl.DataFrame(
         {
             "partition": [m.partition() for m in messages],
-            "n": [int(m.value().rpartition(b":")[2].rstrip(b"}")) for m in messages],
+            "n": [int(present(m.value()).rpartition(b":")[2].rstrip(b"}")) for m in messages],
         }
     )
     assert sorted(rows["n"]) == list(range(n))
@@ -106,8 +113,10 @@ def test_rows_and_arrow_give_the_same_messages_as_a_frame(brokers: str) -> None:
     rows = [{"user": "a", "n": 1}, {"n": 2, "user": "b"}]
     frame = pl.DataFrame(rows)
     values = []
-    for index, events in enumerate([frame, frame.to_arrow(), frame.to_arrow().to_batches()[0],
-                                    iter(rows)]):  # fmt: skip
+    forms: list[pl.DataFrame | pa.Table | pa.RecordBatch | Iterable[Mapping[str, object]]] = [
+        frame, frame.to_arrow(), frame.to_arrow().to_batches()[0], iter(rows),
+    ]  # fmt: skip
+    for index, events in enumerate(forms):
         topic = f"same-{index}"
         ensure_topic(brokers, topic, 1)
         with EventProducer(CONTRACT, topic, "user", brokers=brokers) as producer:

@@ -93,7 +93,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     def absent(name: str) -> object:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(dataset.resources, "files", absent)
+    monkeypatch.setattr(resources, "files", absent)
     with pytest.raises(MissingExtraError, match=r"pipeline\[demo\]"):
         purchases()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import TypedDict, cast
 
 import numpy as np
 import polars as pl
@@ -14,10 +15,22 @@ pytest.importorskip("duckdb")
 START = datetime(2017, 3, 1)
 
 
+class Line(TypedDict):
+    """One purchased product."""
+
+    household_id: int
+    store_id: int
+    basket_id: int
+    product_id: int
+    sales_value: float
+    coupon_disc: float
+    transaction_timestamp: datetime
+
+
 def lines(seed: int) -> pl.DataFrame:
     """Made-up purchases in file order: baskets of one time each, some at the edges of windows."""
     rng = np.random.default_rng(seed)
-    rows = []
+    rows: list[Line] = []
     times = sorted(START + timedelta(hours=int(h)) for h in rng.integers(0, 24 * 45, 60))
     for basket, time in enumerate(times):
         household = int(rng.integers(3))
@@ -36,8 +49,8 @@ def lines(seed: int) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def expected(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    seen: set[tuple[object, object]] = set()
+def expected(rows: list[Line]) -> list[dict[str, float]]:
+    seen: set[tuple[int, int]] = set()
     points = []
     for i, row in enumerate(rows):
         key = (row["household_id"], row["basket_id"])
@@ -48,9 +61,8 @@ def expected(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     return points
 
 
-def _point(rows: list[dict[str, object]], i: int) -> dict[str, object]:
+def _point(rows: list[Line], i: int) -> dict[str, float]:
     at = rows[i]["transaction_timestamp"]
-    assert isinstance(at, datetime)
     mine = [(j, r) for j, r in enumerate(rows) if r["household_id"] == rows[i]["household_id"]]
     day, hour = at.replace(hour=0, minute=0), at.replace(minute=0)
     windows = {
@@ -62,13 +74,13 @@ def _point(rows: list[dict[str, object]], i: int) -> dict[str, object]:
         name: [r for j, r in mine if j <= i and r["transaction_timestamp"] > since]
         for name, since in windows.items()
     }
-    point: dict[str, object] = {}
+    point: dict[str, float] = {}
     for name, window in past.items():
         cents = [round(r["sales_value"] * 100) for r in window]
         point[f"lines_{name}"] = len(window)
         point[f"spend_{name}"] = sum(cents) / 100
-        for plural, field in (("baskets", "basket_id"), ("products", "product_id")):
-            point[f"{plural}_{name}"] = len({r[field] for r in window})
+        point[f"baskets_{name}"] = len({r["basket_id"] for r in window})
+        point[f"products_{name}"] = len({r["product_id"] for r in window})
     month = past["30d"]
     cents = [round(r["sales_value"] * 100) for r in month]
     point["mean_line_30d"] = sum(cents) / 100 / len(month)
@@ -85,7 +97,7 @@ def _point(rows: list[dict[str, object]], i: int) -> dict[str, object]:
 def test_training_points_equal_a_plain_loop(seed: int) -> None:
     purchases = lines(seed)
     points = training_points(purchases, START, START + timedelta(days=60))
-    wanted = expected(purchases.to_dicts())
+    wanted = expected(cast("list[Line]", purchases.to_dicts()))
     assert len(points) == len(wanted)
     for name in (*FEATURES, LABEL):
         values = [point[name] for point in wanted]

@@ -89,7 +89,7 @@ def test_last_keeps_the_ttl_or_its_window(stream: pp.EventStream) -> None:
 def test_equal_definitions_have_equal_fingerprints_and_any_change_another(
     stream: pp.EventStream,
 ) -> None:
-    base = {"a": pp.count(where=pl.col("units") > 0).over("1d", slide="1h")}
+    base: dict[str, Any] = {"a": pp.count(where=pl.col("units") > 0).over("1d", slide="1h")}
     first = plan(stream, **base)
     assert plan(stream, **base).fingerprint == first.fingerprint
     others = [

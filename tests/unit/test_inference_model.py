@@ -25,7 +25,7 @@ helper, TensorProto = onnx.helper, onnx.TensorProto
 DEMO = Path(pipeline.demo.__file__).with_name("next_week_spend.json")
 
 
-def document(data: bytes = b"x", **changes: object) -> dict[str, object]:
+def document(data: bytes = b"x", /, **changes: object) -> dict[str, object]:
     return {
         "name": "sum",
         "version": "1",
@@ -58,7 +58,8 @@ def linear(weights: list[float] | None = None, *, width: int = 2, external: str 
         [weight],
     )
     opset = [helper.make_opsetid("", 17)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+    model = helper.make_model(graph, opset_imports=opset, ir_version=9)
+    return bytes(model.SerializeToString())
 
 
 @pytest.mark.parametrize(

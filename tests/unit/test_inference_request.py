@@ -97,7 +97,7 @@ def rewritten(data: bytes, **options: Any) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def changed(name: str, column: pa.Array, position: int | None = None) -> bytes:
+def changed(name: str, column: pa.Array[Any], position: int | None = None) -> bytes:
     batch = table(message())
     columns = {n: batch.column(n) for n in batch.schema.names}
     columns[name] = column
@@ -105,8 +105,8 @@ def changed(name: str, column: pa.Array, position: int | None = None) -> bytes:
     return write_batch(columns, metadata)
 
 
-def null_like(name: str) -> pa.Array:
-    return pa.nulls(3, COLUMNS[name])
+def null_like(name: str) -> pa.Array[Any]:
+    return pa.array([None] * 3, COLUMNS[name])
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from pipeline.inference.service import ServiceTime
 from pipeline.inference.worker import InferenceWorker
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.keys import partition_tag, row_key
+from pipeline.store.marker import Marker
 from pipeline.store.memory import MemoryStore
 from pipeline.testing.log import MemoryLane, MemoryLog, MemoryPublisher
 
@@ -141,9 +142,14 @@ class World:
         sent = self.publisher.sent.get(PREDICTIONS, [])
         return pa.concat_tables(pa.ipc.open_stream(value).read_all() for _, _, value in sent)
 
-    def marker(self, partition: int = 0):
+    def progress(self, partition: int = 0) -> Marker | None:
         tag = partition_tag(APP, TopicPartition(TOPIC, partition))
         return self.store.marker(tag, MANIFEST.fingerprint)
+
+    def marker(self, partition: int = 0) -> Marker:
+        marker = self.progress(partition)
+        assert marker is not None
+        return marker
 
     def prediction(self, key: bytes, partition: int = 0) -> Prediction:
         tag = partition_tag(APP, TopicPartition(TOPIC, partition))
@@ -344,7 +350,7 @@ def test_a_crash_between_publish_and_commit_changes_nothing_but_repeats() -> Non
         finally:
             crashed.publisher.flush = flush  # type: ignore[method-assign]
     assert crashed.published().num_rows > 0
-    assert crashed.marker() is None
+    assert crashed.progress() is None
     run(crashed.worker(), crashed)
 
     assert scores(crashed.store) == scores(calm.store)
@@ -396,7 +402,7 @@ def test_the_broker_is_away_for_a_moment() -> None:
     world.publisher.fail_next = True
     for _ in range(50):
         worker.step()
-    assert world.marker() is None
+    assert world.progress() is None
     world.now_ms += 200
     assert run(worker, world)["PREDICTED"] == 10
     assert world.published().num_rows == 10
@@ -411,7 +417,7 @@ def test_a_full_store_is_back_pressure() -> None:
     resets = 0
     for _ in range(20):
         resets += worker.step().resets
-    assert (resets, world.marker()) == (0, None)
+    assert (resets, world.progress()) == (0, None)
     world.store.refuse = None
     world.now_ms += 10_000  # the rows were predicted in time: only their commit had to wait
     assert run(worker, world)["PREDICTED"] == 10

@@ -31,7 +31,8 @@ def _address(function: object) -> int:
 
 
 def _timestamp(handle: int) -> int:
-    return reference.MessageStruct.from_address(handle).offset // 3 - 1
+    offset: int = reference.MessageStruct.from_address(handle).offset
+    return offset // 3 - 1
 
 
 @dataclass

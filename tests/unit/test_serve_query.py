@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -170,7 +170,8 @@ def test_stale_is_told_by_the_marker_of_the_keys_partition(client: FeatureClient
         allowed = timedelta(minutes=4) - timedelta(milliseconds=behind_ms)
         table = query.read({"user": keys}, max_staleness=allowed)
         stale = [s == "stale" for s in table["spend__status"].to_pylist()]
-        assert stale == [p < behind_ms for p in table["spend__partition"].to_pylist()]
+        partitions: list[Any] = table["spend__partition"].to_pylist()
+        assert stale == [p < behind_ms for p in partitions]
     earlier = query.read({"user": keys}, at=START, max_staleness=timedelta(0))
     assert "stale" not in earlier["spend__status"].to_pylist()
     assert "stale" not in query.read({"user": keys})["spend__status"].to_pylist()
@@ -191,8 +192,9 @@ def test_several_entities_side_by_side(client: FeatureClient) -> None:
 
 def test_matrix(client: FeatureClient) -> None:
     query = client.prepare(["shops:sold", "recent:orders"])
-    for dtype in ("float32", "float64"):
-        got = query.read_matrix({"user": [1, 99], "shop": ["B", "none"]}, dtype=dtype)  # type: ignore[arg-type]
+    dtypes: tuple[Literal["float32", "float64"], ...] = ("float32", "float64")
+    for dtype in dtypes:
+        got = query.read_matrix({"user": [1, 99], "shop": ["B", "none"]}, dtype=dtype)
         assert got.dtype == dtype
         np.testing.assert_array_equal(got, [[8, 2], [np.nan, np.nan]])
     with pytest.raises(DefinitionError, match=r"recent:last3.*list"):
