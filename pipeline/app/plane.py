@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.app.crashpoints import reach
 from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import Partition, StagedBatch, ViewPlan
 from pipeline.app.sender import Sender
@@ -149,6 +150,8 @@ class DataPlane:
                 staged.append((partition, partition.stage(events)))
             except UnavailableError as error:
                 self._reset(partition, error)
+        if staged:
+            reach("computed")
         try:
             for partition, work in staged:
                 self._sender.send(partition, work)
@@ -174,6 +177,8 @@ class DataPlane:
         self, staged: Sequence[tuple[Partition, StagedBatch]]
     ) -> list[tuple[Partition, StagedBatch]]:
         """All transactions are sent before the first answer is awaited."""
+        if staged:
+            reach("sent")
         begun: list[tuple[Partition, StagedBatch]] = []
         for partition, batch in staged:
             try:
@@ -183,6 +188,8 @@ class DataPlane:
                 begun.append((partition, batch))
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
+        if begun:
+            reach("begun")
         committed: list[tuple[Partition, StagedBatch]] = []
         for partition, batch in begun:
             try:
@@ -192,6 +199,8 @@ class DataPlane:
             else:
                 partition.settle(batch)
                 committed.append((partition, batch))
+        if committed:
+            reach("committed")
         return committed
 
     def _keep(self) -> None:

@@ -45,6 +45,7 @@ FIELD_CELLS = {
     FieldType.STRING: CellType.HASH,
     FieldType.TIMESTAMP: CellType.TIME,
 }
+WIDER_THAN_INT64 = {pl.UInt64(), pl.Int128(), pl.UInt128()}
 SUMMABLE = {CellType.INT, CellType.FLOAT, CellType.DECIMAL, CellType.BOOL}
 
 
@@ -316,7 +317,7 @@ class _Compiler:
 
 
 def _cell_type(dtype: pl.DataType, where: str) -> CellType:
-    if dtype.is_integer():
+    if dtype.is_integer() and dtype not in WIDER_THAN_INT64:
         return CellType.INT
     if dtype.is_float():
         return CellType.FLOAT

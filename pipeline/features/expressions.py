@@ -23,13 +23,14 @@ __all__ = ["deserialize", "frame_schema", "output_type", "roots", "serialize"]
 NODES = {"Column", "Literal", "BinaryExpr", "Cast", "Ternary", "Alias", "Function"}
 FUNCTIONS = {
     *("Negate", "FillNull", "Abs", "Round", "Floor", "Ceil", "Clip", "Log", "Log1p", "Exp"),
-    *("Sign", "Coalesce", "MinHorizontal", "MaxHorizontal", "SumHorizontal", "Hash"),
+    *("Sign", "Coalesce", "MinHorizontal", "MaxHorizontal", "SumHorizontal", "MeanHorizontal"),
+    *("Hash", "Reinterpret", "Atan2", "RoundSF"),
 }
 FAMILIES = {
     "StringExpr": None,  # every member but the joins looks at one row
     "TemporalExpr": None,
     "Boolean": {"IsBetween", "IsIn", "IsNull", "IsNotNull", "IsNan", "IsNotNan", "IsFinite",
-                "IsInfinite", "Not", "AnyHorizontal", "AllHorizontal"},
+                "IsInfinite", "IsClose", "Not", "AnyHorizontal", "AllHorizontal"},
     "Trigonometry": None,
     "Pow": None,
 }  # fmt: skip
@@ -63,6 +64,7 @@ def serialize(expression: pl.Expr, contract: Contract, where: str) -> str:
             raise DefinitionError(
                 where, f"this polars expression has no stable form: {error}"
             ) from error
+    _settle_sets(tree)
     for node in _refused(tree):
         raise DefinitionError(
             where,
@@ -91,12 +93,44 @@ def roots(text: str) -> list[str]:
 
 
 def output_type(expression: pl.Expr, contract: Contract, where: str) -> pl.DataType:
-    """Type of the expression's result; :class:`DefinitionError` if the types do not fit."""
-    empty = pl.DataFrame(schema=frame_schema(contract))
+    """Type of the expression's result; :class:`DefinitionError` if the types do not fit.
+
+    It is computed over no rows, for its type, and over rows without values, where a pattern or
+    format that can never be used shows.
+    """
+    schema = frame_schema(contract)
+    empty = pl.DataFrame(schema=schema)
+    blank = pl.DataFrame({name: [None, None] for name in schema}, schema=schema)
     try:
-        return empty.select(expression.alias("result")).schema["result"]
-    except pl.exceptions.PolarsError as error:
+        result = empty.select(expression.alias("result"))["result"]
+        blank.select(expression)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise DefinitionError(where, f"the expression cannot be computed: {error}") from error
+    if len(result) > 1:
+        raise DefinitionError(where, f"the expression gives {len(result)} values for every row")
+    return result.dtype
+
+
+def _settle_sets(tree: Any) -> None:
+    """Sort the values of every ``is_in``, in place: a set of strings has another order in every
+    process, and equal definitions must have equal texts."""
+    if isinstance(tree, list):
+        for part in tree:
+            _settle_sets(part)
+    if not isinstance(tree, dict):
+        return
+    for part in tree.values():
+        _settle_sets(part)
+    if _is_in(tree.get("function")) and "Literal" in tree["input"][1]:
+        values = pl.select(deserialize(json.dumps(tree["input"][1]))).to_series()
+        if isinstance(values.dtype, pl.List) and len(values) == 1:
+            values = values.explode()
+        settled = pl.lit(values.unique().sort().alias("").implode())
+        tree["input"][1] = json.loads(settled.meta.serialize(format="json"))
+
+
+def _is_in(function: Any) -> bool:
+    return isinstance(function, dict) and "IsIn" in (function.get("Boolean") or {})
 
 
 def _refused(tree: Any) -> Iterator[str]:
@@ -111,6 +145,8 @@ def _refused(tree: Any) -> Iterator[str]:
         yield from _refused(body["left"])
         yield from _refused(body["right"])
     elif kind == "Cast":
+        if "Categorical" in json.dumps(body["dtype"]):
+            yield "Categorical"
         yield from _refused(body["expr"])
     elif kind == "Alias":
         yield from _refused(body[0])
@@ -119,6 +155,8 @@ def _refused(tree: Any) -> Iterator[str]:
             yield from _refused(body[part])
     elif kind == "Function":
         yield from _refused_function(body["function"])
+        if _is_in(body["function"]) and "Literal" not in body["input"][1]:
+            yield "is_in(column)"
         for argument in body["input"]:
             yield from _refused(argument)
 
@@ -131,6 +169,8 @@ def _refused_function(function: Any) -> Iterator[str]:
     if family not in FAMILIES or name in NOT_ROWWISE_STRINGS:
         yield family if name is None else f"{family}.{name}"
         return
+    if isinstance(member, dict) and name == "Strptime" and member[name][1]["format"] is None:
+        yield "a format that is guessed from the first value"
     allowed = FAMILIES[family]
     if allowed is not None and name not in allowed:
         yield f"{family}.{name}"

@@ -43,7 +43,7 @@ from pipeline.store.partition import Fetched, RowRead, Store
 __all__ = ["At", "Query"]
 
 At: TypeAlias = "Literal['now', 'event'] | datetime | int | np.integer"
-Keys: TypeAlias = Mapping[str, object]
+Keys: TypeAlias = Mapping[str, object] | object
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
@@ -111,8 +111,8 @@ class Query:
     ) -> pa.Table:
         """Features of ``keys`` as of ``at``, laid out as the module says.
 
-        ``keys``: entity name to a column of keys. Views of several entities take one column
-        each, of equal length. ``at``: ``"now"``, ``"event"`` (each row's own newest event), a
+        ``keys``: entity name to a column of keys, or just the column where the query has one entity.
+        Views of several entities take one column each, of equal length. ``at``: ``"now"``, ``"event"`` (each row's own newest event), a
         datetime with time zone, or ns since the Unix epoch. ``max_staleness``: rows whose
         partition was not read to within that of ``at`` (or of now, if earlier) are ``stale``.
 
@@ -241,6 +241,10 @@ def _row_read(view: AskedView, keys: EntityKeys, with_markers: bool) -> RowRead:
 
 def _encode(selection: Selection, keys: Keys) -> dict[str, EntityKeys]:
     types = selection.entities
+    if not isinstance(keys, Mapping):
+        if len(types) > 1:
+            raise TypeError(f"keys: name their entity, as this query has {', '.join(types)}")
+        keys = dict.fromkeys(types, keys)
     for name in keys:
         if name not in types:
             raise TypeError(f"{name}: no view of this query has it; wanted: {', '.join(types)}")

@@ -12,11 +12,13 @@ from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import view_plans
 from pipeline.app.plane import DataPlane, PlaneSettings, Topic
 from pipeline.app.sender import Sender
+from pipeline.features.planjson import to_json
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.keys import partition_tag, row_key
 from pipeline.store.marker import Marker
 from pipeline.store.memory import MemoryStore
+from pipeline.store.registry import ViewRecord
 from pipeline.testing.log import MemoryLane, MemoryLog, MemoryPublisher
 
 __all__ = ["Clock", "Driver"]
@@ -45,7 +47,8 @@ class Driver:
     """An application's views over in-memory topics.
 
     ``partitions`` of every source topic; ``max_records`` is the batch size. Several drivers may
-    share ``log`` and ``store``, as workers of one group do.
+    share ``log`` and ``store``, as workers of one group do. ``FeatureClient(driver.store)`` reads
+    the views.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class Driver:
         for topic in self._streams:
             if topic not in self.log.topics:
                 self.log.create(topic, partitions)
+        for view in views:
+            self._register(view)
         self.plane = DataPlane(
             names=self.names,
             topics=[
@@ -123,6 +128,15 @@ class Driver:
             for prefix in prefixes
             if key.startswith(prefix)
         }
+
+    def _register(self, view: FeatureView) -> None:
+        plan = view.plan
+        partitions = len(self.log.topics[plan.source])
+        self.store.registry.register(
+            ViewRecord(
+                plan.view, self.app, plan.source, partitions, to_json(plan), plan.fingerprint
+            )
+        )
 
     def _tags(self, topic: str) -> list[bytes]:
         partitions = range(len(self.log.topics[topic]))

@@ -100,9 +100,9 @@ def main(n: int) -> None:
         payload = batch.payload
         rejected = decoder.decode(batch).rejects().counts()
         runs: dict[str, Callable[[], object]] = {
-            "decode": lambda d=decoder, b=batch: d.decode(b),  # type: ignore[misc]
-            "polars.read_ndjson": lambda x=lines: pl.read_ndjson(x, schema=POLARS),  # type: ignore[misc]
-            "copy": lambda p=payload: p.copy(),  # type: ignore[misc]
+            "decode": partial(decoder.decode, batch),
+            "polars.read_ndjson": partial(pl.read_ndjson, lines, schema=POLARS),
+            "copy": payload.copy,
         }
         times: dict[str, list[float]] = {key: [] for key in runs}
         for _ in range(ROUNDS):

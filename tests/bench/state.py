@@ -73,12 +73,15 @@ def household_plan() -> Plan:
     return _plan(rings, accumulators, lists, features, (CellType.INT,) * 3)
 
 
-def _plan(rings, accumulators, lists, features, types) -> Plan:  # type: ignore[no-untyped-def]
+def _plan(
+    rings: tuple[Ring, ...], accumulators: list[Accumulator], lists: tuple[ListState, ...],
+    features: list[Feature], types: tuple[CellType, ...],
+) -> Plan:  # fmt: skip
     return Plan(
         view="bench", entity="key", entity_type="int64", source="events", ttl_ns=0,
         inputs=tuple(f"x{i}" for i in range(len(types))), input_types=types,
         input_scales=(0,) * len(types), masks=(), filter=-1, rings=rings,
-        accumulators=tuple(accumulators), lists=tuple(lists), features=tuple(features),
+        accumulators=tuple(accumulators), lists=lists, features=tuple(features),
         fingerprint=0x1234,
     )  # fmt: skip
 

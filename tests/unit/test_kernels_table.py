@@ -40,7 +40,8 @@ class SmallTable:
 @pytest.mark.parametrize("seed", range(200) if JIT_ENABLED else range(20))
 def test_finding_and_removing_equals_a_dictionary(seed: int) -> None:
     rng = random.Random(seed)
-    table, known = SmallTable(), {}
+    table = SmallTable()
+    known: dict[bytes, int] = {}
     hashes = {b"%d" % i: rng.choice((0, 1, 15, 14)) << 60 for i in range(12)}
     hashes = {k: h - 2**64 if h >= 2**63 else h for k, h in hashes.items()}
     for _ in range(100):

@@ -306,3 +306,11 @@ def test_threads_share_a_query(client: FeatureClient) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
+
+
+def test_the_only_entity_need_not_be_named(client: FeatureClient) -> None:
+    query = client.prepare(["recent:orders"])
+    assert query.read([2, 1]).equals(query.read({"user": [2, 1]}))
+    assert query.read_matrix(np.array([2, 1])).tolist() == [[1], [2]]
+    with pytest.raises(TypeError, match="name their entity.*user.*shop"):
+        client.prepare(["recent:orders", "shops:sold"]).read([1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +47,7 @@ def told(feature: Feature, bits: int) -> object:
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 64, 301])
-def test_columns_hold_every_cell(plan: Plan, rows: int, order: str) -> None:
+def test_columns_hold_every_cell(plan: Plan, rows: int, order: Literal["C", "F"]) -> None:
     draw = random.Random(rows)
     cells = np.zeros((rows, plan.cells), dtype=np.int64)
     for feature in plan.features:

@@ -18,10 +18,11 @@ from pipeline.features.plan import (
     Plan,
     Ring,
 )
+from pipeline.kernels.arena import TOP
 from pipeline.state.batch import Outcome, TriggerKind, TriggerTables
 from pipeline.state.status import Status
 from pipeline.state.table import StateTable
-from tests.reference.cases import columns, feed, pack_keys
+from tests.reference.cases import Columns, columns, feed, pack_keys
 from tests.reference.rows import reseal
 from tests.reference.state import Event
 
@@ -152,9 +153,8 @@ def test_changed_looks_at_the_list_as_it_was(before: int, fires: int) -> None:
     assert applied.fired.event.tolist() == [0, 2][: 1 + fires]
 
 
-def _three(events: list[Event]) -> tuple[np.ndarray, ...]:
-    offsets, stamps, times, select, inputs, valid, _ = columns(events)
-    return offsets, stamps, times, select, inputs, valid, np.zeros((0, len(events)), np.uint8)
+def _three(events: list[Event]) -> Columns:
+    return columns(events)._replace(masks=np.zeros((0, len(events)), np.uint8))
 
 
 def test_a_ring_of_one_key_does_not_grow_for_ever() -> None:
@@ -190,6 +190,7 @@ def test_bodies_at_their_limits() -> None:
     assert not accepted(ring, sealed(bytes([1, 2 * tile, 3, 0])))  # one byte more
     many = b"\xa0\x9c\x01" + bytes(40_000)  # 20,000 tiles where the ring has 4
     assert not accepted(ring, sealed(many))
+    assert ring._heads[TOP] <= len(ring._arena)  # refused before anything was allocated for it
     assert accepted(both, sealed(bytes([0, 2, 0, 10, 0, 1, 3])))
     assert not accepted(both, sealed(bytes([0, 2, 0, 10, 0, 0, 3])))  # the same value twice
     assert not accepted(both, sealed(bytes([0, 1, 0, 10, 4])))  # older than the ring

@@ -56,7 +56,8 @@ def with_bits(cells: list[Cell]) -> list[object]:
 def test_rows_outcomes_features_and_triggers_equal_the_twin(seed: int) -> None:
     rng, plan, events = case(seed)
     triggers = make_triggers(rng, plan)
-    reference, table, stored = ReferenceState(plan), StateTable(plan), {}
+    reference, table = ReferenceState(plan), StateTable(plan)
+    stored: dict[bytes, bytes] = {}
     for batch in cut(events, rng.choice((1, 7, 1000))):
         outcomes, dirty, fired = reference.apply(batch, triggers)
         applied = feed(table, batch, stored, triggers)

@@ -71,14 +71,14 @@ def defined(plan: Plan, feature: Feature, events: list[Event], at: int) -> Numbe
     a = plan.accumulators[feature.a]
     x = folded(a, chosen(plan, seen, a.input, a.mask))
     if feature.b < 0:
-        return x if x is None or feature.scale == 0 else float(Fraction(x, 10**feature.scale))
+        return x if x is None or feature.scale == 0 else float(Fraction(x) / 10**feature.scale)
     b = plan.accumulators[feature.b]
     y = folded(b, chosen(plan, seen, b.input, b.mask))
     if x is None or not y:
         return None
     if feature.op in (FeatureOp.MEAN, FeatureOp.RATIO):
         return float(Fraction(x) / Fraction(y) / 10**feature.scale)
-    return x if feature.scale == 0 else float(Fraction(x, 10**feature.scale))
+    return x if feature.scale == 0 else float(Fraction(x) / 10**feature.scale)
 
 
 def scale_of(plan: Plan, feature: Feature, events: list[Event]) -> float:
