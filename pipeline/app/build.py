@@ -24,7 +24,7 @@ from pipeline.produce.topics import TopicInfo, describe, ensure_topic
 from pipeline.store.open import open_store
 from pipeline.store.registry import ViewRecord
 
-__all__ = ["build_plane", "open_lane"]
+__all__ = ["build_plane", "lane_config", "open_lane"]
 
 log = logging.getLogger(__name__)
 
@@ -79,17 +79,24 @@ def build_plane(
     )
 
 
-def open_lane(group: str, config: Config) -> Lane:
-    """The lane that the configuration asks for; ``auto`` says why when it is not the native one."""
+def lane_config(group: str, config: Config) -> LaneConfig:
+    """How the lane reads. Heartbeats come at a third of the session timeout, or sooner."""
     properties = config.broker.client_properties()
     brokers = properties.pop("bootstrap.servers")
-    properties.setdefault("session.timeout.ms", str(config.app.session_timeout_ms))
-    settings = LaneConfig(
+    timeout_ms = config.app.session_timeout_ms
+    properties.setdefault("session.timeout.ms", str(timeout_ms))
+    properties.setdefault("heartbeat.interval.ms", str(min(3000, timeout_ms // 3)))
+    return LaneConfig(
         brokers=brokers,
         group=group,
         max_value_bytes=config.app.max_value_bytes,
         properties=properties,
     )
+
+
+def open_lane(group: str, config: Config) -> Lane:
+    """The lane that the configuration asks for; ``auto`` says why when it is not the native one."""
+    settings = lane_config(group, config)
     if config.app.lane == "portable":
         return PortableLane(settings)
     try:

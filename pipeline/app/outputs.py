@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.config import AppConfig
 from pipeline.features.plan import Plan
@@ -27,6 +28,7 @@ __all__ = [
     "changes_schema",
     "entity_array",
     "ipc_messages",
+    "message_slices",
     "select_bytes",
 ]
 
@@ -115,12 +117,25 @@ def entity_array(entity_type: str, keys: U8, key_offsets: I64) -> Any:
 
 def ipc_messages(batch: pa.RecordBatch) -> Iterator[bytes]:
     """The batch as self-contained Arrow IPC streams, each well below a broker's default limit."""
-    rows = max(1, len(batch) * MESSAGE_BYTES // max(batch.nbytes, 1))
-    for start in range(0, len(batch), rows):
+    sizes = np.full(len(batch), batch.nbytes // max(len(batch), 1), dtype=np.int64)
+    entity: Any = batch.column(0)
+    if pa.types.is_string(entity.type):
+        sizes += pc.binary_length(entity).to_numpy()
+    for rows in message_slices(sizes):
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch.slice(start, rows))
+            writer.write_batch(batch.slice(rows.start, rows.stop - rows.start))
         yield sink.getvalue().to_pybytes()
+
+
+def message_slices(sizes: I64) -> Iterator[slice]:
+    """Rows of ``sizes`` int64[n] bytes, in order, as many a message as a broker takes."""
+    ends, start = np.cumsum(sizes), 0
+    while start < len(sizes):
+        before = int(ends[start - 1]) if start else 0
+        fits = int(np.searchsorted(ends, before + MESSAGE_BYTES, side="right"))
+        yield slice(start, max(fits, start + 1))
+        start = max(fits, start + 1)
 
 
 def select_bytes(data: U8, offsets: I64, rows: I64) -> tuple[U8, I64]:

@@ -78,10 +78,14 @@ class StagedView:
 
 @dataclass(frozen=True, slots=True)
 class StagedBatch:
-    """A batch of one partition, ready to be sent out and committed."""
+    """A batch of one partition, ready to be sent out and committed.
+
+    Its rejects before offset ``reported`` were dead-lettered when another view read them.
+    """
 
     events: EventBatch
     views: list[StagedView]
+    reported: int
 
 
 @dataclass
@@ -133,9 +137,15 @@ class Partition:
         """The lowest marker: where the partition has to be read from."""
         return min(v.marker.next_offset for v in self.views)
 
-    def stage(self, events: EventBatch) -> StagedBatch:
-        """Apply a batch to the cached rows; nothing leaves the process."""
-        return StagedBatch(events, [self._stage_view(v, events) for v in self.views])
+    def stage(self, events: EventBatch, now_ms: int) -> StagedBatch:
+        """Apply a batch to the cached rows; nothing leaves the process.
+
+        ``now_ms`` is wall time: no record, whatever its time, says that more than now was read.
+        """
+        reported = max(v.marker.next_offset for v in self.views)
+        return StagedBatch(
+            events, [self._stage_view(v, events, now_ms) for v in self.views], reported
+        )
 
     def settle(self, staged: StagedBatch) -> None:
         """The batch is committed: its rows may be evicted, its markers hold."""
@@ -158,7 +168,7 @@ class Partition:
         for state, marker in zip(self.views, markers, strict=True):
             state.marker = marker
 
-    def _stage_view(self, state: ViewState, events: EventBatch) -> StagedView:
+    def _stage_view(self, state: ViewState, events: EventBatch, now_ms: int) -> StagedView:
         binary = events.binary
         derived = state.plan.derivation.compute(events)
         fresh = binary.offsets >= state.marker.next_offset
@@ -195,7 +205,8 @@ class Partition:
             next_offset=max(state.marker.next_offset, binary.next_offset),
             leader_epoch=max(state.marker.leader_epoch, binary.leader_epoch),
             processed_through_ms=max(
-                state.marker.processed_through_ms, int(binary.timestamps_ms.max(initial=0))
+                state.marker.processed_through_ms,
+                min(now_ms, int(binary.timestamps_ms.max(initial=0))),
             ),
             consumed=state.marker.consumed + consumed,
             **{name: getattr(state.marker, name) + n for name, n in outcomes.items()},

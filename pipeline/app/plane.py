@@ -14,11 +14,12 @@ from pipeline.app.crashpoints import reach
 from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import Partition, StagedBatch, ViewPlan
 from pipeline.app.sender import Sender
-from pipeline.errors import FencedError, LogTruncatedError, UnavailableError
+from pipeline.errors import FencedError, LogTruncatedError, PipelineError, UnavailableError
 from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import TopicPartition
 from pipeline.ingest.decode import JsonDecoder
-from pipeline.ingest.lane import Lane
+from pipeline.ingest.lane import END, Lane
+from pipeline.store.marker import Marker
 from pipeline.store.partition import Store
 
 __all__ = ["DataPlane", "PlaneSettings", "Step", "Topic", "decoder"]
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+LONGEST_REFUSAL_S = 120.0  # a worker that fell behind hears of its group much earlier
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,11 @@ def decoder(stream: EventStream, partitions: int) -> JsonDecoder:
 
 @dataclass
 class _Trouble:
-    """A partition that has to be opened again, and when."""
+    """A partition that has to be opened again, and when; since when others have its lease."""
 
     retry_at: float
     pause_s: float
-    fenced: bool
+    fenced_at: float | None
 
 
 class DataPlane:
@@ -124,18 +126,25 @@ class DataPlane:
         return sorted(self._partitions)
 
     def lag(self) -> dict[TopicPartition, int]:
-        """Records between each partition's lowest marker and the end of its log."""
-        return {
-            source: max(0, self._lane.watermarks(source)[1] - partition.next_offset)
-            for source, partition in self._partitions.items()
-            if partition.views
-        }
+        """Records between each partition's lowest marker and the end of its log.
+
+        Partitions whose end nobody tells now are left out.
+        """
+        found: dict[TopicPartition, int] = {}
+        for source, partition in self._partitions.items():
+            if partition.views:
+                try:
+                    end = self._lane.watermarks(source)[1]
+                except UnavailableError:
+                    continue
+                found[source] = max(0, end - partition.next_offset)
+        return found
 
     def step(self) -> Step:
         """Read one batch a partition, apply, send out, commit; or mend what is broken.
 
         Raises what cannot be mended here: :class:`CorruptRowError`, :class:`LogTruncatedError`,
-        a store or broker that is gone while partitions are being assigned.
+        :class:`FencedError` where another's lease was in the way for minutes.
         """
         self._resets = 0
         self._mend()
@@ -147,8 +156,8 @@ class DataPlane:
                 continue
             try:
                 events = self._decoders[batch.source.topic].decode(batch)
-                staged.append((partition, partition.stage(events)))
-            except UnavailableError as error:
+                staged.append((partition, partition.stage(events, self._clock_ms())))
+            except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
         if staged:
             reach("computed")
@@ -208,38 +217,54 @@ class DataPlane:
         now = self._monotonic()
         if now >= self._check_at:
             self._check_at = now + self._settings.check_interval_ms / 1000
-            for partition in list(self._partitions.values()):
-                if partition.source not in self._trouble:
-                    self._check(partition)
+            self._compare([p for s, p in self._partitions.items() if s not in self._trouble])
         if now >= self._offsets_at:
             self._offsets_at = now + self._settings.commit_interval_ms / 1000
             offsets = {s: p.next_offset for s, p in self._partitions.items() if p.views}
             if offsets:
                 self._lane.commit(offsets)
 
-    def _check(self, partition: Partition) -> None:
-        try:
-            if not partition.store.check():
-                raise FencedError(f"{partition.source}: lease or markers in the store are not ours")
-            if self._lane.at_end(partition.source):
-                markers = partition.beat(self._clock_ms())
-                partition.store.begin_commit([], markers)
+    def _compare(self, partitions: Sequence[Partition]) -> None:
+        """Look whether the store holds what we wrote. Where everything was read, a commit of
+        markers that say so does it; without a broker nobody knows whether it was."""
+        connected = self._lane.health.connected
+        begun: list[tuple[Partition, list[Marker]]] = []
+        for partition in partitions:
+            try:
+                if connected and self._lane.at_end(partition.source):
+                    markers = partition.beat(self._clock_ms())
+                    partition.store.begin_commit([], markers)
+                    begun.append((partition, markers))
+                elif not partition.store.check():
+                    raise FencedError(f"{partition.source}: lease or markers stored are not ours")
+            except (UnavailableError, FencedError) as error:
+                self._reset(partition, error)
+        for partition, markers in begun:
+            try:
                 partition.store.finish_commit()
+            except (UnavailableError, FencedError) as error:
+                self._reset(partition, error)
+            else:
                 partition.beaten(markers)
-        except (UnavailableError, FencedError) as error:
-            self._reset(partition, error)
 
-    def _reset(self, partition: Partition, error: Exception) -> None:
+    def _reset(self, partition: Partition, error: PipelineError) -> None:
+        """Drop what is cached, and read no more until it is opened again."""
+        self._doubt(partition, error)
+        self._lane.pause([partition.source])
+
+    def _doubt(self, partition: Partition, error: PipelineError) -> None:
         """Drop what is cached: the truth is in the store and in the log. Opened again later."""
         log.warning("%s: starting again from its marker: %s", partition.source, error)
-        before = self._trouble.get(partition.source)
+        before, now = self._trouble.get(partition.source), self._monotonic()
         pause = min(LONGEST_PAUSE_S, before.pause_s * 2) if before else FIRST_PAUSE_S
+        fenced_at = None
+        if isinstance(error, FencedError):
+            fenced_at = before.fenced_at if before and before.fenced_at is not None else now
+            if now - fenced_at > LONGEST_REFUSAL_S:
+                raise error
         partition.views = []
         self._resets += 1
-        self._trouble[partition.source] = _Trouble(
-            self._monotonic() + pause, pause, isinstance(error, FencedError)
-        )
-        self._lane.pause([partition.source])
+        self._trouble[partition.source] = _Trouble(now + pause, pause, fenced_at)
 
     def _mend(self) -> None:
         for source, trouble in list(self._trouble.items()):
@@ -248,12 +273,12 @@ class DataPlane:
             partition = self._partitions[source]
             try:
                 start = self._open(partition)
+                self._lane.seek(source, start)
+                self._lane.resume([source])
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
                 continue
             del self._trouble[source]
-            self._lane.seek(source, start)
-            self._lane.resume([source])
             log.info("%s: reading again from offset %d", source, start)
 
     def _open(self, partition: Partition) -> int:
@@ -293,7 +318,12 @@ class DataPlane:
                 cache_bytes=self._settings.cache_bytes,
             )
             self._partitions[source] = partition
-            starts[source] = self._open(partition)
+            try:
+                starts[source] = self._open(partition)
+            except (UnavailableError, FencedError) as error:
+                # Kept, though broken: what comes from its end is left until it is mended.
+                self._doubt(partition, error)
+                starts[source] = END
         log.info("assigned %s", ", ".join(f"{s} from {o}" for s, o in starts.items()))
         return starts
 

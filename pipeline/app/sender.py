@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.app.outputs import TopicNames, ipc_messages, select_bytes
+from pipeline.app.outputs import TopicNames, ipc_messages, message_slices, select_bytes
 from pipeline.app.partition import Partition, StagedBatch, StagedView
+from pipeline.features.view import Trigger
 from pipeline.inference.delivery import Publisher
-from pipeline.inference.request import RequestOrigin, encode_requests
+from pipeline.inference.request import COLUMNS, RequestOrigin, encode_requests
 from pipeline.ingest.batch import Reason, Rejects
 from pipeline.ingest.deadletter import dead_letters
 from pipeline.state.columns import feature_matrix
@@ -19,6 +20,7 @@ from pipeline.state.columns import feature_matrix
 __all__ = ["Sender"]
 
 LATE = Reason.LATE.name.lower()
+REQUEST_COLUMNS = len(COLUMNS)  # of at most 8 bytes a row, but for the key
 I64 = npt.NDArray[np.int64]
 
 
@@ -41,7 +43,7 @@ class Sender:
 
     def send(self, partition: Partition, batch: StagedBatch) -> None:
         """Hand every output of ``batch`` to the producer."""
-        rejects = batch.events.rejects()
+        rejects = _unreported(batch)
         if len(rejects):
             self._letters(partition, batch, rejects, None)
         for view in batch.views:
@@ -88,34 +90,52 @@ class Sender:
             self._rejected.setdefault(partition.source.topic, Counter()).update(counts)
 
     def _requests(self, partition: Partition, batch: StagedBatch, view: StagedView) -> None:
-        """One message a trigger: the fired rows in offset order, features as of each event."""
-        fired, binary, plan = view.fired, batch.events.binary, view.plan.view.plan
+        """The fired rows of every trigger in offset order, features as of each event."""
+        fired, binary = view.fired, batch.events.binary
         for number, trigger in enumerate(view.plan.triggers):
             picked = np.flatnonzero(fired.trigger == number)
-            if not len(picked):
-                continue
-            rows = view.fired_rows[picked]
-            keys, key_offsets = select_bytes(binary.keys, binary.key_offsets, rows)
-            features = np.empty((len(picked), len(trigger.sent)), dtype=np.float64)
-            feature_matrix(plan, fired.cells[picked], fired.valid[picked], trigger.sent, features)
-            message = encode_requests(
-                RequestOrigin(
-                    view=plan.view, fingerprint=plan.fingerprint, app=self._names.app,
-                    topic=partition.source.topic, topic_id=partition.topic_id,
-                ),
-                keys=keys,
-                key_offsets=key_offsets,
-                source_partition=partition.source.partition,
-                source_offset=binary.offsets[rows],
-                trigger=trigger.name,
-                event_time=batch.events.event_time[rows],
-                requested_at_ms=self._clock_ms(),
-                names=trigger.sent,
-                features=features,
-            )  # fmt: skip
-            self._publisher.publish(
-                self._names.requests(trigger.name), message, partition=partition.source.partition
-            )
+            keys = np.diff(binary.key_offsets)[view.fired_rows[picked]]
+            for part in message_slices(keys + 8 * (len(trigger.sent) + REQUEST_COLUMNS)):
+                self._request(partition, batch, view, trigger, picked[part])
+
+    def _request(
+        self,
+        partition: Partition,
+        batch: StagedBatch,
+        view: StagedView,
+        trigger: Trigger,
+        picked: I64,
+    ) -> None:
+        fired, binary, plan = view.fired, batch.events.binary, view.plan.view.plan
+        rows = view.fired_rows[picked]
+        keys, key_offsets = select_bytes(binary.keys, binary.key_offsets, rows)
+        features = np.empty((len(picked), len(trigger.sent)), dtype=np.float64)
+        feature_matrix(plan, fired.cells[picked], fired.valid[picked], trigger.sent, features)
+        message = encode_requests(
+            RequestOrigin(
+                view=plan.view, fingerprint=plan.fingerprint, app=self._names.app,
+                topic=partition.source.topic, topic_id=partition.topic_id,
+            ),
+            keys=keys,
+            key_offsets=key_offsets,
+            source_partition=partition.source.partition,
+            source_offset=binary.offsets[rows],
+            trigger=trigger.name,
+            event_time=batch.events.event_time[rows],
+            requested_at_ms=self._clock_ms(),
+            names=trigger.sent,
+            features=features,
+        )  # fmt: skip
+        self._publisher.publish(
+            self._names.requests(trigger.name), message, partition=partition.source.partition
+        )
+
+
+def _unreported(batch: StagedBatch) -> Rejects:
+    """Rejects of the stream that no view has come past before."""
+    rejects = batch.events.rejects()
+    new = batch.events.binary.offsets[rejects.index] >= batch.reported
+    return Rejects(rejects.index[new], rejects.reason[new])
 
 
 def _all(rows: I64, reason: Reason) -> Rejects:

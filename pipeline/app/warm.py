@@ -16,7 +16,7 @@ from pipeline.app.partition import Partition
 from pipeline.app.plane import Topic, decoder
 from pipeline.contracts.contract import Contract, FieldType
 from pipeline.features.stream import EventStream
-from pipeline.ingest.batch import BinaryBatch, TopicPartition
+from pipeline.ingest.batch import BinaryBatch, Reason, TopicPartition
 from pipeline.store.memory import MemoryStore
 
 __all__ = ["sample_event", "warm_up"]
@@ -45,7 +45,8 @@ def warm_up(topics: Sequence[Topic]) -> None:
             events = decoder(topic.stream, 1).decode(
                 sample_batch(topic.stream, partition.next_offset)
             )
-            staged = partition.stage(events)
+            events.reason[:] = Reason.OK  # whatever bounds the stream sets
+            staged = partition.stage(events, 0)
             partition.store.commit(
                 [v.write for v in staged.views], [v.marker for v in staged.views]
             )

@@ -84,7 +84,7 @@ class Derivation:
         stop = start + n
         try:
             result = frame.select(self._expressions)
-        except pl.exceptions.PolarsError:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
             if n == 1:
                 masks[:, start] = 0
                 for i, _ in self._computed:

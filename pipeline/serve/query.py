@@ -111,10 +111,11 @@ class Query:
     ) -> pa.Table:
         """Features of ``keys`` as of ``at``, laid out as the module says.
 
-        ``keys``: entity name to a column of keys, or just the column where the query has one entity.
-        Views of several entities take one column each, of equal length. ``at``: ``"now"``, ``"event"`` (each row's own newest event), a
-        datetime with time zone, or ns since the Unix epoch. ``max_staleness``: rows whose
-        partition was not read to within that of ``at`` (or of now, if earlier) are ``stale``.
+        ``keys``: entity name to a column of keys, or just the column where the query has one
+        entity. Views of several entities take one column each, of equal length. ``at``:
+        ``"now"``, ``"event"`` (each row's own newest event), a datetime with time zone, or ns
+        since the Unix epoch. ``max_staleness``: rows whose partition was not read to within that
+        of ``at`` (or of now, if earlier) are ``stale``.
 
         Raises TypeError (wrong keys, names the entity), StoreUnavailableError, CorruptRowError.
         """

@@ -69,18 +69,21 @@ class StateTable:
         self._need = _words_needed(plan)
         self._width = SECTION + 3 * plan.sections + len(plan.lists)
         self._row_bytes = 256
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget every row, pinned ones too."""
         self._sequence = 0
         self._slots: I64 = np.empty((1024, self._width), dtype=np.int64)
         self._index: I64 = np.zeros(4096, dtype=np.int64)
         self._keys: U8 = np.empty(16384, dtype=np.uint8)
         self._totals: I64 = np.zeros(TOTALS, dtype=np.int64)
-        self._totals[FREE_SLOT] = -1
         self._arena: I64 = np.empty(max(16384, 2 * self._need), dtype=np.int64)
-        self._heads = _empty_heads()
+        self._heads: I64 = np.empty(HEADS, dtype=np.int64)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every row, pinned ones too; keeps the memory for the next ones."""
+        self._index.fill(0)
+        self._totals.fill(0)
+        self._totals[FREE_SLOT] = -1
+        _empty(self._heads)
 
     @property
     def rows(self) -> int:
@@ -99,6 +102,7 @@ class StateTable:
 
     def lookup(self, keys: U8, key_offsets: I64) -> Lookup:
         """Slots of n keys, made for those not seen before. O(n)."""
+        keys, key_offsets = _plain(keys, np.uint8), _plain(key_offsets, np.int64)
         n = len(key_offsets) - 1
         self._reserve(n, int(key_offsets[-1] - key_offsets[0]))
         self._sequence += 1
@@ -118,6 +122,7 @@ class StateTable:
         Returns the positions of rows that cannot be trusted: cut short, another format or layout,
         wrong checksum, malformed body. Their slots stay unloaded; :meth:`apply` refuses them.
         """
+        slots = _plain(slots, np.int32)
         if not len(slots):
             return []
         data = np.frombuffer(bytearray(b"".join(row or b"" for row in rows)), dtype=np.uint8)
@@ -153,7 +158,12 @@ class StateTable:
         progress = np.zeros(4, dtype=np.int64)
         capacity = max(min(n, FIRED_ROWS) * len(table), 1) if len(table) else 0
         chunks: list[Fired] = []
-        values = np.zeros(len(inputs), dtype=np.int64)
+        slots = _plain(slots, np.int32)
+        offsets, timestamps_ms = _plain(offsets, np.int64), _plain(timestamps_ms, np.int64)
+        event_time, select = _plain(event_time, np.int64), _plain(select, np.uint8)
+        inputs, valid = _plain(inputs, np.int64), _plain(valid, np.uint8)
+        masks = _plain(masks, np.uint8)
+        event = np.zeros(len(inputs), dtype=np.int64)
         usable, passed = _flags(len(inputs)), _flags(len(masks))
         joined, fires = _flags(self.plan.sections), _flags(len(table))
         t = self._tables
@@ -168,7 +178,7 @@ class StateTable:
                 inputs, valid, masks, table,
                 outcome, dirty, progress,
                 fired.event, fired.trigger, fired.cells, fired.valid, fired.status,
-                values, usable, passed, joined, fires,
+                event, usable, passed, joined, fires,
             )  # fmt: skip
             chunks.append(_first_rows(fired, int(progress[applying.N_FIRED])))
             progress[applying.N_FIRED] = 0
@@ -186,6 +196,7 @@ class StateTable:
 
         A dirty slot stays pinned until a :meth:`settle` for this encoding.
         """
+        slots = _plain(slots, np.int32)
         offsets = np.zeros(len(slots) + 1, dtype=np.int64)
         out = np.empty(len(slots) * self._row_bytes + 4096, dtype=np.uint8)
         done = 0
@@ -206,21 +217,22 @@ class StateTable:
     def finalize(self, slots: I32, at: I64 | Literal["event"]) -> Finalized:
         """Features of slots as of ``at`` int64[n] ns, or each of its own newest event."""
         n, plan, t = len(slots), self.plan, self._tables
-        times = np.empty(0, dtype=np.int64) if isinstance(at, str) else at
+        times = np.empty(0, dtype=np.int64) if isinstance(at, str) else _plain(at, np.int64)
         result = Finalized(
             np.empty((n, plan.cells), dtype=np.int64),
             np.empty((n, plan.cells), dtype=np.uint8),
             np.empty((n, len(plan.features)), dtype=np.uint8),
         )
         finalize_slots(
-            self._slots, self._arena, slots, t.rings, t.accumulators, t.lists, t.features,
-            t.defaults, t.ttl_ns, times, int(isinstance(at, str)),
+            self._slots, self._arena, _plain(slots, np.int32), t.rings, t.accumulators, t.lists,
+            t.features, t.defaults, t.ttl_ns, times, int(isinstance(at, str)),
             result.cells, result.valid, result.status,
         )  # fmt: skip
         return result
 
     def keys(self, slots: I32) -> tuple[U8, I64]:
         """Key bytes of slots back to back, and their n + 1 offsets."""
+        slots = _plain(slots, np.int32)
         offsets = np.zeros(len(slots) + 1, dtype=np.int64)
         np.cumsum(self._slots[slots, KEY_SIZE], out=offsets[1:])
         out = np.empty(int(offsets[-1]), dtype=np.uint8)
@@ -241,7 +253,7 @@ class StateTable:
 
     def settle(self, slots: I32) -> None:
         """The store has acknowledged one encoding of each of these slots."""
-        settle_slots(self._slots, slots)
+        settle_slots(self._slots, _plain(slots, np.int32))
 
     def evict(self) -> int:
         """Drop the least recently used rows that are settled; returns how many.
@@ -258,8 +270,13 @@ class StateTable:
             self._slots, self._arena, self._heads, self._keys, self._totals, self._index,
             len(self.plan.lists), order, self._slot_bytes, int(EVICT_TO * self.max_bytes),
         )  # fmt: skip
-        self._compact()
+        self._compact_sparse()
         return int(removed)
+
+    def compact(self) -> None:
+        """Move keys, tiles and lists together and give back what was between; O(bytes)."""
+        self._compact_keys()
+        self._compact_arena()
 
     def _column(self, slots: I32, column: int) -> I64:
         return np.take(self._slots[:, column], slots)
@@ -282,18 +299,25 @@ class StateTable:
     def _grow_arena(self) -> None:
         self._arena = _grown(self._arena, len(self._arena) + self._need)
 
-    def _compact(self) -> None:
-        """Give back keys and blocks once most of what was handed out is free."""
+    def _compact_sparse(self) -> None:
+        """Compact what is mostly free, so that it pays."""
         if self._totals[KEY_BYTES] > 2 * self._totals[KEY_LIVE] + 65536:
-            keys = np.empty(2 * int(self._totals[KEY_LIVE]) + 16384, dtype=np.uint8)
-            compact_keys(self._slots, self._totals, self._keys, keys)
-            self._keys = keys
+            self._compact_keys()
         if self._heads[TOP] > 2 * self._heads[LIVE] + 131072:
-            arena = np.empty(2 * int(self._heads[LIVE]) + 2 * self._need + 16384, dtype=np.int64)
-            heads = _empty_heads()
-            lists = len(self.plan.lists)
-            compact_arena(self._slots, self._totals, lists, self._arena, arena, heads)
-            self._arena, self._heads = arena, heads
+            self._compact_arena()
+
+    def _compact_keys(self) -> None:
+        keys = np.empty(2 * int(self._totals[KEY_LIVE]) + 16384, dtype=np.uint8)
+        compact_keys(self._slots, self._totals, self._keys, keys)
+        self._keys = keys
+
+    def _compact_arena(self) -> None:
+        arena = np.empty(2 * int(self._heads[LIVE]) + 2 * self._need + 16384, dtype=np.int64)
+        heads = np.empty(HEADS, dtype=np.int64)
+        _empty(heads)
+        lists = len(self.plan.lists)
+        compact_arena(self._slots, self._totals, lists, self._arena, arena, heads)
+        self._arena, self._heads = arena, heads
 
     def _fired_rows(self, capacity: int) -> Fired:
         cells, features = self.plan.cells, len(self.plan.features)
@@ -310,10 +334,14 @@ def _flags(n: int) -> U8:
     return np.zeros(n, dtype=np.uint8)
 
 
-def _empty_heads() -> I64:
-    heads = np.full(HEADS, -1, dtype=np.int64)
+def _empty(heads: I64) -> None:
+    heads.fill(-1)
     heads[TOP] = heads[LIVE] = 0
-    return heads
+
+
+def _plain(array: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """``array`` as kernels are compiled for: contiguous and writable, a copy only if it is not."""
+    return np.require(array, dtype, ["C", "W"])
 
 
 def _words_needed(plan: Plan) -> int:

@@ -78,6 +78,7 @@ class MemoryLane:
         self._assign: OnAssign | None = None
         self._revoke: OnRevoke | None = None
         self._due = False
+        self._generation = -1
         self.committed: dict[TopicPartition, int] = {}
 
     @property
@@ -134,8 +135,8 @@ class MemoryLane:
         return (records[0].offset, records[-1].offset + 1) if records else (0, 0)
 
     def generation(self) -> int:
-        """Number of rebalances so far."""
-        return self._log.generation
+        """The group's generation when this lane last took part in a rebalance."""
+        return self._generation
 
     def at_end(self, source: TopicPartition) -> bool:
         """Whether everything was returned."""
@@ -151,6 +152,7 @@ class MemoryLane:
     def _rebalance(self) -> None:
         self._due = False
         self._log.generation += 1
+        self._generation = self._log.generation
         number, of = self._share
         wanted = [
             TopicPartition(topic, p)

@@ -59,6 +59,12 @@ class Way:
         self.held.clear()
         self._open.set()
 
+    def clear(self) -> None:
+        """No fault; what was held back comes first."""
+        self.delay_s, self.slice_bytes, self.drop = 0.0, 0, False
+        self._pattern = self._left = None
+        self.release()
+
     def forward(self, data: bytes, target: socket.socket) -> bool:
         """Send ``data`` on, as the faults allow. False: the connection is to be cut."""
         while data:
@@ -122,6 +128,11 @@ class Proxy:
         """The port to connect to."""
         return int(self._listener.getsockname()[1])
 
+    def heal(self) -> None:
+        """Forward everything as it comes again."""
+        for way in (self.up, self.down):
+            way.clear()
+
     def reset(self) -> None:
         """Reset every open connection, both ways."""
         for pair in self._pairs:
@@ -146,8 +157,12 @@ class Proxy:
         while not self._closing:
             try:
                 client, _ = self._listener.accept()
+            except OSError:
+                continue
+            try:
                 server = socket.create_connection(self._target)
             except OSError:
+                _reset(client)
                 continue
             self.connections += 1
             for end in (client, server):

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -114,9 +114,7 @@ class Shop:
     def markers(self) -> list[Marker]:
         """Markers in Redis."""
         with redis.Redis.from_url(self.redis_url) as store:
-            found = store.mget(
-                [marker_key(tag, self.view.plan.fingerprint) for tag in self.tags()]
-            )
+            found = store.mget([marker_key(tag, self.view.plan.fingerprint) for tag in self.tags()])
         return [Marker.unpack(m) for m in found if isinstance(m, bytes)]
 
     def rows(self) -> dict[bytes, bytes]:
@@ -166,23 +164,30 @@ class Shop:
         return self._log(self.workers.index(worker)).read_text(errors="replace")
 
     def check(self, records: int) -> Verdict:
-        """Fail unless :meth:`compare` finds everything equal."""
-        verdict = self.compare(records)
+        """Fail unless :meth:`compare` finds everything equal and ``records`` accounted for."""
+        verdict = self.compare()
         assert not verdict.mismatches, f"{verdict}\n{self.last_words()}"
+        assert verdict.records == records, f"the log has {verdict.records} records, not {records}"
         return verdict
 
-    def compare(self, records: int) -> Verdict:
-        """Rows, markers and outputs against a replay at another batch size."""
-        replay = self._replay()
+    def compare(self, *, unfinished: bool = False) -> Verdict:
+        """Rows, markers and outputs against a replay at another batch size.
+
+        ``unfinished``: of the log below the markers only, as it must be while no worker lives.
+        Outputs may be ahead then, never behind.
+        """
+        markers = self.markers()
+        ends = {m.partition: m.next_offset for m in markers}
+        replay, records = self._replay(ends if unfinished else None)
         rows, expected = self.rows(), replay.rows("spending")
         wrong = [
             f"row of {key!r} differs"
             for key in sorted(rows.keys() | expected.keys())
             if rows.get(key) != expected.get(key)
         ]
-        wrong += _compare_markers(self.markers(), replay.markers("spending"), records)
-        wrong += self._compare_changes(replay)
-        wrong += self._compare_requests(replay)
+        wrong += _compare_markers(markers, replay.markers("spending"), records)
+        wrong += self._compare_changes(replay, unfinished)
+        wrong += self._compare_requests(replay, unfinished)
         return Verdict(records, len(rows), wrong)
 
     def stop(self) -> None:
@@ -195,46 +200,58 @@ class Shop:
     def _log(self, number: int) -> Path:
         return self.directory / f"worker-{number}.log"
 
-    def _replay(self) -> Driver:
-        log = MemoryLog()
+    def _replay(self, ends: Mapping[int, int] | None) -> tuple[Driver, int]:
+        log, records = MemoryLog(), 0
         log.create(self.topic, PARTITIONS)
         for record in scan(self.properties, self.topic):
-            log.records(TopicPartition(self.topic, record.partition)).append(
-                LoggedRecord(record.offset, record.key, record.value, record.timestamp_ms)
-            )
+            if ends is None or record.offset < ends.get(record.partition, 0):
+                records += 1
+                log.records(TopicPartition(self.topic, record.partition)).append(
+                    LoggedRecord(record.offset, record.key, record.value, record.timestamp_ms)
+                )
         replay = Driver(
             [self.view], [self.trigger], app=self.app, log=log, max_records=REPLAY_RECORDS
         )
         replay.run()
-        return replay
+        return replay, records
 
-    def _compare_changes(self, replay: Driver) -> list[str]:
+    def _outputs(self, replay: Driver, topic: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """What the workers sent, repetitions included, and what the replay sent."""
+        sent = (record.value for record in scan(self.properties, topic))
+        expected = (value for _, _, value in replay.publisher.sent.get(topic, []))
+        return _table(sent), _table(expected)
+
+    def _compare_changes(self, replay: Driver, unfinished: bool) -> list[str]:
         """A changed row that was sent twice is the same row; the last of each key is the row's."""
-        topic = replay.names.changes("spending")
-        sent = _table(r.value for r in scan(self.properties, topic)).unique()
-        keys = ["source_partition", "source_offset", "user"]
-        if sent.select(keys).is_duplicated().any():
+        sent, expected = self._outputs(replay, replay.names.changes("spending"))
+        if expected.is_empty():
+            return []
+        sent = sent.unique()
+        if sent.select("source_partition", "source_offset", "user").is_duplicated().any():
             return ["a changed row was sent again with other features"]
-        expected = _table(value for _, _, value in replay.publisher.sent[topic])
         last = [
             t.sort("source_offset").group_by("user", maintain_order=True).last().sort("user")
             for t in (sent, expected)
         ]
-        return [] if last[0].equals(last[1]) else ["the last changed rows differ"]
+        return [] if unfinished or last[0].equals(last[1]) else ["the last changed rows differ"]
 
-    def _compare_requests(self, replay: Driver) -> list[str]:
+    def _compare_requests(self, replay: Driver, unfinished: bool) -> list[str]:
         """Repetitions dropped, the requests are those of the replay."""
-        topic = replay.names.requests(self.trigger.name)
+        sent, expected = self._outputs(replay, replay.names.requests(self.trigger.name))
+        if expected.is_empty():
+            return []
         keys = ["source_partition", "source_offset"]
-        sent = _table(r.value for r in scan(self.properties, topic))
-        expected = _table(value for _, _, value in replay.publisher.sent[topic])
         when = [name for name in expected.columns if name.startswith("requested_at")]
-        tables = [t.drop(when).unique().sort(keys) for t in (sent, expected)]
-        return [] if tables[0].equals(tables[1]) else ["the requests differ"]
+        sent, expected = (t.drop(when).unique().sort(keys) for t in (sent, expected))
+        if unfinished:
+            sent = sent.join(expected, on=keys, how="semi").sort(keys)
+        return [] if sent.equals(expected) else ["the requests differ"]
 
 
 def _table(messages: Iterable[bytes | None]) -> pl.DataFrame:
     tables = [pa.ipc.open_stream(m).read_all().replace_schema_metadata() for m in messages if m]
+    if not tables:
+        return pl.DataFrame()
     frame = pl.from_arrow(pa.concat_tables(tables))
     assert isinstance(frame, pl.DataFrame)
     return frame
@@ -250,6 +267,6 @@ def _compare_markers(got: list[Marker], expected: list[Marker], records: int) ->
         wrong += [
             f"{name} of partition {marker.partition} differs"
             for name in COUNTS
-            if mine is None or getattr(mine, name) != getattr(marker, name)
+            if getattr(mine, name, 0) != getattr(marker, name)
         ]
     return wrong

@@ -312,5 +312,5 @@ def test_the_only_entity_need_not_be_named(client: FeatureClient) -> None:
     query = client.prepare(["recent:orders"])
     assert query.read([2, 1]).equals(query.read({"user": [2, 1]}))
     assert query.read_matrix(np.array([2, 1])).tolist() == [[1], [2]]
-    with pytest.raises(TypeError, match="name their entity.*user.*shop"):
+    with pytest.raises(TypeError, match=r"name their entity.*user.*shop"):
         client.prepare(["recent:orders", "shops:sold"]).read([1])

@@ -15,7 +15,7 @@ from pipeline.kernels.jit import JIT_ENABLED
 from pipeline.state.batch import Outcome, TriggerKind
 from pipeline.state.status import Status
 from pipeline.state.table import StateTable
-from tests.reference.cases import columns, feed, make_events, make_plan, pack_keys
+from tests.reference.cases import Columns, columns, feed, make_events, make_plan, pack_keys
 from tests.reference.state import Event
 
 # Without the compiler, NumPy scalars warn where 64-bit kernels are meant to wrap or overflow.
@@ -127,6 +127,35 @@ def test_memory_is_given_back_and_used_again() -> None:
     state.max_bytes = 0
     state.evict()
     assert (state.nbytes, state.rows, int(state._heads[arena.LIVE])) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_compaction_changes_nothing_that_can_be_seen(seed: int) -> None:
+    rng = random.Random(seed)
+    plan = make_plan(rng)
+    moved, kept = StateTable(plan), StateTable(plan)
+    rows: list[dict[bytes, bytes]] = [{}, {}]
+    events = make_events(rng, 300 if JIT_ENABLED else 60, 20, 0)
+    for start in range(0, len(events), 50):
+        feed(moved, events[start : start + 50], rows[0])
+        feed(kept, events[start : start + 50], rows[1])
+        moved.compact()
+    assert rows[0] == rows[1]
+    assert (moved.nbytes, moved.rows) == (kept.nbytes, kept.rows)
+
+
+def test_columns_may_be_read_only_or_strided() -> None:
+    """Kernels are compiled for one layout; everything else is copied to it."""
+    state = StateTable(PLAN)
+    keys, offsets = pack_keys([b"a", b"b"])
+    keys.flags.writeable = False
+    slots = state.lookup(keys, offsets).slots
+    state.load(slots, [None, None])
+    dense = columns([event(b"a", 0), event(b"b", 1)])
+    wide = Columns._make(np.repeat(c, 2, axis=-1)[..., ::2] for c in dense)
+    for column in wide:
+        column.flags.writeable = False
+    assert state.apply(slots[::1], *wide).outcome.tolist() == [Outcome.APPLIED] * 2
 
 
 def test_clear_forgets_pinned_rows() -> None:

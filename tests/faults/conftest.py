@@ -1,0 +1,114 @@
+"""Servers that a fault may break, the shop that runs on them, and the table of what came of it.
+
+A test marked ``fault(id, what, expected)`` is a row of the table; it tells what it saw through
+``chaos.seen``. ``python -m tests.faults.run`` writes the table to ``build/faults.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.embedded.kafka import KafkaNode
+from pipeline.embedded.process import LOOPBACK, free_port
+from pipeline.embedded.redis import EmbeddedRedis
+from tests.conftest import KAFKA_LIBRARIES, absent
+from tests.faults.chaos import Chaos, Cluster
+from tests.faults.proxy import Proxy
+from tests.faults.run import REPORT_VARIABLE, SEED_VARIABLE
+
+ROWS = pytest.StashKey[list[dict[str, Any]]]()
+SEEN = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """Of everything random in the fault tests."""
+    return int(os.environ.get(SEED_VARIABLE, "1"))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Kafka node of the fault tests' own; its second listener is reached through a proxy."""
+    if not KafkaNode.available(KAFKA_LIBRARIES):
+        absent("Apache Kafka that may be killed", "run `make kafka`")
+    port, behind, controller = free_port(), free_port(), free_port()
+    with Proxy((LOOPBACK, behind)) as proxy:
+        settings = {
+            "listeners": f"PLAINTEXT://{LOOPBACK}:{port},PROXIED://{LOOPBACK}:{behind},"
+            f"CONTROLLER://{LOOPBACK}:{controller}",
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{port},"
+            f"PROXIED://{LOOPBACK}:{proxy.port}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,"
+            "CONTROLLER:PLAINTEXT",
+            "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
+        }
+        directory = tmp_path_factory.mktemp("faulty-kafka")
+        with KafkaNode(KAFKA_LIBRARIES, directory=directory, port=port, settings=settings) as node:
+            yield Cluster(node, proxy, f"{LOOPBACK}:{proxy.port}")
+
+
+@pytest.fixture
+def chaos(
+    request: pytest.FixtureRequest,
+    cluster: Cluster,
+    topic: Callable[[str], str],
+    tmp_path: Path,
+    seed: int,
+) -> Iterator[Chaos]:
+    """A shop on the cluster and on a Redis of its own; ``param`` True: with an append-only file."""
+    print(f"seed {seed}")
+    cluster.heal()
+    with EmbeddedRedis(appendonly=getattr(request, "param", False)) as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        with Proxy((LOOPBACK, port)) as link:
+            found = Chaos(cluster, server, link, topic("payments"), tmp_path, seed)
+            request.node.stash[SEEN] = found.seen
+            yield found
+            found.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A row of the table, once a fault test has run or was skipped."""
+    report = yield
+    fault = item.get_closest_marker("fault")
+    if fault is None or not (report.when == "call" or report.skipped or report.failed):
+        return report
+    name, what, expected = fault.args
+    seen = item.stash.get(SEEN, [])
+    outcome = "skipped" if report.skipped else "ok" if report.passed else "failed"
+    item.config.stash.setdefault(ROWS, []).append(
+        {
+            "id": name,
+            "what": what,
+            "case": item.callspec.id if hasattr(item, "callspec") else "",
+            "expected": expected,
+            "seen": "; ".join(seen),
+            "identity": outcome if outcome == "skipped" else not _says(report, "identity"),
+            "mismatches": _says(report, "differ"),
+            "ok": report.passed,
+            "outcome": outcome,
+            "seconds": round(report.duration, 1),
+            "error": "" if report.passed else str(report.longrepr)[-2000:],
+        }
+    )
+    return report
+
+
+def _says(report: pytest.TestReport, word: str) -> int:
+    return report.longreprtext.count(word) if report.failed else 0
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the rows where the runner wants them."""
+    if path := os.environ.get(REPORT_VARIABLE):
+        rows = session.config.stash.get(ROWS, [])
+        Path(path).write_text(json.dumps(rows, indent=1))
