@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -15,12 +19,15 @@ from yarl import URL
 from pipeline.app.build import build_plane
 from pipeline.app.service import PlaneService
 from pipeline.config import Config
-from pipeline.errors import DefinitionError
+from pipeline.errors import ConfigurationError, DefinitionError
 from pipeline.features.view import Changes, FeatureView, Trigger
 from pipeline.metrics import Registry
 
 __all__ = ["App"]
 
+FAUST = "0.15.3"  # its settings and transports are reached into below; see also pyproject.toml
+APP_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+DATADIR_VARIABLES = {"APP_DATADIR", "F_DATADIR"}
 CHANNEL_BATCHES = 64  # a few seconds of batches: an agent that is slower holds the plane back
 
 
@@ -46,6 +53,7 @@ class App(faust.App):
         config: Config | None = None,
         **options: Any,
     ) -> None:
+        _check_faust(faust.__version__)
         _check(id, views, triggers)
         self.views = tuple(views)
         self.triggers = tuple(triggers)
@@ -53,6 +61,8 @@ class App(faust.App):
         self.plane_config = config or Config.load()
         options.setdefault("web_host", "127.0.0.1")
         options.setdefault("topic_disable_leader", True)
+        if not DATADIR_VARIABLES & os.environ.keys():
+            options.setdefault("datadir", _data_directory(id))
         # Faust groups its own topics under the application's id; the data plane's group is
         # "<id>.features", so that the two never share offsets.
         super().__init__(id, broker=_faust_brokers(self.plane_config), **options)
@@ -121,6 +131,19 @@ class App(faust.App):
                 continue
 
 
+def _check_faust(version: str) -> None:
+    if version != FAUST:
+        raise ConfigurationError(
+            f"faust-streaming {version} is installed and this package works with {FAUST}: "
+            f"pip install 'faust-streaming=={FAUST}'"
+        )
+
+
+def _data_directory(id: str) -> Path:
+    """Where Faust may keep tables of the user's own; it would litter the working directory."""
+    return Path(tempfile.gettempdir()) / f"pipeline-{os.getuid()}-{id}"
+
+
 def _faust_brokers(config: Config) -> list[URL]:
     return [URL(f"kafka://{broker.strip()}") for broker in config.broker.brokers.split(",")]
 
@@ -136,6 +159,10 @@ def _metrics_page(registry: Registry) -> Callable[..., Any]:
 
 def _check(id: str, views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> None:
     where = f"App({id!r})"
+    if not APP_NAME.fullmatch(id):
+        raise DefinitionError(
+            f"{where}.id", "the name begins those of topics: 1 to 100 of A-Z a-z 0-9 . _ -"
+        )
     if not views:
         raise DefinitionError(f"{where}.views", "an application needs at least one view")
     names: set[str] = set()

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import CancelledError
 from typing import Any
 
 import mode
@@ -50,7 +51,7 @@ class PlaneService(mode.Service):
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
 
     async def on_start(self) -> None:
         """Start the thread."""
@@ -76,12 +77,12 @@ class PlaneService(mode.Service):
                 plane.close()
         except PipelineError as error:
             self._fail(error)
-        except Exception as error:  # the thread is the last to see it: hand it to the application
+        except BaseException as error:  # the thread is the last to see it: tell the application
             log.exception("the data plane failed")
             self._fail(error)
             raise
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """Stop the application, which then raises ``failure`` to whoever runs it."""
         self.failure = error
         if self._loop is None or self._stopping.is_set():
@@ -114,6 +115,8 @@ class PlaneService(mode.Service):
                 put.result(timeout=0.2)
             except TimeoutError:
                 continue
+            except CancelledError:
+                pass  # the agents were stopped before us
             return
         put.cancel()
 

@@ -41,7 +41,7 @@ class Reason(IntEnum):
     """
 
     OK = 0
-    TOO_LARGE = 1  # value longer than the stream's limit; the body is not copied
+    TOO_LARGE = 1  # value longer than the stream's limit (its body is not copied), or key
     TOMBSTONE = 2  # null value
     EMPTY = 3  # value of 0 bytes
     NO_KEY = 4  # null or empty message key

@@ -7,7 +7,7 @@ A message's value is one JSON object:
      "topic": "purchases", "topic_id": "", "partition": 3, "offset": 1234,
      "timestamp_ms": 1700000000000, broker time, -1 where absent
      "size": 143,                   bytes of the value on the wire
-     "key": "MTIzNDU=",             base64, null for a null key
+     "key": "MTIzNDU=",             base64 of its first 65,536 bytes, null for a null key
      "value": "eyJ..."}             base64 of its first 1,024 bytes; null for a tombstone, and
                                     where a value over the limit was left out
 
@@ -27,6 +27,7 @@ from pipeline.ingest.batch import BinaryBatch, Reason, Rejects
 __all__ = ["dead_letters"]
 
 MAX_BODY_BYTES = 1024
+MAX_KEY_BYTES = 65_536  # a record that is all key must not make a letter that no broker takes
 
 
 def dead_letters(
@@ -46,6 +47,7 @@ def _letter(
     first, last = int(batch.value_offsets[i]), int(batch.value_offsets[i + 1])
     body = batch.payload[first : min(last, first + MAX_BODY_BYTES)].tobytes()
     absent = bool(batch.value_null[i]) or last - first < size
+    key = batch.key(i)
     letter: dict[str, Any] = {
         "reason": reason,
         "view": view,
@@ -55,7 +57,7 @@ def _letter(
         "offset": offset,
         "timestamp_ms": int(batch.timestamps_ms[i]),
         "size": size,
-        "key": _base64(batch.key(i)),
+        "key": None if key is None else _base64(key[:MAX_KEY_BYTES]),
         "value": None if absent else _base64(body),
     }
     name = f"{source.topic}/{source.partition}/{offset}"

@@ -223,6 +223,8 @@ class NativeLane:
             self._check(self._rdkafka.rd_kafka_incremental_assign(client, partitions))
         else:
             self._rdkafka.rd_kafka_assign(client, partitions)
+        # In librdkafka a pause outlives its assignment: a partition that comes back would be deaf.
+        self._rdkafka.rd_kafka_resume_partitions(client, partitions)
 
     def _revoke(self, client: int, sources: list[TopicPartition], partitions: Any) -> None:
         lost = bool(self._rdkafka.rd_kafka_assignment_lost(client))

@@ -242,6 +242,8 @@ class PortableLane:
         self._hand_over(
             consumer.incremental_assign if self._cooperative else consumer.assign, start
         )
+        # In librdkafka a pause outlives its assignment: a partition that comes back would be deaf.
+        self._hand_over(consumer.resume, start)
 
     def _revoke(self, consumer: Any, partitions: list[Any]) -> None:
         self._give_back(consumer, partitions, lost=False)

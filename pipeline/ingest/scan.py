@@ -14,7 +14,6 @@ __all__ = ["ScannedRecord", "scan"]
 
 AT_ONCE = 1000
 SLICE_S = 0.1  # the client returns early only once it has AT_ONCE messages
-SLICE_S = 0.1  # the client returns early only once it has AT_ONCE messages
 QUIET_S = 10.0  # longest wait for the next message of a topic that is known to have more
 
 

@@ -20,6 +20,7 @@ I64 = npt.NDArray[np.int64]
 TOO_LARGE, TOMBSTONE, EMPTY, NO_KEY, MISROUTED = 1, 2, 3, 4, 5
 KEY_MISMATCH, TS_FUTURE, TS_PAST = 9, 10, 11
 
+MAX_KEY_BYTES = 65_536  # a key is part of every message and store key that its record leads to
 _NS_PER_MS = 1_000_000
 _LAST_MS = (2**63 - 1) // _NS_PER_MS  # later broker times bound nothing
 
@@ -40,7 +41,7 @@ def admit(
     """Write TOO_LARGE, TOMBSTONE, EMPTY, NO_KEY, MISROUTED or 0 into ``reason`` uint8[n].
 
     A value whose bytes were left out (``value_size`` over the slice) is too large whatever the
-    limit is.
+    limit is; so is a record whose key is longer than ``MAX_KEY_BYTES``.
     """
     for i in range(len(reason)):
         size = value_offsets[i + 1] - value_offsets[i]
@@ -48,6 +49,8 @@ def admit(
         if value_null[i]:
             code = TOMBSTONE
         elif value_size[i] > max_value_bytes or value_size[i] > size:
+            code = TOO_LARGE
+        elif key_offsets[i + 1] - key_offsets[i] > MAX_KEY_BYTES:
             code = TOO_LARGE
         elif size == 0:
             code = EMPTY

@@ -70,6 +70,27 @@ def test_two_readers_share_and_hand_over(
     assert first.events[1:] == [("revoke", moved), ("assign", moved)]
 
 
+def test_a_pause_ends_with_the_assignment(
+    open_reader: Callable[..., Reader], send: Callable[..., None]
+) -> None:
+    """A partition that was paused, lost and given again is read: nobody would resume it."""
+    first = open_reader()
+    first.until(lambda: len(first.assigned) == PARTITIONS)
+    second = open_reader()
+    first.lane.pause(first.assigned)
+    deadline = time.monotonic() + DEADLINE_S
+    while len(second.assigned) < PARTITIONS // 2:
+        assert time.monotonic() < deadline
+        first.poll(timeout_ms=5)
+        second.poll(timeout_ms=5)
+    moved = list(second.assigned)
+    second.lane.close()
+    first.until(lambda: len(first.assigned) == PARTITIONS)
+    for source in moved:
+        send(numbered(10), source.partition)
+    first.until(lambda: all(len(first.read[s]) == 10 for s in moved))
+
+
 def test_eager_groups_work_too(
     cluster: MockCluster,
     lane_topic: str,

@@ -6,8 +6,11 @@ A test marked ``fault(id, what, expected)`` is a row of the table; it tells what
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
+import socket
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 
 from pipeline.embedded.kafka import KafkaNode
-from pipeline.embedded.process import LOOPBACK, free_port
+from pipeline.embedded.process import LOOPBACK
 from pipeline.embedded.redis import EmbeddedRedis
 from tests.conftest import KAFKA_LIBRARIES, absent
 from tests.faults.chaos import Chaos, Cluster
@@ -37,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A Kafka node of the fault tests' own; its second listener is reached through a proxy."""
     if not KafkaNode.available(KAFKA_LIBRARIES):
         absent("Apache Kafka that may be killed", "run `make kafka`")
-    port, behind, controller = free_port(), free_port(), free_port()
+    port, behind, controller = _lasting_port(), _lasting_port(), _lasting_port()
     with Proxy((LOOPBACK, behind)) as proxy:
         settings = {
             "listeners": f"PLAINTEXT://{LOOPBACK}:{port},PROXIED://{LOOPBACK}:{behind},"
@@ -51,6 +54,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         directory = tmp_path_factory.mktemp("faulty-kafka")
         with KafkaNode(KAFKA_LIBRARIES, directory=directory, port=port, settings=settings) as node:
             yield Cluster(node, proxy, f"{LOOPBACK}:{proxy.port}")
+
+
+def _lasting_port() -> int:
+    """A free port that no client is given while its server is down: below the ephemeral ones."""
+    while True:
+        port = random.randint(16_000, 31_000)
+        with contextlib.suppress(OSError), socket.create_server((LOOPBACK, port)):
+            return port
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ while connections are open.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -143,7 +144,8 @@ class Proxy:
     def half_close(self) -> None:
         """End what the server says on every connection; the client may go on sending."""
         for client, _ in self._pairs:
-            client.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it ended before
+                client.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Stop listening and reset everything."""

@@ -17,7 +17,7 @@ def admit(
     """What is wrong with a record before its value is looked at."""
     if value is None:
         return Reason.TOMBSTONE
-    if size > max_value_bytes or size > len(value):
+    if size > max_value_bytes or size > len(value) or len(key or b"") > 65_536:
         return Reason.TOO_LARGE
     if not value:
         return Reason.EMPTY

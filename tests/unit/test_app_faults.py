@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import pipeline as pp
+from pipeline.app.partition import view_plans
+from pipeline.app.plane import Topic
+from pipeline.app.warm import warm_up
 from pipeline.errors import (
     BrokerUnavailableError,
     CorruptRowError,
@@ -20,6 +25,7 @@ from pipeline.errors import (
 )
 from pipeline.ingest.batch import TopicPartition
 from pipeline.ingest.lane import Health
+from pipeline.state.table import StateTable
 from pipeline.store.keys import lease_key, marker_key, partition_tag
 from pipeline.store.lease import Lease
 from pipeline.store.memory import MemoryPartition, MemoryStore
@@ -279,11 +285,66 @@ def test_every_fired_row_is_asked_for_in_messages_that_a_broker_takes() -> None:
     driver.run()
     sent = driver.publisher.sent[driver.names.requests("every")]
     assert max(len(value) for _, _, value in sent) < 900_000
-    import pyarrow as pa
-
     offsets = [
         offset
         for _, _, value in sent
         for offset in pa.ipc.open_stream(value).read_all()["source_offset"].to_pylist()
     ]
     assert offsets == list(range(20_000))
+
+
+def test_a_key_that_is_too_long_is_dead_lettered_in_a_message_that_a_broker_takes() -> None:
+    log = logged(10, partitions=1)
+    for size, value in ((900_000, b"not JSON"), (65_537, None), (65_536, None)):
+        user = "u" * size
+        event = {"user": user, "page": "p", "at": START_MS}
+        log.append("visits", user.encode(), value or json.dumps(event).encode(), START_MS)
+    driver = drive(log)
+    driver.run()
+    letters = driver.publisher.sent[driver.names.dead_letters]
+    assert [json.loads(value)["reason"] for _, _, value in letters] == ["too_large"] * 2
+    assert max(len(value) for _, _, value in letters) < 100_000
+    accounted(driver, "visits", 13)
+    assert driver.markers("visits")[0].applied == 11
+
+
+def test_rows_of_very_different_sizes_are_published_in_messages_that_a_broker_takes() -> None:
+    log = MemoryLog()
+    log.create("visits", 1)
+    for i in range(2000):
+        user = f"{i:05d}" + "x" * (60_000 if i > 1960 else 0)
+        event = {"user": user, "page": "p", "at": START_MS}
+        log.append("visits", user.encode(), json.dumps(event).encode(), START_MS)
+    driver = drive(log, VISITS)
+    driver.run()
+    sent = driver.publisher.sent[driver.names.changes("visits")]
+    assert max(len(value) for _, _, value in sent) < 900_000
+    assert driver.changes("visits")["user"].to_pylist() == sorted(
+        key.decode() for key in driver.rows("visits")
+    )
+
+
+def test_kernels_are_compiled_whatever_bounds_a_stream_sets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = pp.EventStream(
+        "visits",
+        contract=CONTRACT,
+        key="user",
+        time="at",
+        earliest=datetime(2090, 1, 1, tzinfo=UTC),
+    )
+    late = pp.FeatureView(
+        "late", source=source, entity="user", where=pl.col("page") == "none",
+        features={"visits": pp.count().over("1d", slide="1h")},
+    )  # fmt: skip
+    loaded: list[int] = []
+    works = StateTable.load
+
+    def load(self: StateTable, slots: Any, rows: Any) -> Any:
+        loaded.append(len(rows))
+        return works(self, slots, rows)
+
+    monkeypatch.setattr(StateTable, "load", load)
+    warm_up([Topic(source, "", 1, tuple(view_plans([late], [])))])
+    assert loaded == [1, 1]

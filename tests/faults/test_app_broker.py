@@ -1,0 +1,112 @@
+"""The Kafka node restarts, freezes, loses records, and its topic is not the one it was."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import confluent_kafka
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from pipeline.produce.topics import ensure_topic
+from tests.faults.chaos import Chaos, cpu_seconds, paused
+from tests.integration.shop_process import PARTITIONS
+
+pytestmark = [pytest.mark.kafka, pytest.mark.redis]
+
+
+@pytest.mark.fault("F7", "Kafka restarts", "goes on by itself; no busy loop meanwhile")
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_restart(chaos: Chaos, how: str) -> None:
+    worker, node = chaos.start(), chaos.cluster.node
+    chaos.publish(300)
+    chaos.shop.wait_until_consumed(300)
+    with chaos.load(500):
+        chaos.progress(200)
+        if how == "SIGTERM":
+            node.stop()
+        else:
+            node.kill()
+        used, since = cpu_seconds(worker), time.monotonic()
+        time.sleep(3)
+        share = (cpu_seconds(worker) - used) / (time.monotonic() - since)
+        node.start()
+        chaos.progress(200)
+    chaos.settle()
+    assert worker.poll() is None
+    assert share < 0.2
+    chaos.seen.append(f"{share:.0%} of a core while it was away")
+
+
+@pytest.mark.fault("F8", "Kafka is frozen", "goes on by itself, nothing twice")
+@pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.slow)])
+def test_frozen(chaos: Chaos, seconds: int) -> None:
+    worker, node = chaos.start(), chaos.cluster.node
+    chaos.publish(300)
+    chaos.shop.wait_until_consumed(300)
+    with chaos.load(500):
+        chaos.progress(200)
+        assert node.pid is not None
+        with paused(node.pid):
+            time.sleep(seconds)
+        chaos.progress(200)
+    chaos.settle()
+    assert worker.poll() is None
+
+
+@pytest.mark.fault("F21", "retention overtakes a worker that was away", "named stop, exit 2")
+def test_retention(chaos: Chaos) -> None:
+    worker = chaos.start()
+    chaos.publish(600)
+    chaos.settle()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(15) == 0
+    chaos.publish(600)
+    places = [confluent_kafka.TopicPartition(chaos.shop.topic, p, -1) for p in range(PARTITIONS)]
+    for deleted in _admin(chaos).delete_records(places).values():
+        deleted.result(10)
+    before = chaos.shop.markers(), chaos.shop.rows()
+    chaos.ends(chaos.start(), 2, "events in between are gone")
+    assert before == (chaos.shop.markers(), chaos.shop.rows())
+
+
+@pytest.mark.fault("F21", "the topic is deleted and created again", "named stop, exit 2")
+@pytest.mark.parametrize("when", ["away", "running"])
+def test_recreated_topic(chaos: Chaos, when: str) -> None:
+    worker = chaos.start()
+    chaos.publish(600)
+    chaos.settle()
+    if when == "away":
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(15) == 0
+    before = chaos.shop.markers(), chaos.shop.rows()
+    _admin(chaos).delete_topics([chaos.shop.topic])[chaos.shop.topic].result(10)
+    time.sleep(1)
+    ensure_topic(chaos.shop.brokers, chaos.shop.topic, PARTITIONS)
+    chaos.publish(1_800)  # its offsets go beyond those of the old one
+    if when == "running":
+        assert worker.wait(60) == 2, chaos.shop.last_words()
+        chaos.seen.append(chaos.shop.log_of(worker).splitlines()[-1])
+    chaos.ends(chaos.start(), 2, "deleted and created again")
+    assert before == (chaos.shop.markers(), chaos.shop.rows())
+
+
+@pytest.mark.fault("F21", "partitions are added", "refused: keys would change their partition")
+@pytest.mark.parametrize("when", ["away", "running"])
+def test_partitions_added(chaos: Chaos, when: str) -> None:
+    worker = chaos.start(PIPELINE_BROKER__PROPERTIES__TOPIC__METADATA__REFRESH__INTERVAL__MS="500")
+    chaos.publish(600)
+    chaos.settle()
+    if when == "away":
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(15) == 0
+    added = _admin(chaos).create_partitions([NewPartitions(chaos.shop.topic, PARTITIONS + 2)])
+    added[chaos.shop.topic].result(10)
+    if when == "running":
+        chaos.ends(worker, 2, "partitions")
+    chaos.ends(chaos.start(), 2, f"rows of application '{chaos.shop.app}' were written for 6")
+
+
+def _admin(chaos: Chaos) -> AdminClient:
+    return AdminClient(dict(chaos.shop.properties))

@@ -1,0 +1,195 @@
+"""Redis is killed, rolled back, full, read-only or busy, evicts, or holds broken bytes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import redis
+
+from pipeline.embedded.redis import EmbeddedRedis
+from pipeline.ingest.scan import scan
+from pipeline.store.keys import lease_key, marker_key, row_key
+from tests.faults.chaos import Chaos
+
+pytestmark = [pytest.mark.kafka, pytest.mark.redis]
+
+
+@pytest.fixture
+def client(chaos: Chaos) -> redis.Redis:
+    """For the test's own commands, not through the proxy."""
+    return redis.Redis.from_url(chaos.shop.redis_url)
+
+
+def restart(chaos: Chaos, away_s: float = 1.0) -> None:
+    """SIGKILL Redis and start it again."""
+    chaos.store.kill()
+    time.sleep(away_s)
+    chaos.store.start()
+
+
+@pytest.mark.fault("F11", "SIGKILL Redis that keeps an append-only file", "nothing lost, exact")
+@pytest.mark.parametrize("chaos", [True], indirect=True, ids=["aof"])
+@pytest.mark.parametrize("fsync", ["everysec", "always"])
+def test_kill_with_file(chaos: Chaos, client: redis.Redis, fsync: str) -> None:
+    worker = chaos.start()
+    client.config_set("appendfsync", fsync)
+    with chaos.load():
+        chaos.progress(300)
+        restart(chaos)
+        chaos.progress(300)
+    chaos.settle()
+    assert worker.poll() is None
+
+
+@pytest.mark.fault("F11", "SIGKILL Redis that keeps nothing", "rebuilt from the log, exact")
+def test_kill_without_file(chaos: Chaos) -> None:
+    worker = chaos.start()
+    with chaos.load():
+        chaos.progress(500)
+        chaos.store.kill()
+        chaos.rolled_back()
+        chaos.store.start()
+        chaos.progress(300)
+    chaos.settle()
+    assert worker.poll() is None
+
+
+@pytest.mark.fault("F12", "Redis comes back with an older copy", "exact after the replay")
+@pytest.mark.parametrize("when", ["away", "running"])
+def test_rollback(chaos: Chaos, client: redis.Redis, when: str) -> None:
+    worker = chaos.start()
+    chaos.publish(400)
+    chaos.shop.wait_until_consumed(400)
+    client.save()
+    chaos.publish(900)
+    chaos.settle()
+    if when == "away":
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(15) == 0
+    restart(chaos, 0)
+    chaos.rolled_back()
+    if when == "away":
+        assert chaos.shop.consumed() == 400
+        chaos.start()
+    chaos.settle()
+    assert when == "away" or worker.poll() is None
+
+
+@pytest.mark.fault("F12", "Redis resynchronises with an older copy", "exact after the replay")
+def test_resynchronisation(chaos: Chaos, client: redis.Redis, tmp_path: Path) -> None:
+    """Every connection stays; only what is in the store goes back."""
+    worker = chaos.start()
+    chaos.publish(400)
+    chaos.shop.wait_until_consumed(400)
+    client.save()
+    older = tmp_path / "older"
+    older.mkdir()
+    shutil.copy(Path(client.config_get("dir")["dir"]) / "dump.rdb", older)
+    with EmbeddedRedis(directory=older) as source, chaos.load():
+        chaos.progress(300)
+        client.replicaof("127.0.0.1", source.url.rsplit(":", 1)[1])
+        chaos.shop.wait(
+            lambda: client.info("replication").get("master_link_status") == "up",
+            lambda: "not in step with the older copy yet",
+        )
+        chaos.rolled_back()
+        client.replicaof("NO", "ONE")
+    chaos.settle()
+    assert worker.poll() is None
+
+
+def out_of_memory(client: redis.Redis) -> Callable[[], object]:
+    """Returns what ends it."""
+    client.config_set("maxmemory", client.info("memory")["used_memory"] + 20_000)
+    return lambda: client.config_set("maxmemory", 0)
+
+
+def read_only(client: redis.Redis) -> Callable[[], object]:
+    client.replicaof("127.0.0.1", "1")
+    return lambda: client.replicaof("NO", "ONE")
+
+
+def no_replicas(client: redis.Redis) -> Callable[[], object]:
+    client.config_set("min-replicas-to-write", 1)
+    return lambda: client.config_set("min-replicas-to-write", 0)
+
+
+def busy(client: redis.Redis) -> Callable[[], object]:
+    client.config_set("lua-time-limit", 1)
+    pool = ThreadPoolExecutor(1)
+    pool.submit(client.eval, "while true do end", 0)
+
+    def end() -> None:
+        client.script_kill()
+        pool.shutdown()
+
+    return end
+
+
+@pytest.mark.fault(
+    ["F13", "F15"][0],
+    "Redis is full, read-only, busy, without replicas",
+    "back-pressure, then goes on; nothing dead-lettered, nothing skipped",
+)
+def test_refusals(chaos: Chaos, client: redis.Redis) -> None:
+    worker = chaos.start()
+    chaos.publish(300)
+    chaos.settle()
+    for fault in (out_of_memory, read_only, no_replicas, busy):
+        with chaos.load(500):
+            end = fault(client)
+            time.sleep(1.5)
+            held = chaos.shop.consumed()
+            time.sleep(1)
+            assert chaos.shop.consumed() == held, "it went on though the store refused"
+            end()
+        chaos.settle()
+        assert worker.poll() is None
+        chaos.seen.append(fault.__name__)
+    assert not list(scan(chaos.shop.properties, f"{chaos.shop.app}-dead-letter"))
+
+
+@pytest.mark.fault("F14", "Redis evicts", "refuses to start, exit 2")
+def test_evicting_policy(chaos: Chaos, client: redis.Redis) -> None:
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    chaos.ends(chaos.start(), 2, "noeviction")
+    assert client.dbsize() == 0
+
+
+def flip(client: redis.Redis, key: bytes) -> None:
+    """One bit of the middle byte."""
+    value = bytearray(client.get(key) or b"")
+    value[len(value) // 2] ^= 4
+    client.set(key, bytes(value))
+
+
+@pytest.mark.fault("F17", "a flipped bit in a row, marker or lease", "named stop; never decoded")
+def test_flipped_bit(chaos: Chaos, client: redis.Redis) -> None:
+    worker = chaos.start()
+    chaos.publish(600)
+    chaos.settle()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(15) == 0
+    chaos.publish(200)
+    fingerprint, tags = chaos.shop.view.plan.fingerprint, chaos.shop.tags()
+    (row,) = (k for t in tags if client.exists(k := row_key(t, fingerprint, b"1")))
+    for key, text in (
+        (row, "the stored row of spending for key b'1' is corrupt"),
+        (marker_key(tags[0], fingerprint), "marker"),
+        (lease_key(tags[0]), "lease"),
+    ):
+        good = client.get(key)
+        flip(client, key)
+        bad = client.get(key)
+        chaos.ends(chaos.start(), 1, text)
+        assert client.get(key) == bad, "what is broken was written over"
+        assert good is not None
+        client.set(key, good)
+    chaos.start()
+    chaos.settle()
