@@ -13,6 +13,7 @@ from pipeline.app.sender import Sender
 from pipeline.app.warm import warm_up
 from pipeline.config import BrokerConfig, Config
 from pipeline.errors import PipelineError
+from pipeline.features.plan import Plan
 from pipeline.features.planjson import to_json
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.lane import Lane, LaneConfig
@@ -43,19 +44,13 @@ def build_plane(
     store.verify()
     plans = view_plans(views, triggers)
     topics = _source_topics(config.broker, plans)
-    for topic in topics:
-        for plan in topic.views:
-            compiled = plan.view.plan
-            store.registry.register(
-                ViewRecord(
-                    name=compiled.view,
-                    app=app,
-                    topic=compiled.source,
-                    partitions=topic.partitions,
-                    plan=to_json(compiled),
-                    fingerprint=compiled.fingerprint,
-                )
-            )
+
+    def register() -> None:
+        for topic in topics:
+            for plan in topic.views:
+                store.registry.register(_record(app, topic, plan.view.plan), topic.topic_id)
+
+    register()
     _output_topics(config.broker, names, topics)
     started = time.monotonic()
     warm_up(topics)
@@ -76,6 +71,7 @@ def build_plane(
         sender=Sender(names, publisher, _clock_ms),
         clock_ms=_clock_ms,
         monotonic=time.monotonic,
+        register=register,
     )
 
 
@@ -107,6 +103,17 @@ def open_lane(group: str, config: Config) -> Lane:
         log.warning("reading through the portable lane: %s", error)
         return PortableLane(settings)
     return NativeLane(settings)
+
+
+def _record(app: str, topic: Topic, plan: Plan) -> ViewRecord:
+    return ViewRecord(
+        name=plan.view,
+        app=app,
+        topic=plan.source,
+        partitions=topic.partitions,
+        plan=to_json(plan),
+        fingerprint=plan.fingerprint,
+    )
 
 
 def _source_topics(broker: BrokerConfig, plans: Sequence[ViewPlan]) -> list[Topic]:

@@ -11,12 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.app.outputs import changes_batch, changes_schema, select_bytes
-from pipeline.errors import CorruptRowError
+from pipeline.errors import CorruptRowError, LogTruncatedError
 from pipeline.features.derive import Derivation
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import EventBatch, TopicPartition
 from pipeline.state.batch import Fired, Outcome, TriggerKind, TriggerTables
 from pipeline.state.table import StateTable
+from pipeline.store.keys import partition_tag
+from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
 from pipeline.store.partition import PartitionStore, RowWrite
 
@@ -103,7 +105,8 @@ class Partition:
     """Rows, lease and markers of one partition, as this worker holds them.
 
     ``open`` takes the lease first and reads only then; everything cached before is
-    dropped, so a partition can be opened again after any doubt.
+    dropped, so a partition can be opened again after any doubt. ``begins`` is the offset that
+    each view's rows begin at, by fingerprint: the log has to hold it should the store lose them.
     """
 
     app: str
@@ -113,15 +116,28 @@ class Partition:
     plans: Sequence[ViewPlan]
     cache_bytes: int
     views: list[ViewState] = field(default_factory=list)
+    begins: dict[int, int] = field(default_factory=dict)
 
-    def open(self, generation: int, log_start: int) -> None:
-        """Take the lease, then read the markers. ``log_start`` is where a new view begins."""
+    def open(self, generation: int, log_start: int) -> Lease:
+        """Take the lease, then read the markers. ``log_start`` is where a new view begins.
+
+        Raises :class:`LogTruncatedError` where a marker that was there is gone and the log does
+        not begin where the view did (at 0, unless it began before our eyes).
+        """
         self.views = []
-        self.store.acquire(generation)
+        lease = self.store.acquire(generation)
         fingerprints = [p.view.plan.fingerprint for p in self.plans]
         for plan, marker in zip(self.plans, self.store.markers(fingerprints), strict=True):
             compiled = plan.view.plan
-            if marker is None:
+            if marker is not None:
+                self.begins.setdefault(compiled.fingerprint, 0)
+            elif log_start > self.begins.setdefault(compiled.fingerprint, log_start):
+                raise LogTruncatedError(
+                    f"{self.source}: the store lost the marker of {compiled.view} and the log "
+                    f"starts at {log_start}, too late to compute its rows again. Restore the "
+                    "store from a backup, or the log"
+                )
+            else:
                 marker = Marker(
                     fingerprint=compiled.fingerprint, topic_id=self.topic_id,
                     partition=self.source.partition, next_offset=log_start, leader_epoch=-1,
@@ -131,6 +147,7 @@ class Partition:
             schema = changes_schema(compiled, self.app, self.topic_id)
             table = StateTable(compiled, max_bytes=self.cache_bytes)
             self.views.append(ViewState(plan, schema, marker, table))
+        return lease
 
     @property
     def next_offset(self) -> int:
@@ -236,7 +253,9 @@ class Partition:
                 key = keys[key_offsets[i] : key_offsets[i + 1]].tobytes()
                 raise CorruptRowError(
                     f"{self.source}: the stored row of {state.plan.view.name} for key {key!r} is "
-                    f"corrupt ({len(corrupt)} such rows in this batch); restore or delete it"
+                    f"corrupt ({len(corrupt)} such rows in this batch). Restore the store, or "
+                    f"delete all keys {partition_tag(self.app, self.source).decode()}* to have "
+                    "them computed again from the log"
                 )
         return lookup.slots
 

@@ -14,7 +14,13 @@ from pipeline.app.crashpoints import reach
 from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import Partition, StagedBatch, ViewPlan
 from pipeline.app.sender import Sender
-from pipeline.errors import FencedError, LogTruncatedError, PipelineError, UnavailableError
+from pipeline.errors import (
+    ConfigurationError,
+    FencedError,
+    LogTruncatedError,
+    PipelineError,
+    UnavailableError,
+)
 from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import TopicPartition
 from pipeline.ingest.decode import JsonDecoder
@@ -87,6 +93,7 @@ class DataPlane:
     """Reads the source topics of an application's views and keeps their rows.
 
     ``clock_ms`` is wall time in ms (heartbeats only), ``monotonic`` seconds (pauses only).
+    ``register`` tells the store's registry of the views once more: it may have lost them too.
     """
 
     def __init__(
@@ -100,6 +107,7 @@ class DataPlane:
         sender: Sender,
         clock_ms: Callable[[], int],
         monotonic: Callable[[], float],
+        register: Callable[[], None] = lambda: None,
     ) -> None:
         self._names = names
         self._topics = {t.stream.topic: t for t in topics}
@@ -109,6 +117,7 @@ class DataPlane:
         self._sender = sender
         self._clock_ms = clock_ms
         self._monotonic = monotonic
+        self._register = register
         self._partitions: dict[TopicPartition, Partition] = {}
         self._trouble: dict[TopicPartition, _Trouble] = {}
         self._decoders = {t.stream.topic: decoder(t.stream, t.partitions) for t in topics}
@@ -272,6 +281,7 @@ class DataPlane:
                 continue
             partition = self._partitions[source]
             try:
+                self._register()
                 start = self._open(partition)
                 self._lane.seek(source, start)
                 self._lane.resume([source])
@@ -286,7 +296,13 @@ class DataPlane:
         # Only the start is looked at: a marker beyond the end makes the lane stop at its first
         # fetch, and an end that is asked for may lag behind (the embedded broker's does).
         low, _ = self._lane.watermarks(partition.source)
-        partition.open(self._lane.generation(), low)
+        lease = partition.open(self._lane.generation(), low)
+        if lease.epoch == 1 and low > 0 and self._lane.committed(partition.source) >= 0:
+            raise LogTruncatedError(
+                f"{partition.source}: the store lost its rows (there never was a lease, but the "
+                f"group has an offset) and the log starts at {low}, too late to compute them "
+                "again. Restore the store or the log, or use a new application name"
+            )
         start = partition.next_offset
         if start < low:
             raise LogTruncatedError(
@@ -309,6 +325,12 @@ class DataPlane:
         starts: dict[TopicPartition, int] = {}
         for source in sources:
             topic = self._topics[source.topic]
+            if source.partition >= topic.partitions:
+                raise ConfigurationError(
+                    f"topic {source.topic!r} got more partitions than the {topic.partitions} it "
+                    "had: keys change their partition. Use a new topic, or a new application name "
+                    "and a backfill"
+                )
             partition = Partition(
                 app=self._names.app,
                 source=source,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "USAGE", "add_arguments", "command"]
+from pipeline.errors import ConfigurationError
+
+__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "SETTINGS", "USAGE", "add_arguments", "command"]
 
 HELP = "servers, a year of purchases, features, predictions, a report"
+SETTINGS = False  # its servers are its own: an address given here would be ignored
 USAGE = "pipeline demo [--events N] [--json FILE] [--html FILE] [--keep]"
 DESCRIPTION = """\
 Start an embedded broker and Redis, publish a year of grocery purchases, keep
@@ -38,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the demo."""
+    for option, least in (("events", 1), ("max_lag", 0)):
+        given = getattr(arguments, option)
+        if given is not None and given < least:
+            name = option.replace("_", "-")
+            raise ConfigurationError(f"--{name}: must be at least {least}, got {given}")
     from pipeline.demo.run import main
 
     return main(arguments)

@@ -31,7 +31,7 @@ warn or fail. Then every setting with its origin, secrets as ***. Exits with 2
 if a check failed."""
 EXAMPLES = """\
   pipeline doctor
-  pipeline doctor features.py:app --brokers kafka:9092 --store redis://redis:6379
+  pipeline doctor shop.py:app --brokers kafka:9092 --store redis://redis:6379
   pipeline doctor --timeout 2s
 """
 
@@ -52,7 +52,7 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """APP, --timeout, --all."""
+    """APP, --timeout, --changed."""
     parser.add_argument("app", metavar="APP", nargs="?", help=APP_HELP)
     parser.add_argument(
         "--timeout", default="5s", metavar="TIME", help="longest wait for a server (default: 5s)"
@@ -200,4 +200,4 @@ def _print_settings(config: Config, changed_only: bool) -> None:
             rows.add_row(
                 plain(setting.key, style), plain(setting.value, style), plain(setting.origin, style)
             )
-    console().print(rows)
+    console().print(rows if rows.row_count else plain("every setting is at its default", "dim"))

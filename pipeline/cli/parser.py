@@ -34,7 +34,7 @@ start here:
 
 settings, weakest first: defaults; pipeline.toml, or --config FILE; the
 environment, as PIPELINE_STORE__URL for store.url; options. 'pipeline doctor'
-shows every value and where it came from. 'pipeline COMMAND --help' has examples.
+shows every value and its origin. 'pipeline COMMAND --help' has examples.
 """
 
 
@@ -60,7 +60,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"pipeline {pipeline.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=_Parser)
-    shared = _shared()
+    shared, settings = _shared(), _settings()
     for name, module in COMMANDS.items():
         command = commands.add_parser(
             name,
@@ -69,7 +69,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             description=module.DESCRIPTION,
             epilog=f"examples:\n{module.EXAMPLES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            parents=[shared],
+            parents=[settings, shared] if getattr(module, "SETTINGS", True) else [shared],
             allow_abbrev=False,
         )
         module.add_arguments(command)
@@ -79,12 +79,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         sys.exit(2)
     if not argv[0].startswith("-") and argv[0] not in COMMANDS:
         parser.error(f"no command {argv[0]!r}{suggest(argv[0], COMMANDS)}")
-    return parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        commands.choices[argv[0]].error(f"unknown: {' '.join(unknown)}")
+    return arguments
 
 
-def _shared() -> _Parser:
-    shared = _Parser(add_help=False)
-    group = shared.add_argument_group("settings")
+def _settings() -> _Parser:
+    """What a command takes that uses the servers of the user."""
+    settings = _Parser(add_help=False)
+    group = settings.add_argument_group("settings")
     group.add_argument(
         "--config", metavar="FILE", help="TOML file (default: pipeline.toml, if any)"
     )
@@ -97,6 +101,12 @@ def _shared() -> _Parser:
         default=[],
         help="any setting, such as app.max_records=5000; may be repeated",
     )
+    return settings
+
+
+def _shared() -> _Parser:
+    shared = _Parser(add_help=False)
+    group = shared.add_argument_group("messages")
     group.add_argument(
         "-v", "--verbose", action="count", default=0, help="log more; -vv logs everything"
     )

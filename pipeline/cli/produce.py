@@ -72,6 +72,10 @@ def command(arguments: argparse.Namespace) -> int:
     from pipeline.produce.encode import conform
     from pipeline.produce.producer import EventProducer
 
+    for option, least in (("limit", 0), ("create", 1)):
+        given = getattr(arguments, option)
+        if given is not None and given < least:
+            raise ConfigurationError(f"--{option}: must be at least {least}, got {given}")
     broker = load_config(arguments).broker
     contract = Contract.load(arguments.contract)
     contract.field(arguments.key)
@@ -108,7 +112,7 @@ def _topic(broker: BrokerConfig, name: str, create: int | None) -> TopicInfo:
     try:
         return describe(broker, name)
     except UnknownNameError as error:
-        raise UnknownNameError(f"{error} --create N creates it") from error
+        raise UnknownNameError(f"{error}; --create N creates it") from error
 
 
 def read_events(path: Path, contract: Contract, limit: int | None = None) -> pl.DataFrame:
@@ -128,7 +132,7 @@ def read_events(path: Path, contract: Contract, limit: int | None = None) -> pl.
     if reader is None:
         raise ConfigurationError(f"{path}: expected {', '.join(readers)}")
     if not path.is_file():
-        raise ConfigurationError(f"no file {str(path)!r}")
+        raise ConfigurationError(f"no file {str(path)!r} (looked in {Path.cwd()})")
     try:
         return reader()
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -26,8 +26,9 @@ USAGE = "pipeline read VIEW[:FEATURE,...] KEY... [--at TIME] [--json] [settings]
 DESCRIPTION = """\
 Read features from the store. Every answer says what it is: present, missing (no
 such key), expired (no event for longer than the view's ttl), stale (the worker
-is behind) or degraded (a bounded list dropped what the window needs). Values
-are as of --at: windows end there, so a quiet key decays."""
+is behind) or degraded (a bounded list dropped what the window needs, or --at is
+before the row's newest event). Values are as of --at: windows end there, so a
+quiet key decays."""
 EXAMPLES = """\
   pipeline read household_activity 900
   pipeline read household_activity:spend_7d,spend_30d 900 1228 --at event
@@ -67,7 +68,7 @@ def command(arguments: argparse.Namespace) -> int:
     staleness = _staleness(arguments.max_staleness)
     store = load_config(arguments).store
     view, _, features = arguments.view.partition(":")
-    asked = [f"{view}:{name.strip()}" for name in features.split(",")] if features else [view]
+    asked = [f"{view}:{name}" for name in re.split(r"[,\s]+", features) if name] or [view]
     with FeatureClient(store.url, timeout_ms=store.timeout_ms) as client:
         query = client.prepare(asked)
         entity, keys = _keys(query, arguments.keys)

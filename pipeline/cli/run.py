@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(arguments: argparse.Namespace) -> int:
     """Run until stopped."""
     from pipeline.app.runner import run_app
+    from pipeline.kernels.jit import cache_directory
 
     config = load_config(arguments)
     app = load_app(arguments.app)
@@ -56,6 +57,8 @@ def command(arguments: argparse.Namespace) -> int:
     _check_servers(app, config)
     web = f"http://127.0.0.1:{arguments.web_port}/metrics"
     error_console().print(plain(f"metrics: {web}   Ctrl-C stops", "dim"))
+    if not any(cache_directory().rglob("*.nbc")):
+        error_console().print(plain("compiling kernels: half a minute, once per machine", "dim"))
     show_progress(arguments)
     run_app(app, log_level=None, web_port=arguments.web_port)
     return 0
@@ -80,6 +83,8 @@ def _check_servers(app: App, config: Config) -> None:
 
 
 def _check_port(port: int) -> None:
+    if not 0 <= port <= 65_535:
+        raise ConfigurationError(f"--web-port: must be between 0 and 65535, got {port}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

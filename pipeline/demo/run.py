@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 
 import polars as pl
 from rich.console import Console
@@ -34,7 +36,7 @@ from pipeline.demo.views import TOPIC, household, new_basket, purchases
 from pipeline.demo.watch import AppWatch, scrape
 from pipeline.demo.workers import Worker, start_app, start_inference
 from pipeline.embedded.servers import EmbeddedServers
-from pipeline.errors import PipelineError, UnavailableError
+from pipeline.errors import ConfigurationError, PipelineError, UnavailableError
 from pipeline.ingest.selfcheck import self_check
 from pipeline.kernels.jit import cache_directory
 from pipeline.produce.topics import ensure_topic
@@ -47,6 +49,7 @@ CHUNK = 10_000
 LOOK_S = 0.25
 READY_TIMEOUT_S = 60.0
 STALL_TIMEOUT_S = 60.0
+KEPT_VARIABLES = ("PIPELINE_JIT", "PIPELINE_CACHE")
 SLO_MS = 2_000  # every core of a small machine is busy with the features themselves
 
 
@@ -54,9 +57,14 @@ def main(arguments: argparse.Namespace) -> int:
     """Run the demo; 0 if every number was right, 1 if one was not."""
     console = Console()
     _check_outputs(arguments)
+    signal.signal(signal.SIGTERM, _terminated)  # as Ctrl-C: servers and files are put away
     with ExitStack() as stack:
         demo = _Demo(arguments, console, stack)
-        report, samples, shown = demo.run()
+        try:
+            report, samples, shown = demo.run()
+        except (KeyboardInterrupt, SystemExit):
+            stack.callback(demo.clean)
+            raise
         console.print(render(report))
         if arguments.json is not None:
             report.write(arguments.json)
@@ -144,8 +152,11 @@ class _Demo:
 
     @property
     def _environment(self) -> Mapping[str, str]:
+        """What the workers get: ours, and nothing that is set for the user's own servers."""
         return {
-            **os.environ,
+            **{name: text for name, text in os.environ.items() if not _is_setting(name)},
+            "PIPELINE_CONFIG": os.devnull,  # nor a pipeline.toml of the working directory
+            "F_DATADIR": str(self._directory / "faust"),
             "PIPELINE_BROKER__BROKERS": self._servers.brokers,
             "PIPELINE_STORE__URL": self._servers.redis_url,
             "PIPELINE_INFERENCE__SLO_MS": str(SLO_MS),
@@ -292,6 +303,22 @@ def _last_applied_s(samples: list[Sample]) -> float:
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
-    for path in (arguments.json, arguments.html):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise PipelineError(f"{path}: no such directory")
+    """Before the work: a report that cannot be written is noticed now, not at the end."""
+    for option, path in (("--json", arguments.json), ("--html", arguments.html)):
+        if path is None:
+            continue
+        directory = path.resolve().parent
+        if path.is_dir():
+            raise ConfigurationError(f"{option} {path}: is a directory; give the name of a file")
+        if not directory.is_dir():
+            raise ConfigurationError(f"{option} {path}: no directory {str(directory)!r}")
+        if not os.access(directory, os.W_OK):
+            raise ConfigurationError(f"{option} {path}: no right to write in {str(directory)!r}")
+
+
+def _is_setting(name: str) -> bool:
+    return name.startswith("PIPELINE_") and name not in KEPT_VARIABLES
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -54,6 +54,7 @@ def _start(
         answers=lambda pid: True,  # both workers start at once; whoever needs one waits for it
         log=log,
         environment=environment,
+        inherits=False,
     )
     return Worker(ServerProcess.start(command), log, port)
 

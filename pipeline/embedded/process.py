@@ -46,7 +46,7 @@ class ServerCommand:
     ``answers`` is given the child's process id and speaks the server's own protocol. It returns
     False, or raises OSError, while the server is not ready, and must be able to tell this server
     from another one that took the same port. ``error`` is raised when the server cannot be
-    started.
+    started. ``environment`` is added to this process's own, or is all of it without ``inherits``.
     """
 
     name: str
@@ -55,6 +55,7 @@ class ServerCommand:
     log: Path
     error: type[UnavailableError] = UnavailableError
     environment: Mapping[str, str] = field(default_factory=dict)
+    inherits: bool = True
     start_timeout_s: float = 30.0
     stop_timeout_s: float = 10.0
 
@@ -153,7 +154,7 @@ def _spawn(command: ServerCommand) -> subprocess.Popen[bytes]:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **command.environment},
+                env={**(os.environ if command.inherits else {}), **command.environment},
                 start_new_session=True,
                 preexec_fn=_die_with_parent(),
             )

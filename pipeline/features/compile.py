@@ -37,6 +37,7 @@ MAX_TILES = (
     20_000  # per ring: a row read touches every tile, and a full ring must stay a value of Redis
 )
 MAX_BOUND = 65_536
+MAX_ROW_WORDS = 1 << 21  # 16 MiB: what a worker sets aside, twice, per view and partition
 FIELD_CELLS = {
     FieldType.INT64: CellType.INT,
     FieldType.FLOAT64: CellType.FLOAT,
@@ -141,6 +142,7 @@ class _Compiler:
             features=tuple(final),
             fingerprint=0,
         )
+        _check_size(plan)
         return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
 
     def _feature(self, name: str, aggregation: Aggregation) -> Feature:
@@ -326,6 +328,19 @@ def _cell_type(dtype: pl.DataType, where: str) -> CellType:
     if dtype == pl.Datetime("ns", "UTC"):
         return CellType.TIME
     raise DefinitionError(where, f"the expression gives {dtype}; cast it to Int64 or Float64")
+
+
+def _check_size(plan: Plan) -> None:
+    """:class:`DefinitionError` if the largest row would not be one that is read at every event."""
+    words = sum(state.bound * 3 for state in plan.lists)
+    for number, ring in enumerate(plan.rings):
+        words += ring.tiles * (1 + sum(a.ring == number for a in plan.accumulators))
+    if words > MAX_ROW_WORDS:
+        raise DefinitionError(
+            f"{plan.view}.features",
+            f"a full row would take {words * 8 >> 20} MiB (at most {MAX_ROW_WORDS * 8 >> 20}): "
+            "choose longer slides, smaller bounds, or several views",
+        )
 
 
 def _fingerprint(plan: Plan) -> int:

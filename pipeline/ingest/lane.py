@@ -160,6 +160,9 @@ class Lane(Protocol):
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Store next offsets in the consumer group, asynchronously; for lag tools only."""
 
+    def committed(self, source: TopicPartition) -> int:
+        """Return what :meth:`commit` last stored in the group, by any member; -1 for nothing."""
+
     def watermarks(self, source: TopicPartition) -> tuple[int, int]:
         """Return (log start, high watermark): as last heard by the client, asked if unknown."""
 

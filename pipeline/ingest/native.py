@@ -159,6 +159,22 @@ class NativeLane:
         if code:
             self._note(code, "commit of group offsets")
 
+    def committed(self, source: TopicPartition) -> int:
+        """See :meth:`pipeline.ingest.lane.Lane.committed`.
+
+        Raises ``BrokerUnavailableError`` if the group's coordinator does not answer.
+        """
+        with rd.partition_list(self._rdkafka, {source: rd.OFFSET_INVALID}) as partitions:
+            code = self._rdkafka.rd_kafka_committed(
+                self._open_client(), partitions, _QUERY_TIMEOUT_MS
+            )
+            ((_, offset, failed),) = rd.read_partitions(partitions)
+        if code or failed:
+            raise BrokerUnavailableError(
+                f"{source}: group offset: {self._describe(code or failed)}"
+            )
+        return max(offset, -1)
+
     def watermarks(self, source: TopicPartition) -> tuple[int, int]:
         """See :meth:`pipeline.ingest.lane.Lane.watermarks`.
 

@@ -192,6 +192,20 @@ class PortableLane:
         except KafkaException as error:
             self._on_commit(error.args[0], [])
 
+    def committed(self, source: TopicPartition) -> int:
+        """See :meth:`pipeline.ingest.lane.Lane.committed`.
+
+        Raises ``BrokerUnavailableError`` if the group's coordinator does not answer.
+        """
+        where = confluent_kafka.TopicPartition(source.topic, source.partition)
+        try:
+            (found,) = self._client().committed([where], timeout=_QUERY_TIMEOUT_S)
+        except KafkaException as error:
+            raise BrokerUnavailableError(f"{source}: group offset: {_text(error)}") from error
+        if found.error is not None:
+            raise BrokerUnavailableError(f"{source}: group offset: {found.error.str()}")
+        return max(int(found.offset), -1)
+
     def watermarks(self, source: TopicPartition) -> tuple[int, int]:
         """See :meth:`pipeline.ingest.lane.Lane.watermarks`.
 

@@ -141,6 +141,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "rd_kafka_pause_partitions": (_I, [_P, _List]),
     "rd_kafka_resume_partitions": (_I, [_P, _List]),
     "rd_kafka_commit": (_I, [_P, _List, _I]),
+    "rd_kafka_committed": (_I, [_P, _List, _I]),
     "rd_kafka_get_watermark_offsets": (_I, [_P, _S, _I32, POINTER(_I64), POINTER(_I64)]),
     "rd_kafka_query_watermark_offsets": (_I, [_P, _S, _I32, POINTER(_I64), POINTER(_I64), _I]),
     "rd_kafka_consumer_group_metadata": (_P, [_P]),

@@ -48,9 +48,11 @@ def admit(
         code = 0
         if value_null[i]:
             code = TOMBSTONE
-        elif value_size[i] > max_value_bytes or value_size[i] > size:
-            code = TOO_LARGE
-        elif key_offsets[i + 1] - key_offsets[i] > MAX_KEY_BYTES:
+        elif (
+            value_size[i] > max_value_bytes
+            or value_size[i] > size
+            or key_offsets[i + 1] - key_offsets[i] > MAX_KEY_BYTES
+        ):
             code = TOO_LARGE
         elif size == 0:
             code = EMPTY

@@ -92,7 +92,7 @@ def describe(
     if found is None:
         existing = sorted(_cluster(connection, admin).topics)
         raise UnknownNameError(
-            f"no topic {topic!r} at {connection.broker.brokers}{suggest(topic, existing) or ';'}"
+            f"no topic {topic!r} at {connection.broker.brokers}{suggest(topic, existing)}"
         )
     return found
 

@@ -314,7 +314,7 @@ def _unavailable(address: str, error: Exception) -> PipelineError:
         return error_of(ServerError(str(error)), address)
     return StoreUnavailableError(
         f"no answer from the store at {address} ({error}): is the server up and the address "
-        "right? It is set by PIPELINE_STORE__URL"
+        "right? It is set by store.url (--store)"
     )
 
 

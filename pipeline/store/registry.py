@@ -2,7 +2,7 @@
 
 Kept in the store, in hashes::
 
-    pipeline:<app>    "topic:<topic>"             {"partitions": N}
+    pipeline:<app>    "topic:<topic>"             {"partitions": N, "topic_id": ID}
                       "view:<name>:<fingerprint>" the view's record, JSON
     pipeline:views    "<name>"                    "<app>/<fingerprint>": what readers get
 
@@ -18,7 +18,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.errors import CorruptRowError, DefinitionError, UnknownNameError
+from pipeline.errors import (
+    CorruptRowError,
+    DefinitionError,
+    LogTruncatedError,
+    UnknownNameError,
+)
 from pipeline.store.keys import ALIASES, registry_key
 
 __all__ = ["Registry", "RegistryFields", "ViewRecord", "unknown_name"]
@@ -97,16 +102,17 @@ class Registry:
     def __init__(self, fields: RegistryFields) -> None:
         self._fields = fields
 
-    def register(self, record: ViewRecord) -> int:
+    def register(self, record: ViewRecord, topic_id: str = "") -> int:
         """Add a version of a view; the fingerprint that readers get.
 
         That is this one if the view is new; a changed view is not shown to readers before
         :meth:`activate`. Raises DefinitionError when another application has a view of that name,
         or the topic was registered with another number of partitions (every key would be looked
-        for in the wrong place).
+        for in the wrong place); LogTruncatedError when it was registered with another
+        ``topic_id``: its records are not those that the rows were computed from.
         """
         key = registry_key(record.app)
-        self._check_partitions(key, record)
+        self._check_topic(key, record, topic_id)
         self._fields.set(key, _field(record.name, record.fingerprint), record.to_json())
         target = _alias(record.app, record.fingerprint)
         if self._fields.set_absent(ALIASES, record.name, target):
@@ -161,18 +167,25 @@ class Registry:
         target = self._fields.get(ALIASES, view)
         return None if target is None else _parse(view, target)
 
-    def _check_partitions(self, key: bytes, record: ViewRecord) -> None:
+    def _check_topic(self, key: bytes, record: ViewRecord, topic_id: str) -> None:
         name = f"topic:{record.topic}"
-        value = json.dumps({"partitions": record.partitions}).encode()
+        value = json.dumps({"partitions": record.partitions, "topic_id": topic_id}).encode()
         if self._fields.set_absent(key, name, value):
             return
-        stored = json.loads(self._fields.get(key, name) or value)["partitions"]
-        if stored != record.partitions:
+        stored = json.loads(self._fields.get(key, name) or value)
+        if stored["partitions"] != record.partitions:
             raise DefinitionError(
                 f"{record.topic}.partitions",
                 f"the topic has {record.partitions} partitions, but rows of application "
-                f"{record.app!r} were written for {stored}: use a topic with {stored}, or a new "
-                "application name and a backfill",
+                f"{record.app!r} were written for {stored['partitions']}: use a topic with "
+                f"{stored['partitions']}, or a new application name and a backfill",
+            )
+        known = stored.get("topic_id", "")
+        if topic_id and known and topic_id != known:
+            raise LogTruncatedError(
+                f"topic {record.topic!r} has id {topic_id}, but rows of application "
+                f"{record.app!r} were computed from id {known}: it was deleted and created again, "
+                "or is of another Kafka. Use a new application name"
             )
 
 

@@ -27,10 +27,11 @@ class LoggedRecord:
 
 @dataclass
 class MemoryLog:
-    """Topics with partitions; append-only. ``generation`` counts the groups' rebalances."""
+    """Topics with partitions; append-only. ``generation`` counts the group's rebalances."""
 
     topics: dict[str, list[list[LoggedRecord]]] = field(default_factory=dict)
     generation: int = 0
+    committed: dict[TopicPartition, int] = field(default_factory=dict)
 
     def create(self, topic: str, partitions: int) -> None:
         """Add an empty topic."""
@@ -79,7 +80,6 @@ class MemoryLane:
         self._revoke: OnRevoke | None = None
         self._due = False
         self._generation = -1
-        self.committed: dict[TopicPartition, int] = {}
 
     @property
     def health(self) -> Health:
@@ -126,8 +126,12 @@ class MemoryLane:
         self._paused.difference_update(sources)
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Kept in ``committed``."""
-        self.committed.update(offsets)
+        """Kept in the log's ``committed``, as a broker does."""
+        self._log.committed.update(offsets)
+
+    def committed(self, source: TopicPartition) -> int:
+        """What any lane over this log committed."""
+        return self._log.committed.get(source, -1)
 
     def watermarks(self, source: TopicPartition) -> tuple[int, int]:
         """First offset held and the one after the last."""

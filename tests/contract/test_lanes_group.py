@@ -253,6 +253,7 @@ def test_commit_and_watermarks(
     reader.records(12)
     assert reader.lane.watermarks(source) == (0, 12)
     assert reader.lane.watermarks(TopicPartition(lane_topic, 3)) == (0, 0)
+    assert reader.lane.committed(source) == -1
     reader.lane.commit({})
     reader.lane.commit({source: 9})
     observer = confluent_kafka.Consumer(
@@ -264,6 +265,8 @@ def test_commit_and_watermarks(
         return int(observer.committed([where], timeout=DEADLINE_S)[0].offset)
 
     reader.until(lambda: stored() == 9)
+    assert reader.lane.committed(source) == 9
+    assert reader.lane.committed(TopicPartition(lane_topic, 3)) == -1
     observer.close()
     reader.lane.close()
 

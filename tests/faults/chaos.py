@@ -23,13 +23,23 @@ from pipeline.embedded.process import LOOPBACK
 from pipeline.embedded.redis import EmbeddedRedis
 from pipeline.errors import CorruptRowError, PipelineError
 from pipeline.produce.publisher import Publisher
+from pipeline.serve.client import FeatureClient
 from pipeline.store.keys import marker_key, row_key
 from pipeline.store.marker import Marker
 from tests.faults.proxy import Proxy
 from tests.integration import shop
 from tests.integration.shop_process import PARTITIONS, Shop
 
-__all__ = ["Chaos", "Cluster", "cpu_seconds", "state", "threads"]
+__all__ = [
+    "Chaos",
+    "Cluster",
+    "cpu_seconds",
+    "eventually",
+    "paused",
+    "resident_mib",
+    "state",
+    "threads",
+]
 
 EVENTS = 40_000
 CHUNK = 40
@@ -128,11 +138,19 @@ class Chaos:
         wrong = verdict.mismatches + self._watcher.wrong
         assert not wrong, f"{wrong[:5]}\n{self.shop.last_words()}"
         assert verdict.records == sum(ends.values())
+        with FeatureClient(self.shop.redis_url) as client:  # readers find what is there
+            read = client.prepare(["spending:last_shop"]).read({"user": [1]}, at="event")
+        assert read.column("last_shop").null_count == 0
+        self._watcher.may_go_back(False)
         self.seen.append(str(verdict))
 
-    def rolled_back(self) -> None:
-        """From here on the store may be older than it was."""
-        self._watcher.rolled_back()
+    def roll_back(self) -> None:
+        """From here on, until everything has settled, the store may be older than it was."""
+        self._watcher.may_go_back(True)
+
+    def stop_watching(self) -> None:
+        """From here on what is in the store is the test's own doing."""
+        self._watcher.stop()
 
     def wait_for(self, worker: subprocess.Popen[bytes], text: str, count: int = 1) -> None:
         """Wait until a worker's log says ``text``."""
@@ -187,6 +205,7 @@ class _Watcher:
         self.wrong: list[str] = []
         self._shop = watched
         self._newest: dict[bytes, int] = {}
+        self._may_go_back = False
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -197,10 +216,10 @@ class _Watcher:
         self._done.set()
         self._thread.join()
 
-    def rolled_back(self) -> None:
-        """Forget how far markers were."""
+    def may_go_back(self, allowed: bool) -> None:
+        """Whether the store itself may go back in time."""
         with self._lock:
-            self._newest.clear()
+            self._may_go_back = allowed
 
     def _watch(self) -> None:
         store = redis.Redis.from_url(self._shop.redis_url)
@@ -213,14 +232,15 @@ class _Watcher:
     def _look(self, store: redis.Redis, tag: bytes) -> None:
         fingerprint = self._shop.view.plan.fingerprint
         users = [row_key(tag, fingerprint, b"%d" % user) for user in range(1, WATCHED_USERS)]
-        data, *rows = store.mget([marker_key(tag, fingerprint), *users])
+        found = store.mget([marker_key(tag, fingerprint), *users])
+        data, *rows = (value if isinstance(value, bytes) else None for value in found)
         next_offset = 0
         if data is not None:
             try:
                 next_offset = Marker.unpack(data).next_offset
             except (CorruptRowError, PipelineError) as broken:
                 self.wrong.append(f"identity: {broken}")
-        if next_offset < self._newest.get(tag, 0):
+        if next_offset < self._newest.get(tag, 0) and not self._may_go_back:
             self.wrong.append(f"{tag!r}: marker went back to {next_offset}")
         self._newest[tag] = next_offset
         for row in filter(None, rows):

@@ -108,10 +108,20 @@ def pytest_runtest_makereport(
             "ok": report.passed,
             "outcome": outcome,
             "seconds": round(report.duration, 1),
-            "error": "" if report.passed else str(report.longrepr)[-2000:],
+            "error": _error(report),
         }
     )
     return report
+
+
+def _error(report: pytest.TestReport) -> str:
+    """The first lines of what a test failed with, or why it was skipped."""
+    if report.passed:
+        return ""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(
+        report.longrepr[2] if isinstance(report.longrepr, tuple) else crash and crash.message
+    )[:2000]
 
 
 def _says(report: pytest.TestReport, word: str) -> int:

@@ -50,7 +50,7 @@ def _table(rows: list[dict[str, Any]], seed: int) -> Table:
     for row in sorted(rows, key=lambda r: int(r["id"][1:])):
         what = f"{row['what']} [{row['case']}]" if row["case"] else row["what"]
         mark = {"ok": "[green]ok[/]", "failed": "[red]FAILED[/]"}.get(row["outcome"], "skipped")
-        seen = row["seen"] or row["error"][-200:]
+        seen = row["seen"] or row["error"][:200]
         table.add_row(row["id"], what, row["expected"], seen, str(row["seconds"]), mark)
     return table
 

@@ -15,7 +15,7 @@ import pytest
 pytestmark = [pytest.mark.embedded, pytest.mark.data]
 
 MAIN = "import sys; from pipeline.cli import main; sys.exit(main())"
-FIELDS = {
+FIELDS: dict[str, type | tuple[type, ...]] = {
     "events": int,
     "events_per_s": (int, float),
     "accounting": dict,

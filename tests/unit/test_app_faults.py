@@ -19,6 +19,7 @@ from pipeline.errors import (
     BrokerUnavailableError,
     CorruptRowError,
     FencedError,
+    LogTruncatedError,
     PipelineError,
     StoreFullError,
     StoreUnavailableError,
@@ -26,7 +27,7 @@ from pipeline.errors import (
 from pipeline.ingest.batch import TopicPartition
 from pipeline.ingest.lane import Health
 from pipeline.state.table import StateTable
-from pipeline.store.keys import lease_key, marker_key, partition_tag
+from pipeline.store.keys import lease_key, partition_tag
 from pipeline.store.lease import Lease
 from pipeline.store.memory import MemoryPartition, MemoryStore
 from pipeline.testing.driver import Clock, Driver
@@ -239,15 +240,37 @@ def test_a_corrupt_row_names_its_own_key() -> None:
         drive(log, store=store).run()
 
 
-def test_a_store_that_lost_everything_while_the_log_lost_its_start_is_a_named_stop() -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_store_that_lost_everything_is_rebuilt_only_from_a_log_that_is_whole(
+    restarted: bool,
+) -> None:
     log, store = logged(100, partitions=1), MemoryStore()
     driver = drive(log, store=store)
     driver.run()
-    tag = partition_tag("test", TopicPartition("visits", 0))
-    assert marker_key(tag, VISITS.plan.fingerprint) in store.values
+    if restarted:
+        driver = drive(log, store=store)
+        driver.run()
+    before = driver.rows("visits")
     store.restore({})
     settle(driver, 3)
     accounted(driver, "visits", 100)
+    assert driver.rows("visits") == before
+    log.truncate(TopicPartition("visits", 0), 60)
+    store.restore({})
+    with pytest.raises(LogTruncatedError, match="lost the marker of visits"):
+        settle(driver, 3)
+
+
+def test_a_view_that_began_in_the_middle_of_a_log_is_rebuilt_from_there() -> None:
+    log, store = logged(100, partitions=1), MemoryStore()
+    log.truncate(TopicPartition("visits", 0), 60)
+    driver = drive(log, store=store)
+    driver.run()
+    before = driver.rows("visits")
+    store.restore({})
+    settle(driver, 3)
+    assert driver.rows("visits") == before
+    assert driver.markers("visits")[0].consumed == 40
 
 
 def test_a_heartbeat_needs_a_broker_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import pipeline as pp
-from pipeline.errors import LogTruncatedError
+from pipeline.errors import ConfigurationError, LogTruncatedError
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.memory import MemoryStore
 from pipeline.testing.driver import Driver
@@ -301,3 +301,54 @@ def test_an_empty_topic_is_no_event() -> None:
     driver.run()
     assert driver.rows("spending") == {}
     assert driver.plane.lag() == {TopicPartition("payments", p): 0 for p in range(PARTITIONS)}
+
+
+def test_partitions_that_are_added_under_a_running_worker_stop_it() -> None:
+    """Keys change their partition: rows would be split in two, or records called misrouted."""
+    source = stream()
+    driver = Driver([view(source)], partitions=PARTITIONS)
+    for event in events(50, seed=1):
+        driver.pipe("payments", event)
+    driver.run()
+    driver.log.topics["payments"].append([])
+    driver.lane.rebalance((0, 1))
+    with pytest.raises(ConfigurationError, match="more partitions than the 4"):
+        driver.run()
+
+
+def test_rows_that_nobody_can_compute_again_stop_a_new_worker() -> None:
+    """The store is empty, the group has an offset, the log begins later: no fresh start."""
+    source, log, store = stream(), MemoryLog(), MemoryStore()
+    first = Driver([view(source)], log=log, store=store)
+    for event in events(50, seed=1):
+        first.pipe("payments", event)
+    first.run()
+    first.plane.close()
+    store.restore({})
+    again = Driver([view(source)], log=log, store=store)
+    again.run()
+    assert again.rows("spending") == first.rows("spending")
+    again.plane.close()
+    store.restore({})
+    log.truncate(TopicPartition("payments", 0), 30)
+    with pytest.raises(LogTruncatedError, match="the log starts at 30"):
+        Driver([view(source)], log=log, store=store).run()
+    log.committed.clear()  # a group that never read is a new application
+    Driver([view(source)], log=log, store=store).run()
+
+
+def test_a_store_that_lost_everything_is_told_of_the_views_again() -> None:
+    driver = Driver([view(stream())])
+    told: list[int] = []
+    driver.plane._register = lambda: told.append(len(driver.store.values))
+    for event in events(20, seed=1):
+        driver.pipe("payments", event)
+    driver.run()
+    assert not told
+    driver.store.restore({})
+    driver.clock.advance(2_000)
+    driver.plane.step()
+    driver.clock.advance(2_000)
+    driver.run()
+    assert told == [0]
+    assert driver.markers("spending")[0].consumed == 20

@@ -58,7 +58,7 @@ WHOLE_COLUMN: dict[str, Callable[[], Any]] = {
 }
 ROWWISE: dict[str, Callable[[], Any]] = {
     "is_in": lambda: TEXT.is_in(["a", "b"]),
-    "is_in of a series": lambda: INT.is_in(pl.Series([1, 2])),
+    "is_in of a series": lambda: INT.is_in(pl.Series([[1, 2]])),
     "is_in of computed": lambda: (INT + 1).is_in([2, 3]),
     "format": lambda: TEXT.str.to_datetime("%Y-%m-%d").dt.hour(),
     "date format": lambda: TEXT.str.to_date("%Y-%m-%d").dt.day(),
@@ -133,3 +133,9 @@ def test_a_type_that_does_not_fit_64_signed_bits_is_refused(column: pl.Expr) -> 
             "v", source=STREAM, entity="i",
             features={"n": pp.distinct(column).over("1h", slide="1m")},
         )  # fmt: skip
+
+
+def test_a_view_whose_row_would_be_huge_is_refused() -> None:
+    many = {f"x{i}": pp.sum("i", where=INT.gt(i)).over("19999s", slide="1s") for i in range(200)}
+    with pytest.raises(DefinitionError, match="a full row would take 30 MiB"):
+        pp.FeatureView("v", source=STREAM, entity="i", features=many)

@@ -7,7 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.errors import CorruptRowError, DefinitionError, UnknownNameError
+from pipeline.errors import (
+    CorruptRowError,
+    DefinitionError,
+    LogTruncatedError,
+    UnknownNameError,
+)
 from pipeline.store.keys import ALIASES
 from pipeline.store.memory import MemoryStore
 from pipeline.store.redis import RedisStore
@@ -84,3 +89,11 @@ def test_what_is_not_a_record_is_named() -> None:
     fields.set(ALIASES, "spend", b"nonsense")
     with pytest.raises(CorruptRowError, match="pipeline:views spend"):
         store.registry.resolve("spend")
+
+
+def test_topic_of_another_kafka_is_refused_before_anything_is_taken(registry: Registry) -> None:
+    registry.register(RECORD, "first-id")
+    registry.register(RECORD, "first-id")
+    registry.register(RECORD)  # a broker that does not tell
+    with pytest.raises(LogTruncatedError, match=r"second-id.*first-id.*another Kafka"):
+        registry.register(RECORD, "second-id")

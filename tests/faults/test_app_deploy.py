@@ -1,0 +1,61 @@
+"""Too much load, and a second deployment that gets in the way."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pipeline.embedded import EmbeddedServers
+from pipeline.produce.topics import ensure_topic
+from tests.faults.chaos import Chaos, resident_mib
+from tests.integration.shop_process import PARTITIONS
+
+pytestmark = [pytest.mark.kafka, pytest.mark.redis]
+
+LARGEST_MIB = 700.0
+
+
+@pytest.mark.fault("F20", "ten times the load, then normal", "memory bounded, lag drains, exact")
+@pytest.mark.parametrize("events", [12_000, pytest.param(38_000, marks=pytest.mark.slow)])
+def test_overload(chaos: Chaos, events: int) -> None:
+    worker = chaos.start(PIPELINE_APP__CACHE_BYTES="65536", PIPELINE_APP__MAX_RECORDS="20000")
+    chaos.publish(300)
+    chaos.settle()
+    before = resident_mib(worker)
+    chaos.publish(events)
+    largest, started = before, time.monotonic()
+    while chaos.shop.consumed() < events:
+        largest = max(largest, resident_mib(worker))
+        time.sleep(0.05)
+    took = time.monotonic() - started
+    chaos.publish(300)
+    chaos.settle()
+    assert worker.poll() is None
+    assert largest < LARGEST_MIB
+    chaos.seen.append(f"{before:.0f} -> at most {largest:.0f} MiB, drained in {took:.1f} s")
+
+
+@pytest.mark.fault("F24", "another application with a view of the same name", "refuses, exit 2")
+def test_other_application(chaos: Chaos) -> None:
+    worker = chaos.start()
+    chaos.publish(300)
+    chaos.shop.wait_until_consumed(300)
+    with chaos.load(400):
+        chaos.ends(chaos.start(SHOP_APP="another"), 2, "has a view of this name")
+    chaos.settle()
+    assert worker.poll() is None
+
+
+@pytest.mark.fault("F24", "the same application from another Kafka into the same Redis",
+                   "the second stops with a named error; the first stays exact")  # fmt: skip
+def test_other_cluster(chaos: Chaos, embedded_servers: EmbeddedServers) -> None:
+    worker = chaos.start()
+    chaos.publish(300)
+    chaos.settle()
+    ensure_topic(embedded_servers.brokers, chaos.shop.topic, PARTITIONS)
+    chaos.shop.worker_brokers = embedded_servers.brokers
+    with chaos.load(400):
+        chaos.ends(chaos.start(), 2, "deleted and created again")
+    chaos.settle()
+    assert worker.poll() is None
