@@ -128,7 +128,7 @@ class InferenceConfig(_Slice):
     """The inference worker."""
 
     section: ClassVar[str] = "inference"
-    model: str = setting("", "path of the ONNX model; its manifest lies beside it")
+    model: str = setting("", "path of the model's manifest (.json); the ONNX file lies beside it")
     provider: Literal["auto", "cpu", "cuda"] = setting("auto", "what runs the model")
     threads: int = setting(1, "threads of the model runtime", minimum=1)
     slo_ms: int = setting(20, "from request to prediction", minimum=1)

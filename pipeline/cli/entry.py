@@ -46,13 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print_error(error, arguments.hints)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         # Python flushes standard output once more at exit; it must have somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+    except OSError as error:
+        if error.filename is None:  # not a file of this machine: a bug of ours, shown whole
+            raise
+        if arguments.debug:
+            traceback.print_exc()
+        print_error(PipelineError(f"{error.filename}: {error.strerror}"), {})
+        return PipelineError.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
     return code
 
 

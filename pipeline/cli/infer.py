@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from pipeline.cli.options import APP_HELP, load_app, load_config, show_progress
+from pipeline.errors import UnknownNameError
 
-__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "USAGE", "add_arguments", "command"]
+__all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "HINTS", "USAGE", "add_arguments", "command"]
 
 HELP = "run a model over an application's prediction requests"
 USAGE = "pipeline infer APP --model FILE [--web-port PORT] [settings]"
@@ -19,6 +20,7 @@ EXAMPLES = """\
   pipeline infer features.py:app --model models/next_week_spend.json \\
       --set inference.slo_ms=10 --web-port 6070
 """
+HINTS = {UnknownNameError: "'pipeline run APP' makes the topics of requests and predictions"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

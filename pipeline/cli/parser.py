@@ -81,7 +81,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"no command {argv[0]!r}{suggest(argv[0], COMMANDS)}")
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        commands.choices[argv[0]].error(f"unknown: {' '.join(unknown)}")
+        commands.choices[argv[0]].error(f"unrecognized arguments: {' '.join(unknown)}")
     return arguments
 
 

@@ -86,7 +86,6 @@ class _Demo:
         self._console = console
         self._stack = stack
         self._seconds: dict[str, float] = {}
-        self._directory = Path(tempfile.mkdtemp(prefix="pipeline-demo-"))
         self._servers = EmbeddedServers()
         self._view = household(purchases())
         self._trigger = new_basket(self._view)
@@ -94,6 +93,7 @@ class _Demo:
             pl.col(TIME).dt.replace_time_zone("UTC")
         )
         self._baskets = _new_baskets(self._events)
+        self._directory = Path(tempfile.mkdtemp(prefix="pipeline-demo-"))
         self._produced = 0
         self._producer_error: PipelineError | None = None
         self._stopping = threading.Event()

@@ -11,7 +11,7 @@ import pipeline as pp
 __all__ = ["TOPIC", "household", "new_basket", "purchases"]
 
 TOPIC = "purchases"
-CONTRACT = Path(__file__).resolve().parents[2] / "schemas" / "events" / "purchase.json"
+CONTRACT = Path(__file__).with_name("purchase.json")  # a link: an installed package has no schemas/
 PREDICTORS = (
     "lines_1d", "baskets_1d", "spend_1d", "spend_7d", "spend_30d", "lines_7d", "lines_30d",
     "mean_line_30d", "max_line_30d", "coupon_share_30d", "products_7d", "products_30d",

@@ -89,7 +89,9 @@ class ModelManifest:
         except OSError as error:
             raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
-            raise ModelError(f"{path}: not a JSON document: {error}") from error
+            raise ModelError(
+                f"{path}: not a JSON document ({error}); a model is named by its manifest (.json)"
+            ) from error
         return cls.parse(document, where=str(path))
 
     @classmethod

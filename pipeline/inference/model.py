@@ -95,4 +95,6 @@ def _compare(size: int, digest: str, manifest: ModelManifest) -> None:
         difference = "longer" if size > manifest.size else "shorter"
         raise ModelError(f"{manifest.file}: is {difference} than size {manifest.size}")
     if digest != manifest.sha256:
-        raise ModelError(f"{manifest.file}: sha256 is {digest}, not {manifest.sha256}")
+        raise ModelError(
+            f"{manifest.file}: its sha256 is {digest}, the manifest says {manifest.sha256}"
+        )
