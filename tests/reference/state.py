@@ -322,11 +322,11 @@ class ReferenceState:
         if broken:
             return [(None, Status.DEGRADED)]
         lists = [s - len(self.plan.rings) for s in sections if s >= len(self.plan.rings)]
-        missed = max((self._missed(row, i, start) for i in lists), default=Status.PRESENT)
+        kept = max((self._missed(row, i, start) for i in lists), default=Status.PRESENT)
         if y == 0:
-            return [(self._default(feature), missed)]
+            return [(self._default(feature), kept)]
         value, status = self._value(feature, x, y)
-        return [(value, max(status, missed))]
+        return [(value, max(status, kept))]
 
     def _combined(self, row: Row, feature: Feature, accumulator: Accumulator, at: int) -> Number:
         ring, start = accumulator.ring, self._start(feature, at)

@@ -21,6 +21,7 @@ from pipeline.state.batch import Outcome
 from pipeline.state.status import Status
 from pipeline.state.table import StateTable
 from tests.reference.cases import feed, pack_keys
+from tests.reference.rows import reseal
 from tests.reference.state import Event
 
 # Without the compiler, NumPy scalars warn where 64-bit kernels are meant to wrap or overflow.
@@ -45,6 +46,10 @@ SEEDS = range(60) if JIT_ENABLED else range(15)
 
 
 def plan(ttl: str | None = None, **features: Aggregation) -> Plan:
+    return plan_of(features, ttl)
+
+
+def plan_of(features: dict[str, Aggregation], ttl: str | None = None) -> Plan:
     return pp.FeatureView("v", source=STREAM, entity="user", ttl=ttl, features=features).plan
 
 
@@ -237,6 +242,50 @@ def test_the_bytes_are_those_of_the_description() -> None:
     assert read(other, 20) == ([2, 72], {Status.DEGRADED})
 
 
+@pytest.mark.parametrize(
+    ("body", "accepted"),
+    [
+        ([2, 0, 5, 1, 5, 2], True),  # (15, 7), (20, 8) in a row of newest event 20 and offset 8
+        ([2, 1, 2 * 79 - 1, 5, 1, 5, 2], True),
+        ([2, 1, 2 * 80 - 1, 5, 1, 5, 2], False),  # dropped where the horizon does not reach
+        ([1, 1, 20, 5, 0], False),  # dropped one though there was room
+        ([2, 1, 32, 5, 1, 5, 2], False),  # dropped one that is newer than the oldest it kept
+        ([2, 0, 5, 1, 5, 4], False),  # a higher offset than the row's
+        ([2, 0, 5, 1, 6, 2], False),  # later than the row
+        ([2, 0, 5, 1, 0, 0], False),  # the same event twice
+        ([2, 0, 5, 1, 0, 1], False),  # not in order
+        ([1, 0, 99, 0], True),
+        ([1, 0, 100, 0], False),  # as old as the horizon
+        ([3, 0, 5, 1, 0, 2, 0, 2], False),  # more than the bound
+        ([2, 2, 5, 1, 5, 2], False),
+        ([2, 0, 5, 1, 5], False),
+        ([2, 0, 5, 1, 5, 2, 0], False),
+    ],
+)
+def test_a_list_that_no_writer_made_is_refused(body: list[int], accepted: bool) -> None:
+    table = StateTable(plan(n=pp.count().over(100, bound=2)))
+    feed(table, [event(15, 7), event(20, 8)], {})
+    slots = table.lookup(*pack_keys([b"k"])).slots
+    rest = b"".join(bytes([b]) if b < 128 else bytes([b & 127 | 128, b >> 7]) for b in body)
+    row = table.encode(slots).row(0)[:48] + rest
+    row = reseal(row[:4] + len(row).to_bytes(4, "little") + row[8:])
+    table.clear()
+    slots = table.lookup(*pack_keys([b"k"])).slots
+    assert table.load(slots, [row]) == ([] if accepted else [0])
+    if accepted:
+        assert table.encode(slots).row(0) == row
+
+
+def test_a_full_list_costs_no_more_memory_than_its_bound() -> None:
+    table = StateTable(plan(n=pp.sum("units").over(10**9, bound=100)))
+    sizes = set()
+    for start in range(0, 2000, 50):
+        feed(table, [event(t, t, 1) for t in range(start, start + 50)], {})
+        sizes.add(table.nbytes)
+    assert max(sizes) < 8 * 512 + 500
+    assert read(table, 1999) == ([100], {Status.DEGRADED})
+
+
 # ---- against the definition
 
 
@@ -245,7 +294,7 @@ def defined(feature: Aggregation, events: list[Event], at: int) -> object:
     end -= feature.delay_ns
     seen = [e for e in events if end - feature.window_ns < e.time <= end]
     units = [int(e.inputs[0] or 0) for e in sorted(seen, key=lambda e: (e.time, e.offset))]
-    return {
+    values: dict[str, Callable[[], object]] = {
         "COUNT": lambda: len(units),
         "SUM": lambda: sum(units),
         "MEAN": lambda: float(Fraction(sum(units), len(units))) if units else None,
@@ -254,13 +303,14 @@ def defined(feature: Aggregation, events: list[Event], at: int) -> object:
         "RATIO": lambda: float(Fraction(sum(units), len(units))) if units else None,
         "DISTINCT": lambda: len(set(units)),
         "LAST": lambda: units[-1] if units else None,
-    }[feature.op.name]()
+    }
+    return values[feature.op.name]()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_aggregation_equals_its_definition_whatever_the_batches(seed: int) -> None:
     rng = random.Random(seed)
-    makers = (
+    makers: tuple[Callable[[], Aggregation], ...] = (
         lambda: pp.count("units"), lambda: pp.sum("units"), lambda: pp.mean("units"),
         lambda: pp.min("units"), lambda: pp.max("units"), lambda: pp.distinct("units"),
         lambda: pp.last("units"), lambda: pp.ratio(pp.sum("units"), pp.count("units")),
@@ -271,7 +321,7 @@ def test_every_aggregation_equals_its_definition_whatever_the_batches(seed: int)
         features[f"e{i}"] = maker().over(window, delay=delay)
         if i not in (5, 6):
             features[f"t{i}"] = maker().over(20, slide=5, delay=5 * rng.randint(1, 6))
-    made = plan(**features)
+    made = plan_of(features)
     assert made.input_types == (CellType.INT,)
     now, events = rng.choice((0, -300, 10**18)), []
     for offset in range(150):
