@@ -81,7 +81,11 @@ def _print_features(out: Console, plan: Plan) -> None:
     rows = table("feature", "is", "window", "slide", "type")
     for feature in plan.features:
         window = format_duration(feature.window_ns) if feature.window_ns else "-"
+        if feature.delay_ns:
+            window += f", {format_duration(feature.delay_ns)} ago"
         slide = format_duration(feature.slide_ns) if feature.slide_ns else "-"
+        if feature.window_ns and not feature.slide_ns:
+            slide = "exact"
         rows.add_row(
             *map(plain, (feature.name, _definition(plan, feature), window, slide, _type(feature)))
         )
@@ -90,6 +94,8 @@ def _print_features(out: Console, plan: Plan) -> None:
 
 
 def _print_state(out: Console, plan: Plan) -> None:
+    from pipeline.features.plan import ListKind
+
     rows = table("state", "keeps", "at most", "bytes", right=("bytes",))
     for index, ring in enumerate(plan.rings):
         inside = [a for a in plan.accumulators if a.ring == index]
@@ -101,10 +107,12 @@ def _print_state(out: Console, plan: Plan) -> None:
             *map(plain, (f"ring {index}", keeps, at_most, format_size(_ring_bytes(plan, index))))
         )
     for index, kept in enumerate(plan.lists):
-        name = f"{kept.kind.name.lower()}({_input(plan, kept.input)})"
+        name = f"{kept.kind.name.lower()}({_input(plan, kept.input) if kept.input >= 0 else ''})"
         if kept.mask >= 0:
             name += f" where {_expression(plan.masks[kept.mask])}"
         at_most = _count(kept.bound, "value")
+        if kept.kind is ListKind.EVENTS:
+            at_most = f"{_count(kept.bound, 'event')} of {format_duration(kept.horizon_ns)}"
         rows.add_row(
             *map(plain, (f"list {index}", name, at_most, format_size(_list_bytes(plan, index))))
         )
@@ -240,7 +248,7 @@ def _list_bytes(plan: Plan, index: int) -> int:
     head = _varint_bytes(kept.bound) + 1 + _VARINT
     if kept.kind is ListKind.DISTINCT:
         return head + kept.bound * (_VARINT + _varint_bytes(plan.rings[kept.ring].tiles))
-    value = _FLOAT if kept.type is CellType.FLOAT else _VARINT
+    value = _FLOAT if kept.type is CellType.FLOAT else _VARINT if kept.input >= 0 else 0
     return head + kept.bound * (2 * _VARINT + value)
 
 

@@ -42,7 +42,8 @@ class Aggregation:
 
     ``column`` is None for a count of records. ``where`` keeps events for which
     the expression is true (null counts as false). ``parts`` are numerator and
-    denominator of a ratio. ``window_ns`` is 0 without a window.
+    denominator of a ratio. ``window_ns`` is 0 without a window; a window without a slide is
+    ``exact``. ``keep`` is how many events of an entity an exact window keeps (None: the default).
     """
 
     op: FeatureOp
@@ -54,15 +55,36 @@ class Aggregation:
     window_ns: int = 0
     slide_ns: int = 0
     default: float | None = None
+    delay_ns: int = 0
+    exact: bool = False
+    keep: int | None = None
 
-    def over(self, window: Duration, *, slide: Duration) -> Aggregation:
-        """The same aggregation over a sliding window.
+    def over(
+        self,
+        window: Duration,
+        *,
+        slide: Duration | None = None,
+        delay: Duration | None = None,
+        bound: int | None = None,
+    ) -> Aggregation:
+        """The same aggregation over a sliding window, as read at ``T``.
 
-        Read at ``T`` it covers ``(floor(T, slide) - window, T]``: exact for every ``T`` at
-        or after the entity's last event. :class:`DefinitionError` if a duration is not understood.
+        With ``slide`` it covers ``(floor(T, slide) - window, T]``, from tiles. Without, it covers
+        exactly ``(T - window, T]``, from the entity's events, of which the newest ``bound``
+        (default 4096) are kept; a read that would need a dropped one has status ``degraded``.
+        ``delay`` moves the window back, for what is known only later: to
+        ``(T - delay - window, T - delay]``, or with a slide to the same of ``floor(T, slide)``.
+
+        All of this holds for every ``T`` at or after the entity's last event.
+        :class:`DefinitionError` if a duration is not understood.
         """
         return replace(
-            self, window_ns=_duration("window", window), slide_ns=_duration("slide", slide)
+            self,
+            window_ns=_duration("window", window),
+            slide_ns=0 if slide is None else _duration("slide", slide),
+            delay_ns=0 if delay is None else _duration("delay", delay),
+            exact=slide is None,
+            keep=bound,
         )
 
 
@@ -110,7 +132,9 @@ def distinct(column: Column, *, where: pl.Expr | None = None, bound: int = 4096)
 
     Exact while the entity has at most ``bound`` of them in the view's longest window of
     this slide; beyond, the values not seen for longest are dropped and a read that would need
-    them has status ``degraded``. Strings are compared by their 64-bit hash.
+    them has status ``degraded``. Strings are compared by their 64-bit hash. An exact window keeps
+    events, not values: there the ``bound`` of :meth:`Aggregation.over` counts, or this one if that
+    is not given.
     """
     return Aggregation(FeatureOp.DISTINCT, column, where, bound=bound)
 

@@ -25,18 +25,15 @@ from pipeline.features.plan import (
     ListState,
     Plan,
     Ring,
+    plan_fields,
 )
 from pipeline.features.stream import EventStream
-from pipeline.units import format_duration
+from pipeline.features.windows import MAX_BOUND, Window, place
 
 __all__ = ["ROW_FORMAT", "compile_plan"]
 
 ROW_FORMAT = 1
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-MAX_TILES = (
-    20_000  # per ring: a row read touches every tile, and a full ring must stay a value of Redis
-)
-MAX_BOUND = 65_536
 MAX_ROW_WORDS = 1 << 21  # 16 MiB: what a worker sets aside, twice, per view and partition
 FIELD_CELLS = {
     FieldType.INT64: CellType.INT,
@@ -92,7 +89,8 @@ class _Compiler:
         self.inputs: list[tuple[str, CellType, int]] = []
         self.masks: list[str] = []
         self.rings: dict[int, int] = {}  # tile width -> tiles
-        self.accumulators: list[tuple[int, AccOp, int, int]] = []  # tile width, op, input, mask
+        # tile width or -1 - list, op, input, mask
+        self.accumulators: list[tuple[int, AccOp, int, int]] = []
         self.lists: list[tuple[ListKind, int, int, int, int, int, CellType]] = []
 
     def compile(
@@ -101,8 +99,12 @@ class _Compiler:
         selected = self._mask(where, f"{self.view}.where")
         drafts = [self._feature(name, aggregation) for name, aggregation in features.items()]
         widths = list(self.rings)
+
+        def section(key: int) -> int:
+            return widths.index(key) if key > 0 else len(widths) - 1 - key
+
         order = sorted(
-            range(len(self.accumulators)), key=lambda i: (widths.index(self.accumulators[i][0]), i)
+            range(len(self.accumulators)), key=lambda i: (section(self.accumulators[i][0]), i)
         )
         position = {old: new for new, old in enumerate(order)}
         cell = 0
@@ -132,9 +134,7 @@ class _Compiler:
             masks=tuple(self.masks),
             filter=selected,
             rings=tuple(Ring(width, tiles) for width, tiles in self.rings.items()),
-            accumulators=tuple(
-                Accumulator(widths.index(w), op, i, m) for w, op, i, m in accumulators
-            ),
+            accumulators=tuple(Accumulator(section(w), op, i, m) for w, op, i, m in accumulators),
             lists=tuple(
                 ListState(kind, widths.index(w) if w else -1, i, m, bound, horizon, type_)
                 for kind, w, i, m, bound, horizon, type_ in self.lists
@@ -152,49 +152,68 @@ class _Compiler:
             raise DefinitionError(
                 where, f"is a {type(aggregation).__name__}, not an aggregation such as pp.count()"
             )
-        window, slide = aggregation.window_ns, aggregation.slide_ns
-        width = self._ring(where, window, slide, aggregation.op)
-        a = b = -1
-        type_, scale, cells = CellType.INT, 0, 1
-        default = math.nan if aggregation.default is None else float(aggregation.default)
-        if aggregation.op is FeatureOp.RATIO:
+        window = place(f"{self.view}.ttl", self.ttl_ns, where, aggregation)
+        if window.width:
+            self.rings[window.width] = max(self.rings.get(window.width, 0), window.tiles)
+        draft = self._draft(where, aggregation, window)
+        return dataclasses.replace(
+            draft,
+            name=name,
+            window_ns=aggregation.window_ns,
+            slide_ns=aggregation.slide_ns,
+            default=math.nan if aggregation.default is None else float(aggregation.default),
+            delay_ns=aggregation.delay_ns,
+        )
+
+    def _draft(self, where: str, aggregation: Aggregation, window: Window) -> Feature:
+        """The feature, but for its name, window and default."""
+        op = aggregation.op
+        if op is FeatureOp.RATIO:
             a, b = (
-                self._part(f"{where}.{part}", p, width)
+                self._part(f"{where}.{part}", p, window)
                 for part, p in zip(("numerator", "denominator"), aggregation.parts, strict=True)
             )
-            type_ = self._accumulator_type(a)
-            scale = self._scale_difference(a, b)
-            return Feature(name, FeatureOp.RATIO, window, slide, a, b, 0, 1, type_, scale, default)
+            return _feature(op, a, b, self._accumulator_type(a), self._scale_difference(a, b))
         mask = self._mask(aggregation.where, f"{where}.where")
-        if aggregation.op is FeatureOp.COUNT:
+        if op is FeatureOp.COUNT:
             source = -1 if aggregation.column is None else self._input(aggregation.column, where)
-            a = self._accumulate(width, AccOp.COUNT, source, mask)
-            return Feature(
-                name, FeatureOp.COUNT, window, slide, a, -1, 0, 1, CellType.INT, 0, default
-            )
+            return _feature(op, self._accumulate(where, window, AccOp.COUNT, source, mask), -1)
         if aggregation.column is None:
             raise DefinitionError(where, "name the column to aggregate")
         source = self._input(aggregation.column, where)
         _, type_, scale = self.inputs[source]
-        if aggregation.op is FeatureOp.DISTINCT:
-            a = self._list(
-                where, ListKind.DISTINCT, width, source, mask, aggregation.bound, 0, type_
+        if op is FeatureOp.DISTINCT:
+            return _feature(op, self._distinct(where, aggregation, window, source, mask), -1)
+        if op is FeatureOp.LAST:
+            a = self._last(where, aggregation, window, source, mask)
+            return _feature(op, a, -1, type_, scale, aggregation.n)
+        a, b = self._numeric(where, op, window, source, mask)
+        return _feature(op, a, b, type_, scale)
+
+    def _distinct(
+        self, where: str, aggregation: Aggregation, window: Window, source: int, mask: int
+    ) -> int:
+        if window.keep:
+            return self._events(where, window, source, mask)
+        return self._list(
+            where, ListKind.DISTINCT, window.width, source, mask, aggregation.bound, 0
+        )
+
+    def _last(
+        self, where: str, aggregation: Aggregation, window: Window, source: int, mask: int
+    ) -> int:
+        if self.inputs[source][1] is CellType.HASH:
+            raise DefinitionError(
+                where, "last() of a string is not supported; count it with distinct()"
             )
-            type_, scale = CellType.INT, 0
-        elif aggregation.op is FeatureOp.LAST:
-            if type_ is CellType.HASH:
-                raise DefinitionError(
-                    where, "last() of a string is not supported; count it with distinct()"
-                )
-            horizon = window + slide if window else self.ttl_ns
-            a = self._list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon, type_)
-            cells = aggregation.n
-        else:
-            a, b = self._numeric(where, aggregation.op, width, source, mask)
-        return Feature(name, aggregation.op, window, slide, a, b, 0, cells, type_, scale, default)
+        if window.keep:
+            return self._events(where, window, source, mask)
+        reach = aggregation.window_ns
+        horizon = reach + aggregation.slide_ns if reach else self.ttl_ns
+        return self._list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon)
 
     def _numeric(
-        self, where: str, op: FeatureOp, width: int, source: int, mask: int
+        self, where: str, op: FeatureOp, window: Window, source: int, mask: int
     ) -> tuple[int, int]:
         type_ = self.inputs[source][1]
         real = type_ is CellType.FLOAT
@@ -208,11 +227,12 @@ class _Compiler:
             FeatureOp.MIN: AccOp.MIN_FLOAT if real else AccOp.MIN_INT,
             FeatureOp.MAX: AccOp.MAX_FLOAT if real else AccOp.MAX_INT,
         }[op]
-        a = self._accumulate(width, kind, source, mask)
-        b = -1 if op is FeatureOp.SUM else self._accumulate(width, AccOp.COUNT, source, mask)
-        return a, b
+        a = self._accumulate(where, window, kind, source, mask)
+        if op is FeatureOp.SUM:
+            return a, -1
+        return a, self._accumulate(where, window, AccOp.COUNT, source, mask)
 
-    def _part(self, where: str, part: Aggregation, width: int) -> int:
+    def _part(self, where: str, part: Aggregation, window: Window) -> int:
         if not isinstance(part, Aggregation) or part.op not in {FeatureOp.COUNT, FeatureOp.SUM}:
             raise DefinitionError(where, "a ratio is of counts and sums")
         if part.window_ns:
@@ -220,8 +240,8 @@ class _Compiler:
         mask = self._mask(part.where, f"{where}.where")
         source = -1 if part.column is None else self._input(part.column, where)
         if part.op is FeatureOp.COUNT:
-            return self._accumulate(width, AccOp.COUNT, source, mask)
-        return self._numeric(where, FeatureOp.SUM, width, source, mask)[0]
+            return self._accumulate(where, window, AccOp.COUNT, source, mask)
+        return self._numeric(where, FeatureOp.SUM, window, source, mask)[0]
 
     def _accumulator_type(self, index: int) -> CellType:
         return CellType.FLOAT if self.accumulators[index][1] is AccOp.SUM_FLOAT else CellType.INT
@@ -234,37 +254,6 @@ class _Compiler:
             return self.inputs[source][2] if op is AccOp.SUM_INT else 0
 
         return scale(a) - scale(b)
-
-    def _ring(self, where: str, window: int, slide: int, op: FeatureOp) -> int:
-        if window == 0 and slide == 0:
-            if op is FeatureOp.LAST:
-                return 0
-            raise DefinitionError(where, 'has no window: add .over("7d", slide="1h")')
-        if window <= 0:
-            raise DefinitionError(f"{where}.over", "the window must be longer than 0")
-        if not 0 < slide <= window:
-            raise DefinitionError(
-                f"{where}.slide", "the slide must be longer than 0 and at most the window"
-            )
-        if self.ttl_ns and self.ttl_ns < window + slide:
-            raise DefinitionError(
-                f"{self.view}.ttl",
-                f"{format_duration(self.ttl_ns)} is shorter than window + slide of {where} "
-                f"({format_duration(window + slide)}): rows would expire inside their window",
-            )
-        if op is FeatureOp.LAST:
-            return 0
-        width = math.gcd(window, slide)
-        tiles = (window + slide) // width
-        if tiles > MAX_TILES:
-            raise DefinitionError(
-                f"{where}.slide",
-                f"window and slide need {tiles} tiles of {format_duration(width)} "
-                f"(at most {MAX_TILES}): choose a longer slide, or a window that is a multiple "
-                f"of it",
-            )
-        self.rings[width] = max(self.rings.get(width, 0), tiles)
-        return width
 
     def _input(self, column: Column, where: str) -> int:
         if isinstance(column, pl.Expr) and column.meta.is_column():
@@ -299,23 +288,40 @@ class _Compiler:
             self.masks.append(text)
         return self.masks.index(text)
 
-    def _accumulate(self, width: int, op: AccOp, source: int, mask: int) -> int:
-        entry = (width, op, source, mask)
+    def _accumulate(self, where: str, window: Window, op: AccOp, source: int, mask: int) -> int:
+        key = -1 - self._events(where, window, source, mask) if window.keep else window.width
+        entry = (key, op, source, mask)
         if entry not in self.accumulators:
             self.accumulators.append(entry)
         return self.accumulators.index(entry)
 
+    def _events(self, where: str, window: Window, source: int, mask: int) -> int:
+        """The events list of this input, mask and bound, which reaches as far as any window."""
+        key = (ListKind.EVENTS, 0, source, mask, window.keep)
+        for i, (*other, horizon, type_) in enumerate(self.lists):
+            if tuple(other) == key:
+                self.lists[i] = (*key, max(horizon, window.horizon), type_)
+                return i
+        return self._list(where, *key, window.horizon)
+
     def _list(
-        self, where: str, kind: ListKind, width: int, source: int, mask: int,
-        bound: int, horizon: int, type_: CellType,
+        self, where: str, kind: ListKind, width: int, source: int, mask: int, bound: int,
+        horizon: int,
     ) -> int:  # fmt: skip
-        argument = "bound" if kind is ListKind.DISTINCT else "n"
         if not 1 <= bound <= MAX_BOUND:
+            argument = "n" if kind is ListKind.LAST else "bound"
             raise DefinitionError(f"{where}.{argument}", f"must be 1 to {MAX_BOUND}")
+        type_ = self.inputs[source][1] if source >= 0 else CellType.INT
         entry = (kind, width, source, mask, bound, horizon, type_)
         if entry not in self.lists:
             self.lists.append(entry)
         return self.lists.index(entry)
+
+
+def _feature(
+    op: FeatureOp, a: int, b: int, type_: CellType = CellType.INT, scale: int = 0, width: int = 1
+) -> Feature:
+    return Feature("", op, 0, 0, a, b, 0, width, type_, scale, math.nan)
 
 
 def _cell_type(dtype: pl.DataType, where: str) -> CellType:
@@ -345,7 +351,7 @@ def _check_size(plan: Plan) -> None:
 
 def _fingerprint(plan: Plan) -> int:
     """First 8 bytes of the SHA-256 of the plan and the row format: equal plans, equal rows."""
-    value = dataclasses.asdict(plan)
+    value = plan_fields(plan)
     value["row_format"] = ROW_FORMAT
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

@@ -18,12 +18,19 @@ than the ring is refused by it. Each tile holds one 8-byte cell per accumulator.
 ``last`` keeps the newest n values by (event time, offset). Both are bounded; what a
 full list drops is remembered by its time, and a read that would need it says
 ``degraded``.
+
+*Exact windows.* ``over(W)`` without a slide read at ``T`` covers ``(T - W, T]``. An ``events`` list
+keeps (event time, offset, value) of each event as far back as the longest window that uses it, and
+accumulators fold its entries at the read. ``delay=D`` moves a window to ``(T - D - W, T - D]``,
+with a slide to ``(floor(T, S) - D - W, floor(T, S) - D]``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +46,7 @@ __all__ = [
     "Plan",
     "PlanTables",
     "Ring",
+    "plan_fields",
 ]
 
 I64 = npt.NDArray[np.int64]
@@ -68,10 +76,11 @@ class AccOp(IntEnum):
 
 
 class ListKind(IntEnum):
-    """The two kinds of bounded lists."""
+    """The three kinds of bounded lists."""
 
     DISTINCT = 0  # entries (value, newest tile), ascending by value
     LAST = 1  # entries (event time, offset, value), ascending by (event time, offset)
+    EVENTS = 2  # the same, or (event time, offset) without an input; what is dropped is remembered
 
 
 class FeatureOp(IntEnum):
@@ -97,7 +106,11 @@ class Ring:
 
 @dataclass(frozen=True, slots=True)
 class Accumulator:
-    """One 8-byte cell in every tile of a ring. ``input``/``mask`` index the plan's, -1 is none."""
+    """One 8-byte cell in every tile of a ring. ``input``/``mask`` index the plan's, -1 is none.
+
+    ``ring`` from ``len(rings)`` on stands for an EVENTS list, ``ring - len(rings)``: nothing is
+    kept per tile then, and the entries of the list are folded at the read.
+    """
 
     ring: int
     op: AccOp
@@ -107,8 +120,9 @@ class Accumulator:
 
 @dataclass(frozen=True, slots=True)
 class ListState:
-    """A bounded list. ``ring`` positions a DISTINCT list; a LAST list has -1 and ``horizon_ns``:
-    an entry older than newest event time - horizon is dropped (0: never)."""
+    """A bounded list. ``ring`` positions a DISTINCT list; the others have -1 and ``horizon_ns``:
+    an entry not later than newest event time - horizon is dropped (LAST with 0: never).
+    ``input`` is -1 for an EVENTS list that keeps no values; its ``type`` is then INT."""
 
     kind: ListKind
     ring: int
@@ -131,7 +145,7 @@ class Feature:
     name: str
     op: FeatureOp
     window_ns: int  # 0: none (LAST without a window uses the view's ttl)
-    slide_ns: int
+    slide_ns: int  # 0: exact
     a: int
     b: int
     cell: int
@@ -139,6 +153,7 @@ class Feature:
     type: CellType
     scale: int
     default: float
+    delay_ns: int = 0  # left out of JSON and fingerprint where it is 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,16 +208,39 @@ class Plan:
             ),
             features=_table(
                 [
-                    (f.op, f.window_ns, f.slide_ns, f.a, f.b, f.cell, f.width, f.type, f.scale)
+                    (
+                        f.op,
+                        f.window_ns,
+                        f.slide_ns,
+                        f.a,
+                        f.b,
+                        f.cell,
+                        f.width,
+                        f.type,
+                        f.scale,
+                        f.delay_ns,
+                    )
                     for f in self.features
                 ],
-                9,
+                10,
             ),
             defaults=np.array([f.default for f in self.features], dtype=np.float64),
             ttl_ns=self.ttl_ns,
             filter=self.filter,
             fingerprint=np.uint64(self.fingerprint),
         )
+
+
+def plan_fields(plan: Plan) -> dict[str, Any]:
+    """The plan as nested dictionaries and tuples, without what was added later and is not used.
+
+    So a definition keeps its text and its fingerprint when the plan learns something new.
+    """
+    fields = dataclasses.asdict(plan)
+    for feature in fields["features"]:
+        if not feature["delay_ns"]:
+            del feature["delay_ns"]
+    return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +250,7 @@ class PlanTables:
     ``rings``         int64[r, 4]  width_ns, tiles, first accumulator, end accumulator
     ``accumulators``  int64[a, 4]  ring, op, input, mask
     ``lists``         int64[l, 7]  kind, ring, input, mask, bound, horizon_ns, type
-    ``features``      int64[f, 9]  op, window_ns, slide_ns, a, b, cell, width, type, scale
+    ``features``      int64[f, 10] op, window_ns, slide_ns, a, b, cell, width, type, scale, delay_ns
     ``defaults``      float64[f]
     """
 

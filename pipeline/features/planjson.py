@@ -7,7 +7,6 @@ same, and a default of NaN, which means none, is null.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from pipeline.features.plan import (
     ListState,
     Plan,
     Ring,
+    plan_fields,
 )
 
 __all__ = ["from_json", "to_json"]
@@ -36,7 +36,7 @@ _FORMAT = 1
 
 def to_json(plan: Plan) -> str:
     """The plan as one line of JSON with sorted keys; equal plans give equal text."""
-    fields = dataclasses.asdict(plan)
+    fields = plan_fields(plan)
     fields["format"] = _FORMAT
     fields["fingerprint"] = f"{plan.fingerprint:016x}"
     for feature in fields["features"]:

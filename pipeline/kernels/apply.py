@@ -6,11 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.arena import has_room
+from pipeline.kernels.events import add_event, event_words
 from pipeline.kernels.finalize import finalize_row
 from pipeline.kernels.integers import minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
+    EVENTS,
     LAST,
     LIST_BOUND,
     LIST_HORIZON,
@@ -196,7 +198,14 @@ def _include(
         s = len(rings) + i
         if joined[s] == 0 or not takes_value(lists, i, usable, passed):
             continue
-        value = values[lists[i, LIST_INPUT]]
+        source = lists[i, LIST_INPUT]
+        value = values[source] if source >= 0 else np.int64(0)
+        if lists[i, LIST_KIND] == EVENTS:
+            add_event(
+                arena, heads, slots, slot, s, evicted + i, lists[i, LIST_BOUND],
+                minus(newest, lists[i, LIST_HORIZON]), event_words(lists, i), time, offset, value,
+            )  # fmt: skip
+            continue
         if lists[i, LIST_KIND] == LAST:
             add_last(arena, heads, slots, slot, s, lists[i, LIST_BOUND], time, offset, value)
             continue
@@ -216,7 +225,7 @@ def apply_events(
     inputs: I64, valid: U8, masks: U8, triggers: I64,
     outcome: U8, dirty: I32, progress: I64,
     fired_event: I64, fired_trigger: I32, fired_cells: I64, fired_valid: U8, fired_status: U8,
-    values: I64, usable: U8, passed: U8, joined: U8, fires: U8,
+    values: I64, usable: U8, passed: U8, joined: U8, fires: U8, scratch: I64,
 ) -> None:  # fmt: skip
     """Apply the events from ``progress[EVENT]`` on; resumable.
 
@@ -263,7 +272,7 @@ def apply_events(
                 fired_trigger[fired] = t
                 finalize_row(
                     slots, arena, slot, rings, accumulators, lists, features, defaults, ttl_ns,
-                    slots[slot, EVENT_TIME], fired_cells[fired], fired_valid[fired],
+                    slots[slot, EVENT_TIME], scratch, fired_cells[fired], fired_valid[fired],
                     fired_status[fired],
                 )  # fmt: skip
                 fired += 1

@@ -1,8 +1,9 @@
 """Features of a row as of a time T, from its tiles and lists.
 
-Window of a feature at T: ``(floor(T, slide) - window, T]``. For T before the row's newest event the
-row no longer knows the answer: cells are then of the window's start to the newest event, and every
-status is DEGRADED.
+Window of a feature at T: ``(floor(T, slide) - window, T]``, or ``(T - window, T]`` without a slide;
+with a delay ``(.. - delay - window, .. - delay]``. For T before the row's newest event the row no
+longer knows the answer: cells are then of what it has (tiles without a delay: up to the newest
+event), and every status is DEGRADED.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.kernels.events import any_dropped, count_distinct, events_between, fold_events
 from pipeline.kernels.integers import OVERFLOW, divide_scaled, minus
 from pipeline.kernels.jit import Int, bare, inlined
-from pipeline.kernels.lists import LIST_HORIZON, LIST_RING
+from pipeline.kernels.lists import EVENTS, LIST_HORIZON, LIST_KIND, LIST_RING
 from pipeline.kernels.table import EVENT_TIME, LOADED, NOTHING, PRESENT, SECTION, STATE
 from pipeline.kernels.tiles import (
     ACC_OP,
@@ -38,10 +40,11 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
-F_OP, F_WINDOW, F_SLIDE, F_A, F_B, F_CELL, F_WIDTH, F_TYPE, F_SCALE = range(9)
+F_OP, F_WINDOW, F_SLIDE, F_A, F_B, F_CELL, F_WIDTH, F_TYPE, F_SCALE, F_DELAY = range(10)
 OP_COUNT, OP_SUM, OP_MEAN, OP_MIN, OP_MAX, OP_RATIO, OP_DISTINCT, OP_LAST = range(8)
 INT, FLOAT, DECIMAL = range(3)
 S_PRESENT, S_MISSING, S_EXPIRED, S_STALE, S_DEGRADED = range(5)
+_OPEN = 2**63 - 1  # the end of a window that goes up to the newest event
 
 
 @inlined
@@ -62,7 +65,17 @@ def _window_start(feature: I64, at: Int) -> Int:
     floor = np.int64(at)
     if feature[F_SLIDE] > 0:
         floor = minus(at, at % feature[F_SLIDE])
-    return minus(floor, feature[F_WINDOW])
+    return minus(minus(floor, feature[F_DELAY]), feature[F_WINDOW])
+
+
+@inlined
+def _window_end(feature: I64, at: Int) -> Int:
+    """Inclusive end of the feature's window as read at ``at``; _OPEN for tiles without a delay."""
+    if feature[F_SLIDE] == 0:
+        return minus(at, feature[F_DELAY])
+    if feature[F_DELAY] == 0:
+        return np.int64(_OPEN)
+    return minus(minus(at, at % feature[F_SLIDE]), feature[F_DELAY])
 
 
 @inlined
@@ -76,21 +89,38 @@ def _first_tile(start: Int, newest: Int, width: Int, tiles: Int) -> Int:
 
 @bare
 def _combine(
-    slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, a: Int, start: Int
-) -> Int:
-    """Accumulator ``a`` over the tiles after ``start``, folded in time order."""
+    slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64, a: Int,
+    start: Int, end: Int,
+) -> Int:  # fmt: skip
+    """Accumulator ``a`` over the tiles, or events, after ``start`` to ``end``, in time order."""
     ring, op = accumulators[a, ACC_RING], accumulators[a, ACC_OP]
+    if ring >= len(rings):
+        return fold_events(slots, arena, slot, lists, ring - len(rings), op, start, end)
     at = SECTION + 3 * ring
     block, count = slots[slot, at], slots[slot, at + 1]
-    first, end = rings[ring, RING_FIRST], rings[ring, RING_END]
-    entry = 1 + end - first
+    first = rings[ring, RING_FIRST]
+    entry = 1 + rings[ring, RING_END] - first
     tile = _first_tile(
         start, slots[slot, EVENT_TIME], rings[ring, RING_WIDTH], rings[ring, RING_TILES]
     )
     cell = np.int64(identity(op))
-    for i in range(lower_bound(arena, block, count, entry, 0, tile), count):
+    stop = count
+    if end != _OPEN:
+        stop = lower_bound(arena, block, count, entry, 0, end // rings[ring, RING_WIDTH])
+    for i in range(lower_bound(arena, block, count, entry, 0, tile), stop):
         cell = fold(op, cell, arena[block + i * entry + 1 + a - first])
     return cell
+
+
+@inlined
+def _kept_all(
+    slots: I64, slot: Int, rings: I64, accumulators: I64, lists: I64, a: Int, start: Int
+) -> Int:
+    """DEGRADED if accumulator ``a`` folds events of which some after ``start`` were dropped."""
+    i = accumulators[a, ACC_RING] - len(rings)
+    if i >= 0 and any_dropped(slots, slot, lists, i, start):
+        return np.int64(S_DEGRADED)
+    return np.int64(S_PRESENT)
 
 
 @inlined
@@ -132,24 +162,26 @@ def _fill(feature: I64, default: float, cells: I64, valid: U8, k: Int) -> None:
 
 @inlined
 def _aggregate(
-    slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, feature: I64,
-    default: float, start: Int, cells: I64, valid: U8,
+    slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64, feature: I64,
+    default: float, start: Int, end: Int, cells: I64, valid: U8,
 ) -> Int:  # fmt: skip
     """COUNT, SUM, MEAN, MIN, MAX or RATIO into its cell; returns its status."""
     op, k, a, b = feature[F_OP], feature[F_CELL], feature[F_A], feature[F_B]
     op_a = accumulators[a, ACC_OP]
-    x = _combine(slots, arena, slot, rings, accumulators, a, start)
+    x = _combine(slots, arena, slot, rings, accumulators, lists, a, start, end)
+    status = _kept_all(slots, slot, rings, accumulators, lists, a, start)
     op_b, y = np.int64(COUNT), np.int64(1)
     if b >= 0:
         op_b = accumulators[b, ACC_OP]
-        y = _combine(slots, arena, slot, rings, accumulators, b, start)
+        y = _combine(slots, arena, slot, rings, accumulators, lists, b, start, end)
+        status = max(status, _kept_all(slots, slot, rings, accumulators, lists, b, start))
     cells[k] = 0
     valid[k] = 0
     if _broken(op_a, x) or _broken(op_b, y):
         return S_DEGRADED
     if b >= 0 and _is_zero(op_b, y):
         _fill(feature, default, cells, valid, k)
-        return S_PRESENT
+        return status
     if op in (OP_MEAN, OP_RATIO):
         q = _quotient(op_a, x, op_b, y, feature[F_SCALE])
         if np.isnan(q):
@@ -160,16 +192,20 @@ def _aggregate(
     else:
         cells[k] = x
     valid[k] = 1
-    return S_PRESENT
+    return status
 
 
 @inlined
 def _distinct(
     slots: I64, arena: I64, slot: Int, rings: I64, lists: I64, feature: I64,
-    start: Int, cells: I64, valid: U8,
+    start: Int, end: Int, scratch: I64, cells: I64, valid: U8,
 ) -> Int:  # fmt: skip
     """Number of values seen after ``start``; DEGRADED if the list dropped one that was."""
     i = feature[F_A]
+    if lists[i, LIST_KIND] == EVENTS:
+        cells[feature[F_CELL]] = count_distinct(slots, arena, slot, lists, i, start, end, scratch)
+        valid[feature[F_CELL]] = 1
+        return S_DEGRADED if any_dropped(slots, slot, lists, i, start) else S_PRESENT
     ring = lists[i, LIST_RING]
     at = SECTION + 3 * (len(rings) + i)
     tile = _first_tile(
@@ -188,7 +224,7 @@ def _distinct(
 @inlined
 def _last(
     slots: I64, arena: I64, slot: Int, rings: I64, lists: I64, feature: I64,
-    default: float, start: Int, at: Int, cells: I64, valid: U8,
+    default: float, start: Int, end: Int, at: Int, cells: I64, valid: U8,
 ) -> Int:  # fmt: skip
     """The values after ``start``, newest first; null (or the default) where there are no more."""
     i = feature[F_A]
@@ -200,8 +236,14 @@ def _last(
             after = max(after, minus(at, horizon))
     column = SECTION + 3 * (len(rings) + i)
     block, e = slots[slot, column], slots[slot, column + 1] - 1
+    status, first = S_PRESENT, np.int64(0)
+    if lists[i, LIST_KIND] == EVENTS:
+        block, first, stop = events_between(slots, arena, slot, lists, i, start, end)
+        e = stop - 1
+        if stop - first < feature[F_WIDTH] and any_dropped(slots, slot, lists, i, start):
+            status = S_DEGRADED
     for k in range(feature[F_CELL], feature[F_CELL] + feature[F_WIDTH]):
-        if e < 0 or arena[block + 3 * e] <= after:
+        if e < first or arena[block + 3 * e] <= after:
             _fill(feature, default, cells, valid, k)
             continue
         value = arena[block + 3 * e + 2]
@@ -210,7 +252,7 @@ def _last(
         cells[k] = value
         valid[k] = 1
         e -= 1
-    return S_PRESENT
+    return status
 
 
 @inlined
@@ -228,7 +270,8 @@ def _row_status(slots: I64, slot: Int, ttl_ns: Int, at: Int) -> Int:
 @bare
 def finalize_row(
     slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64,
-    features: I64, defaults: F64, ttl_ns: Int, at: Int, cells: I64, valid: U8, status: U8,
+    features: I64, defaults: F64, ttl_ns: Int, at: Int, scratch: I64, cells: I64, valid: U8,
+    status: U8,
 ) -> None:  # fmt: skip
     """Every feature of one slot as of ``at`` into ``cells``, ``valid`` [C] and ``status`` [F]."""
     overall = _row_status(slots, slot, ttl_ns, at)
@@ -242,24 +285,27 @@ def finalize_row(
                 valid[k] = 0
             status[f] = overall
             continue
-        start = _window_start(feature, at)
+        start, end = _window_start(feature, at), _window_end(feature, at)
         if feature[F_OP] == OP_DISTINCT:
-            code = _distinct(slots, arena, slot, rings, lists, feature, start, cells, valid)
+            code = _distinct(
+                slots, arena, slot, rings, lists, feature, start, end, scratch, cells, valid
+            )
         elif feature[F_OP] == OP_LAST:
             code = _last(
-                slots, arena, slot, rings, lists, feature, defaults[f], start, at, cells, valid
+                slots, arena, slot, rings, lists, feature, defaults[f], start, end, at, cells, valid
             )
         else:
             code = _aggregate(
-                slots, arena, slot, rings, accumulators, feature, defaults[f], start, cells, valid
-            )
+                slots, arena, slot, rings, accumulators, lists, feature, defaults[f], start, end,
+                cells, valid,
+            )  # fmt: skip
         status[f] = S_DEGRADED if newer else code
 
 
 @bare
 def finalize_slots(
     slots: I64, arena: I64, chosen: I32, rings: I64, accumulators: I64, lists: I64,
-    features: I64, defaults: F64, ttl_ns: Int, at: I64, own_time: Int,
+    features: I64, defaults: F64, ttl_ns: Int, at: I64, own_time: Int, scratch: I64,
     cells: I64, valid: U8, status: U8,
 ) -> None:  # fmt: skip
     """:func:`finalize_row` for each of the ``chosen`` slots, at ``at[i]`` or its own newest event.
@@ -270,5 +316,5 @@ def finalize_slots(
         time = slots[chosen[i], EVENT_TIME] if own_time != 0 else at[i]
         finalize_row(
             slots, arena, chosen[i], rings, accumulators, lists, features, defaults, ttl_ns, time,
-            cells[i], valid[i], status[i],
+            scratch, cells[i], valid[i], status[i],
         )  # fmt: skip

@@ -2,7 +2,8 @@
 
 A DISTINCT section holds entries ``[value, newest tile]`` ascending by value; entries older than
 the ring may linger, never count, and go before anything else does when the list is full.
-A LAST section holds ``[time, offset, value]`` ascending by (time, offset).
+A LAST section holds ``[time, offset, value]`` ascending by (time, offset). EVENTS sections are in
+:mod:`pipeline.kernels.events`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pipeline.kernels.tiles import grow, lower_bound
 __all__ = [
     "DISTINCT",
     "DISTINCT_WORDS",
+    "EVENTS",
     "LAST",
     "LAST_WORDS",
     "LIST_BOUND",
@@ -44,7 +46,7 @@ I64 = npt.NDArray[np.int64]
     LIST_HORIZON,
     LIST_TYPE,
 ) = range(7)
-DISTINCT, LAST = range(2)
+DISTINCT, LAST, EVENTS = range(3)
 DISTINCT_WORDS = 2
 LAST_WORDS = 3
 _MINUS_ZERO = -(2**63)
@@ -54,8 +56,8 @@ _FLOAT = 1
 @inlined
 def takes_value(lists: I64, i: Int, usable: U8, passed: U8) -> bool:
     """Whether list ``i`` is interested in the event: its mask is true and its input usable."""
-    mask = lists[i, LIST_MASK]
-    return bool((mask < 0 or passed[mask] != 0) and usable[lists[i, LIST_INPUT]] != 0)
+    mask, source = lists[i, LIST_MASK], lists[i, LIST_INPUT]
+    return bool((mask < 0 or passed[mask] != 0) and (source < 0 or usable[source] != 0))
 
 
 @inlined

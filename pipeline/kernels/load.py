@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.arena import allocate, has_room, release, size_class
+from pipeline.kernels.events import event_words
 from pipeline.kernels.hash import xxh64
 from pipeline.kernels.integers import add_wrapping, minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
+    EVENTS,
     LIST_BOUND,
     LIST_HORIZON,
     LIST_KIND,
@@ -184,6 +186,15 @@ def _load_distinct(
 
 
 @bare
+def _load_value(data: U8, at: Int, end: Int, kind: Int) -> tuple[Int, Int]:
+    if kind == _FLOAT:
+        value, at = read_word(data, at, end)
+        return value, np.int64(-1) if is_nan(value) else at
+    bits, at = read_varint(data, at, end)
+    return unzigzag(bits), at
+
+
+@bare
 def _load_last(
     arena: I64, heads: I64, slots: I64, slot: Int, rings: I64, lists: I64, i: Int,
     newest: Int, offset: Int, data: U8, at: Int, end: Int,
@@ -208,18 +219,58 @@ def _load_last(
         if at < 0 or back < 0 or back > minus(offset, NOTHING):
             return np.int64(-1)
         arena[p], arena[p + 1] = minus(newest, age), minus(offset, back)
-        if kind == _FLOAT:
-            value, at = read_word(data, at, end)
-        else:
-            bits, at = read_varint(data, at, end)
-            value = unzigzag(bits)
-        if at < 0 or (kind == _FLOAT and is_nan(value)):
+        arena[p + 2], at = _load_value(data, at, end, kind)
+        if at < 0:
             return np.int64(-1)
-        arena[p + 2] = value
         if k > 0 and (
             arena[p] < arena[p - 3] or (arena[p] == arena[p - 3] and arena[p + 1] <= arena[p - 2])
         ):
             return np.int64(-1)
+    return at
+
+
+@bare
+def _load_events(
+    arena: I64, heads: I64, slots: I64, slot: Int, rings: I64, lists: I64, i: Int,
+    newest: Int, offset: Int, data: U8, at: Int, end: Int,
+) -> Int:  # fmt: skip
+    """Position after the list, -1 where it is malformed."""
+    entry, oldest = event_words(lists, i), minus(newest, lists[i, LIST_HORIZON])
+    count, at = read_varint(data, at, end)
+    if at < 0 or count < 0 or count > lists[i, LIST_BOUND] or count > end - at:
+        return np.int64(-1)
+    evicted, at = _load_evicted(data, at, end)
+    if at < 0 or (evicted != NOTHING and (evicted <= oldest or count < lists[i, LIST_BOUND])):
+        return np.int64(-1)
+    slots[slot, slots.shape[1] - len(lists) + i] = evicted
+    if count == 0:
+        return at
+    block = _new_block(arena, heads, slots, slot, SECTION + 3 * (len(rings) + i), count, entry)
+    for k in range(count):
+        p = block + entry * k
+        step, at = read_varint(data, at, end)
+        if at < 0 or step < 0:
+            return np.int64(-1)
+        bits, at = read_varint(data, at, end)
+        if at < 0:
+            return np.int64(-1)
+        if k == 0:
+            if step >= minus(newest, oldest) or bits < 0 or bits > minus(offset, NOTHING):
+                return np.int64(-1)
+            arena[p], arena[p + 1] = minus(newest, step), minus(offset, bits)
+            if evicted > arena[p]:
+                return np.int64(-1)
+        else:
+            if step > minus(newest, arena[p - entry]):
+                return np.int64(-1)
+            arena[p] = arena[p - entry] + step
+            arena[p + 1] = add_wrapping(arena[p + 1 - entry], unzigzag(bits))
+            if arena[p + 1] > offset or (step == 0 and arena[p + 1] <= arena[p + 1 - entry]):
+                return np.int64(-1)
+        if entry > 2:
+            arena[p + 2], at = _load_value(data, at, end, lists[i, LIST_TYPE])
+            if at < 0:
+                return np.int64(-1)
     return at
 
 
@@ -265,6 +316,10 @@ def _load_body(
     for i in range(len(lists)):
         if at >= 0 and lists[i, LIST_KIND] == DISTINCT:
             at = _load_distinct(arena, heads, slots, slot, rings, lists, i, newest, data, at, end)
+        elif at >= 0 and lists[i, LIST_KIND] == EVENTS:
+            at = _load_events(
+                arena, heads, slots, slot, rings, lists, i, newest, offset, data, at, end
+            )
         elif at >= 0:
             at = _load_last(
                 arena, heads, slots, slot, rings, lists, i, newest, offset, data, at, end

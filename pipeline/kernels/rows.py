@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.kernels.events import event_words, first_counted
 from pipeline.kernels.hash import xxh64
 from pipeline.kernels.integers import minus, subtract_wrapping
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
+    EVENTS,
+    LIST_BOUND,
     LIST_HORIZON,
     LIST_KIND,
     LIST_RING,
@@ -148,6 +151,39 @@ def _encode_last(
 
 
 @inlined
+def _encode_events(
+    slots: I64, arena: I64, slot: Int, lists: I64, i: Int, column: Int, evicted: Int,
+    out: U8, at: Int,
+) -> Int:  # fmt: skip
+    block, count = slots[slot, column], slots[slot, column + 1]
+    entry, newest = event_words(lists, i), slots[slot, EVENT_TIME]
+    oldest = minus(newest, lists[i, LIST_HORIZON])
+    start = first_counted(arena, block, count, entry, lists[i, LIST_BOUND], oldest)
+    at = write_varint(out, at, count - start)
+    if evicted <= oldest or evicted == NOTHING:
+        at = write_varint(out, at, np.int64(0))
+    else:
+        at = write_varint(out, at, np.int64(1))
+        at = write_varint(out, at, zigzag(evicted))
+    for k in range(start, count):
+        p = block + entry * k
+        if k == start:
+            at = write_varint(out, at, subtract_wrapping(newest, arena[p]))
+            at = write_varint(out, at, subtract_wrapping(slots[slot, SOURCE_OFFSET], arena[p + 1]))
+        else:
+            at = write_varint(out, at, subtract_wrapping(arena[p], arena[p - entry]))
+            back = subtract_wrapping(arena[p + 1], arena[p + 1 - entry])
+            at = write_varint(out, at, zigzag(back))
+        if entry == 2:
+            continue
+        if lists[i, LIST_TYPE] == _FLOAT:
+            at = write_word(out, at, arena[p + 2])
+        else:
+            at = write_varint(out, at, zigzag(arena[p + 2]))
+    return at
+
+
+@inlined
 def _encode_header(slots: I64, slot: Int, layout_hash: Int, out: U8, at: Int) -> None:
     write_word(out, at, np.int64(MAGIC))  # the length follows when it is known
     write_word(out, at + 8, layout_hash)
@@ -184,6 +220,10 @@ def _encode_row(
                 slots, arena, slot, column, slots[slot, evicted + i],
                 tile_of(time, rings[ring, RING_WIDTH]), first_held(rings, ring, time), out, at,
             )  # fmt: skip
+        elif lists[i, LIST_KIND] == EVENTS:
+            at = _encode_events(
+                slots, arena, slot, lists, i, column, slots[slot, evicted + i], out, at
+            )
         else:
             at = _encode_last(
                 slots, arena, slot, column, lists[i, LIST_HORIZON], lists[i, LIST_TYPE], out, at

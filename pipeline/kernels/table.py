@@ -11,7 +11,7 @@ A *slot* is a row of ``slots`` int64[capacity, SECTION + 3 * sections + lists]:
 ``USED``         number of the call that used the slot last
 ``STATE``        ``LOADED | PRESENT | DIRTY`` + ``FLIGHT`` per encoding under way
 ``SECTION``...   per section: block in the arena (-1: none), number of entries, size class
-...              per list: newest dropped tile (DISTINCT), ``NOTHING`` if none was
+...              per list: newest dropped tile (DISTINCT) or time (EVENTS), ``NOTHING`` if none was
 ===============  =========================================================================
 
 ``index`` int64[2**k] maps hashes to slots: 0 is empty, else the upper 32 bits of the hash

@@ -67,6 +67,7 @@ class StateTable:
         self._layout_hash = np.uint64(plan.fingerprint).view(np.int64)
         self._real = np.array([t is CellType.FLOAT for t in plan.input_types], dtype=np.uint8)
         self._need = _words_needed(plan)
+        self._scratch: I64 = np.empty(_scratch_needed(plan), dtype=np.int64)
         self._width = SECTION + 3 * plan.sections + len(plan.lists)
         self._row_bytes = 256
         self._sequence = 0
@@ -178,7 +179,7 @@ class StateTable:
                 inputs, valid, masks, table,
                 outcome, dirty, progress,
                 fired.event, fired.trigger, fired.cells, fired.valid, fired.status,
-                event, usable, passed, joined, fires,
+                event, usable, passed, joined, fires, self._scratch,
             )  # fmt: skip
             chunks.append(_first_rows(fired, int(progress[applying.N_FIRED])))
             progress[applying.N_FIRED] = 0
@@ -225,7 +226,7 @@ class StateTable:
         )
         finalize_slots(
             self._slots, self._arena, _plain(slots, np.int32), t.rings, t.accumulators, t.lists,
-            t.features, t.defaults, t.ttl_ns, times, int(isinstance(at, str)),
+            t.features, t.defaults, t.ttl_ns, times, int(isinstance(at, str)), self._scratch,
             result.cells, result.valid, result.status,
         )  # fmt: skip
         return result
@@ -353,8 +354,17 @@ def _words_needed(plan: Plan) -> int:
     ]
     for state in plan.lists:
         entry = DISTINCT_WORDS if state.kind is ListKind.DISTINCT else LAST_WORDS
-        words.append(1 << size_class(state.bound * entry))
+        most = state.bound * entry
+        if state.kind is ListKind.EVENTS:
+            most = spacious(state.bound + 1, entry)
+        words.append(1 << size_class(most))
     return int(sum(words))
+
+
+def _scratch_needed(plan: Plan) -> int:
+    """Words that counting the different values of an events list takes at most."""
+    bounds = [s.bound for s in plan.lists if s.kind is ListKind.EVENTS and s.input >= 0]
+    return 1 << int(size_class(2 * max(bounds, default=0)))
 
 
 def _grown(array: A, at_least: int) -> A:

@@ -29,10 +29,11 @@ from tests.reference.state import Event, ReferenceState, bits_of
 # Without the compiler, NumPy scalars warn where 64-bit kernels are meant to wrap or overflow.
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[2] / "schemas" / "examples" / "row-v1.json").read_text("utf-8")
-)
-CASES = GOLDEN["rows"]
+EXAMPLES = Path(__file__).parents[2] / "schemas" / "examples"
+GOLDEN = [
+    json.loads((EXAMPLES / name).read_text("utf-8"))
+    for name in ("row-v1.json", "row-v1-events.json")
+]
 
 
 def plan_of(value: dict[str, Any]) -> Plan:
@@ -82,29 +83,30 @@ def events_of(case: dict[str, Any]) -> list[Event]:
     ]  # fmt: skip
 
 
-PLAN = plan_of(GOLDEN["plan"])
+CASES = [(plan_of(golden["plan"]), case) for golden in GOLDEN for case in golden["rows"]]
+each_case = pytest.mark.parametrize(("plan", "case"), CASES, ids=[c["key"] for _, c in CASES])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c["key"])
-def test_golden_bytes_are_written(case: dict[str, Any]) -> None:
+@each_case
+def test_golden_bytes_are_written(plan: Plan, case: dict[str, Any]) -> None:
     golden = bytes.fromhex("".join(case["row"]))
     stored: dict[bytes, bytes] = {}
-    feed(StateTable(PLAN), events_of(case), stored)
+    feed(StateTable(plan), events_of(case), stored)
     assert stored == {case["key"].encode(): golden}
-    reference = ReferenceState(PLAN)
+    reference = ReferenceState(plan)
     reference.apply(events_of(case))
-    assert encode_row(PLAN, reference.rows[case["key"].encode()]) == golden
-    assert encode_row(PLAN, decode_row(PLAN, golden)) == golden
+    assert encode_row(plan, reference.rows[case["key"].encode()]) == golden
+    assert encode_row(plan, decode_row(plan, golden)) == golden
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c["key"])
-def test_golden_bytes_are_read(case: dict[str, Any]) -> None:
-    table = StateTable(PLAN)
+@each_case
+def test_golden_bytes_are_read(plan: Plan, case: dict[str, Any]) -> None:
+    table = StateTable(plan)
     slots = table.lookup(*pack_keys([case["key"].encode()])).slots
     assert table.load(slots, [bytes.fromhex("".join(case["row"]))]) == []
     for read in case["reads"]:
         got = table.finalize(slots, np.array([read["at_ns"]], dtype=np.int64))
-        for feature, status in zip(PLAN.features, got.status[0], strict=True):
+        for feature, status in zip(plan.features, got.status[0], strict=True):
             expected = read["features"][feature.name]
             span = slice(feature.cell, feature.cell + feature.width)
             cells = [
@@ -116,8 +118,8 @@ def test_golden_bytes_are_read(case: dict[str, Any]) -> None:
 
 
 def test_the_description_in_the_file_is_the_rows_content() -> None:
-    for case in CASES:
-        row = decode_row(PLAN, bytes.fromhex("".join(case["row"])))
+    for plan, case in CASES:
+        row = decode_row(plan, bytes.fromhex("".join(case["row"])))
         content = case["content"]
         assert [row.time, row.known, row.offset] == [
             content["event_time_ns"], content["known_time_ms"], content["source_offset"]

@@ -51,8 +51,9 @@ def make_plan(rng: random.Random) -> Plan:
         slide = rng.choice((1, 7, 10, 60))
         window = slide * rng.randint(1, 5) + (rng.randint(0, slide) if rng.random() < 0.5 else 0)
         width = math.gcd(window, slide)
-        rings.append(Ring(width, (window + slide) // width))
-        _aggregates(rng, r, window, slide, accumulators, features)
+        delay = rng.choice((0, 0, width * rng.randint(0, 9)))
+        rings.append(Ring(width, (window + slide + delay) // width))
+        _aggregates(rng, r, window, slide, delay, accumulators, features)
         for _ in range(rng.randint(0, 2)):
             source = rng.choice((0, 1, 3))
             bound = rng.choice((1, 2, 3, 8, 50))
@@ -63,6 +64,8 @@ def make_plan(rng: random.Random) -> Plan:
     ttl = rng.choice((0, 0, 500, 2000))
     for _ in range(rng.randint(0 if rings else 1, 2)):
         _last(rng, ttl, lists, features)
+    for _ in range(rng.randint(0, 2)):
+        _exact(rng, len(rings), lists, accumulators, features)
     return Plan(
         view="fuzz", entity="key", entity_type="string", source="events", ttl_ns=ttl,
         inputs=tuple(f"x{i}" for i in range(len(INPUTS))), input_types=INPUTS, input_scales=SCALES,
@@ -78,13 +81,13 @@ def _mask(rng: random.Random) -> int:
 
 def _feature(
     op: FeatureOp, window: int, slide: int, a: int, b: int, source: int, scale: int,
-    *, width: int = 1, default: float = NAN,
+    *, width: int = 1, default: float = NAN, delay: int = 0,
 ) -> Feature:  # fmt: skip
-    return Feature("f", op, window, slide, a, b, 0, width, INPUTS[source], scale, default)
+    return Feature("f", op, window, slide, a, b, 0, width, INPUTS[source], scale, default, delay)
 
 
 def _aggregates(
-    rng: random.Random, ring: int, window: int, slide: int,
+    rng: random.Random, ring: int, window: int, slide: int, delay: int,
     accumulators: list[Accumulator], features: list[Feature],
 ) -> None:  # fmt: skip
     for _ in range(rng.randint(0, 4)):
@@ -95,7 +98,7 @@ def _aggregates(
         default = rng.choice((NAN, NAN, 7.0))
         if op is FeatureOp.COUNT:
             accumulators.append(Accumulator(ring, AccOp.COUNT, rng.choice((-1, source)), mask))
-            features.append(_feature(op, window, slide, a, -1, 0, 0))
+            features.append(_feature(op, window, slide, a, -1, 0, 0, delay=delay))
             continue
         kind = {
             FeatureOp.MIN: AccOp.MIN_FLOAT if real else AccOp.MIN_INT,
@@ -106,7 +109,9 @@ def _aggregates(
         if b >= 0:
             accumulators.append(Accumulator(ring, AccOp.COUNT, source, mask))
         scale = SCALES[source]
-        features.append(_feature(op, window, slide, a, b, source, scale, default=default))
+        features.append(
+            _feature(op, window, slide, a, b, source, scale, default=default, delay=delay)
+        )
 
 
 def _last(rng: random.Random, ttl: int, lists: list[ListState], features: list[Feature]) -> None:
@@ -129,6 +134,48 @@ def _last(rng: random.Random, ttl: int, lists: list[ListState], features: list[F
     )
 
 
+def _exact(
+    rng: random.Random, rings: int, lists: list[ListState],
+    accumulators: list[Accumulator], features: list[Feature],
+) -> None:  # fmt: skip
+    """An events list, and windows over it that reach as far as its horizon or less far."""
+    source, mask, bound = rng.choice((-1, 0, 1, 2, 3, 4)), _mask(rng), rng.choice((1, 2, 5, 300))
+    horizon = rng.choice((1, 10, 60, 300))
+    type_ = CellType.INT if source < 0 else INPUTS[source]
+    section = rings + len(lists)
+    lists.append(ListState(ListKind.EVENTS, -1, source, mask, bound, horizon, type_))
+    ops = [FeatureOp.COUNT]
+    if source >= 0:
+        ops += [FeatureOp.DISTINCT]
+    if source in (0, 1, 2, 4):
+        ops += [*list(FeatureOp)[1:6], FeatureOp.LAST]
+    for op in rng.choices(ops, k=rng.randint(1, 3)):
+        delay = rng.choice((0, 0, rng.randint(0, horizon - 1)))
+        window = rng.choice((horizon - delay, rng.randint(1, horizon - delay)))
+        default, scale = rng.choice((NAN, 7.0)), SCALES[source] if source >= 0 else 0
+        if op in (FeatureOp.DISTINCT, FeatureOp.LAST):
+            n = rng.choice((1, 3)) if op is FeatureOp.LAST else 1
+            shown = (source, scale) if op is FeatureOp.LAST else (0, 0)
+            made = _feature(
+                op, window, 0, len(lists) - 1, -1, *shown, width=n, default=default, delay=delay
+            )
+            features.append(made)
+            continue
+        real = type_ is CellType.FLOAT
+        kind = {
+            FeatureOp.COUNT: AccOp.COUNT,
+            FeatureOp.MIN: AccOp.MIN_FLOAT if real else AccOp.MIN_INT,
+            FeatureOp.MAX: AccOp.MAX_FLOAT if real else AccOp.MAX_INT,
+        }.get(op, AccOp.SUM_FLOAT if real else AccOp.SUM_INT)
+        a, b = len(accumulators), -1
+        accumulators.append(Accumulator(section, kind, source, mask))
+        if op not in (FeatureOp.COUNT, FeatureOp.SUM):
+            b = a + 1
+            accumulators.append(Accumulator(section, AccOp.COUNT, source, mask))
+        shown = (source, scale) if op is not FeatureOp.COUNT else (0, 0)
+        features.append(_feature(op, window, 0, a, b, *shown, default=default, delay=delay))
+
+
 def _placed(features: list[Feature]) -> tuple[Feature, ...]:
     placed, cell = [], 0
     for i, f in enumerate(features):
@@ -145,6 +192,7 @@ def _placed(features: list[Feature]) -> tuple[Feature, ...]:
                 f.type,
                 f.scale,
                 f.default,
+                f.delay_ns,
             )
         )
         cell += f.width

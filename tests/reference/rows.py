@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from pipeline.features.plan import AccOp, CellType, ListKind, Plan
+from pipeline.features.plan import AccOp, CellType, ListKind, ListState, Plan
 from tests.reference.hash import xxh64
 from tests.reference.state import FLOATS, Number, Row, bits_of, tile_of
 
@@ -38,7 +38,9 @@ def encode_row(plan: Plan, row: Row) -> bytes:
             for op, cell in zip(ops, tiles[tile], strict=True):
                 body += _cell(op, cell)
     for i, state in enumerate(plan.lists):
-        body += _distinct(plan, row, i) if state.kind is ListKind.DISTINCT else _last(plan, row, i)
+        body += {ListKind.DISTINCT: _distinct, ListKind.LAST: _last, ListKind.EVENTS: _events}[
+            state.kind
+        ](plan, row, i)
     header = struct.pack(
         "<2sBBIQqqqQ", b"FR", 1, 0, 48 + len(body), plan.fingerprint,
         row.time, row.known, row.offset, 0,
@@ -80,6 +82,23 @@ def _last(plan: Plan, row: Row, i: int) -> bytes:
         if plan.lists[i].type is CellType.FLOAT:
             out += struct.pack("<q", bits_of(float(value)))
         else:
+            out += varint(zigzag(int(value)))
+    return out
+
+
+def _events(plan: Plan, row: Row, i: int) -> bytes:
+    state, dropped = plan.lists[i], row.dropped[i]
+    out = varint(len(row.last[i])) + (b"\0" if dropped is None else b"\1" + varint(zigzag(dropped)))
+    before: tuple[int, int] | None = None
+    for time, offset, value in row.last[i]:
+        if before is None:
+            out += varint(row.time - time) + varint(row.offset - offset)
+        else:
+            out += varint(time - before[0]) + varint(zigzag(offset - before[1]))
+        before = time, offset
+        if state.type is CellType.FLOAT:
+            out += struct.pack("<q", bits_of(float(value)))
+        elif state.input >= 0:
             out += varint(zigzag(int(value)))
     return out
 
@@ -145,6 +164,9 @@ def _read_list(plan: Plan, row: Row, i: int, read: _Reader) -> None:
     state = plan.lists[i]
     count = read.varint()
     row.dropped[i] = read.signed() if read.varint() else None
+    if state.kind is ListKind.EVENTS:
+        _read_events(state, row, row.last[i], count, read)
+        return
     value = 0
     for k in range(count):
         if state.kind is ListKind.LAST:
@@ -158,3 +180,20 @@ def _read_list(plan: Plan, row: Row, i: int, read: _Reader) -> None:
         if state.type is CellType.FLOAT:
             typed = struct.unpack("<d", struct.pack("<q", value))[0]
         row.values[i][typed] = tile
+
+
+def _read_events(
+    state: ListState, row: Row, into: list[tuple[int, int, Number]], count: int, read: _Reader
+) -> None:
+    time = offset = 0
+    for k in range(count):
+        if k == 0:
+            time, offset = row.time - read.varint(), row.offset - read.varint()
+        else:
+            time, offset = time + read.varint(), offset + read.signed()
+        value: Number = 0
+        if state.type is CellType.FLOAT:
+            value = read.real()
+        elif state.input >= 0:
+            value = read.signed()
+        into.append((time, offset, value))

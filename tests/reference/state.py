@@ -63,8 +63,9 @@ class Row:
     offset: int
     tiles: list[dict[int, list[Number]]]  # per ring: tile -> a value per accumulator
     values: list[dict[Number, int]]  # per list (DISTINCT): value -> newest tile
-    last: list[list[tuple[int, int, Number]]]  # per list (LAST): (time, offset, value), ascending
-    dropped: list[int | None]  # per list (DISTINCT): newest dropped tile
+    # per list (LAST, EVENTS): (time, offset, value or 0), ascending
+    last: list[list[tuple[int, int, Number]]]
+    dropped: list[int | None]  # per list: newest dropped tile (DISTINCT) or time (EVENTS)
     events: list[Event] = field(default_factory=list)  # applied since the row was last emptied
 
 
@@ -211,8 +212,11 @@ class ReferenceState:
                 cells[k] = fold(a.op, cells[k], value)
 
     def _add_to_list(self, row: Row, i: int, state: ListState, event: Event) -> None:
-        value = event.inputs[state.input]
+        value = 0 if state.input < 0 else event.inputs[state.input]
         assert value is not None
+        if state.kind is ListKind.EVENTS:
+            self._add_to_events(row, i, state, (event.time, event.offset, value))
+            return
         if state.kind is ListKind.LAST:
             row.last[i] = sorted(
                 [*row.last[i], (event.time, event.offset, value)], key=lambda e: e[:2]
@@ -231,6 +235,17 @@ class ReferenceState:
             del known[oldest]
         row.values[i] = known
 
+    def _add_to_events(
+        self, row: Row, i: int, state: ListState, entry: tuple[int, int, Number]
+    ) -> None:
+        kept = [e for e in row.last[i] if e[0] > row.time - state.horizon_ns]
+        kept = sorted([*kept, entry], key=lambda e: e[:2])
+        if len(kept) > state.bound:
+            time = kept.pop(0)[0]
+            dropped = row.dropped[i]
+            row.dropped[i] = time if dropped is None else max(dropped, time)
+        row.last[i] = kept
+
     def _forget_old(self, row: Row) -> None:
         for r in range(len(self.plan.rings)):
             first = self._first_held(r, row.time)
@@ -243,6 +258,9 @@ class ReferenceState:
                 row.dropped[i] = dropped if dropped is not None and dropped >= first else None
             elif state.horizon_ns:
                 row.last[i] = [e for e in row.last[i] if e[0] > row.time - state.horizon_ns]
+                dropped = row.dropped[i]
+                if dropped is not None and dropped <= row.time - state.horizon_ns:
+                    row.dropped[i] = None
 
     # ---- finalize
 
@@ -262,14 +280,29 @@ class ReferenceState:
         return cells
 
     def _start(self, feature: Feature, at: int) -> int:
+        return self._end(feature, at) - feature.window_ns
+
+    def _end(self, feature: Feature, at: int) -> int:
         floor = at // feature.slide_ns * feature.slide_ns if feature.slide_ns else at
-        return floor - feature.window_ns
+        return floor - feature.delay_ns
+
+    def _between(self, row: Row, feature: Feature, i: int, at: int) -> list[Number]:
+        start, end = self._start(feature, at), self._end(feature, at)
+        return [value for time, _, value in row.last[i] if start < time <= end]
+
+    def _missed(self, row: Row, i: int, start: int) -> Status:
+        dropped = row.dropped[i]
+        missed = i >= 0 and dropped is not None and dropped > start
+        return Status.DEGRADED if missed else Status.PRESENT
 
     def _feature(self, row: Row, feature: Feature, at: int) -> list[Cell]:
         if feature.op is FeatureOp.LAST:
             return self._last(row, feature, at)
         start = self._start(feature, at)
         if feature.op is FeatureOp.DISTINCT:
+            if self.plan.lists[feature.a].kind is ListKind.EVENTS:
+                values = set(self._between(row, feature, feature.a, at))
+                return [(len(values), self._missed(row, feature.a, start))]
             ring = self.plan.rings[self.plan.lists[feature.a].ring]
             tiles = row.values[feature.a].values()
             dropped = row.dropped[feature.a]
@@ -277,26 +310,38 @@ class ReferenceState:
             count = sum(k * ring.width_ns >= start for k in tiles)
             return [(count, Status.DEGRADED if missed else Status.PRESENT)]
         a = self.plan.accumulators[feature.a]
-        x = self._combined(row, a, start)
+        x = self._combined(row, feature, a, at)
+        sections = [a.ring]
         broken = (a.op is AccOp.SUM_INT and x == POISON) or math.isnan(x)
         y: Number = 1
         if feature.b >= 0:
             b = self.plan.accumulators[feature.b]
-            y = self._combined(row, b, start)
+            y = self._combined(row, feature, b, at)
+            sections.append(b.ring)
             broken = broken or (b.op is AccOp.SUM_INT and y == POISON) or math.isnan(y)
         if broken:
             return [(None, Status.DEGRADED)]
+        lists = [s - len(self.plan.rings) for s in sections if s >= len(self.plan.rings)]
+        kept = max((self._missed(row, i, start) for i in lists), default=Status.PRESENT)
         if y == 0:
-            return [(self._default(feature), Status.PRESENT)]
-        return [self._value(feature, x, y)]
+            return [(self._default(feature), kept)]
+        value, status = self._value(feature, x, y)
+        return [(value, max(status, kept))]
 
-    def _combined(self, row: Row, accumulator: Accumulator, start: int) -> Number:
-        ring = accumulator.ring
+    def _combined(self, row: Row, feature: Feature, accumulator: Accumulator, at: int) -> Number:
+        ring, start = accumulator.ring, self._start(feature, at)
+        if ring >= len(self.plan.rings):
+            total: Number = START[accumulator.op]
+            for value in self._between(row, feature, ring - len(self.plan.rings), at):
+                one = 1 if accumulator.op is AccOp.COUNT else value
+                total = fold(accumulator.op, total, one)
+            return total
+        end = self._end(feature, at) if feature.delay_ns else math.inf
         column = self.accumulators[ring].index(accumulator)
         width = self.plan.rings[ring].width_ns
         cell: Number = START[accumulator.op]
         for tile in sorted(row.tiles[ring]):
-            if tile * width >= start:
+            if tile * width >= start and (tile + 1) * width <= end:
                 cell = fold(accumulator.op, cell, row.tiles[ring][tile][column])
         return cell
 
@@ -318,15 +363,20 @@ class ReferenceState:
         entries = [
             value for time, _, value in row.last[feature.a] if self._in(feature, time, at, horizon)
         ]
+        status = Status.PRESENT
+        if self.plan.lists[feature.a].kind is ListKind.EVENTS:
+            entries = self._between(row, feature, feature.a, at)
+            if len(entries) < feature.width:
+                status = self._missed(row, feature.a, self._start(feature, at))
         cells: list[Cell] = []
         for k in range(feature.width):
             if k >= len(entries):
-                cells.append((self._default(feature), Status.PRESENT))
+                cells.append((self._default(feature), status))
                 continue
             value = entries[-1 - k]
             if feature.type is CellType.DECIMAL:
                 value = float(Fraction(int(value), 10**feature.scale))
-            cells.append((value, Status.PRESENT))
+            cells.append((value, status))
         return cells
 
     def _in(self, feature: Feature, time: int, at: int, horizon: int) -> bool:

@@ -122,6 +122,20 @@ def test_worst_case_is_not_below_a_real_row(features: Path) -> None:
     assert row_bytes(view.plan) == header + ring + kept
 
 
+def test_plan_names_exact_and_delayed_windows(
+    features: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exact = """    features={
+        "visits": pp.count().over("2d", bound=100),
+        "known_spend": pp.sum("spent").over("7d", delay="14d"),
+"""
+    features.write_text(APP.replace("    features={\n", exact))
+    assert main(["plan", f"{features}:app"]) == 0
+    text = capsys.readouterr().out
+    for says in ("exact", "7d, 14d ago", "events()", "100 events of 2d", "4,096 events of 21d"):
+        assert says in text, says
+
+
 def test_plan_of_an_unknown_view(features: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", f"{features}:app", "--view", "shop"]) == 2
     assert "error: no view 'shop'; did you mean 'shops'?" in capsys.readouterr().err

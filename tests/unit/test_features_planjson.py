@@ -54,6 +54,7 @@ PLANS = st.builds(
             TYPES,
             I64,
             DEFAULTS,
+            st.one_of(st.just(0), I64),
         ),
         max_size=3,
     ).map(tuple),

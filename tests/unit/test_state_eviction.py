@@ -201,13 +201,14 @@ def test_a_key_without_events_is_missing_and_encodes_to_nothing() -> None:
 def test_kernels_and_plans_number_things_alike() -> None:
     for acc in plans.AccOp:
         assert getattr(tiles, acc.name) == acc
-    assert (lists.DISTINCT, lists.LAST) == (plans.ListKind.DISTINCT, plans.ListKind.LAST)
+    for kind in plans.ListKind:
+        assert getattr(lists, kind.name) == kind
     for op in plans.FeatureOp:
         assert getattr(finalize, f"OP_{op.name}") == op
     for status in Status:
         assert getattr(finalize, f"S_{status.name}") == status
     for outcome in Outcome:
         assert getattr(applying, outcome.name) == outcome
-    for kind in TriggerKind:
-        assert getattr(applying, kind.name) == kind
+    for trigger in TriggerKind:
+        assert getattr(applying, trigger.name) == trigger
     assert (finalize.INT, finalize.FLOAT, finalize.DECIMAL) == (0, 1, 2)

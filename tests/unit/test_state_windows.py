@@ -34,10 +34,12 @@ SEEDS = range(120) if JIT_ENABLED else range(30)
 
 
 def inside(feature: Feature, time: int, at: int) -> bool:
-    """Window (floor(T, slide) - window, T]."""
+    """Window (floor(T, slide) - window, T]; exact without a slide, moved back by a delay."""
     if not feature.window_ns:
         return True
-    return at // feature.slide_ns * feature.slide_ns - feature.window_ns < time <= at
+    floor = at // feature.slide_ns * feature.slide_ns if feature.slide_ns else at
+    end = floor - feature.delay_ns if feature.delay_ns else at
+    return floor - feature.delay_ns - feature.window_ns < time <= end
 
 
 def chosen(plan: Plan, events: list[Event], source: int, mask: int) -> list[Number]:
