@@ -5,14 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from typing import Any
 
 import faust
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from mode.threads import WorkerThread
 
 from pipeline.app.application import App
 
 __all__ = ["run_app"]
 
 _LOOP_CLOSED = "Event loop is closed"
+
+
+class _EndsWithTheProcess(WorkerThread):  # type: ignore[misc]  # mode is not typed
+    """Faust's consumer thread. A worker that is stopped while this one starts forgets it, and a
+    thread that is not a daemon would then keep the process for ever."""
+
+    def __init__(self, service: Any, **options: Any) -> None:
+        super().__init__(service, **options)
+        self.daemon = True
 
 
 def run_app(app: App, *, log_level: str | None = "INFO", web_port: int | None = None) -> None:
@@ -32,6 +44,7 @@ def run_app(app: App, *, log_level: str | None = "INFO", web_port: int | None = 
         quiet=True,
     )
     worker.spinner = None  # it draws on a pipe too
+    AIOKafkaConsumerThread.Worker = _EndsWithTheProcess
     app.on_plane_failure = lambda: asyncio.ensure_future(worker.stop())
     try:
         worker.execute_from_commandline()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = ["PlaneService"]
 log = logging.getLogger(__name__)
 
 LAG_INTERVAL_S = 1.0
+REFUSED_INTERVAL_S = 10.0
 STOP_TIMEOUT_S = 10.0
 
 
@@ -51,6 +53,9 @@ class PlaneService(mode.Service):
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._working = False
+        self._refused: Counter[str] = Counter()
+        self._refused_at = 0.0
         self.failure: BaseException | None = None
 
     async def on_start(self) -> None:
@@ -62,7 +67,9 @@ class PlaneService(mode.Service):
     async def on_stop(self) -> None:
         """Finish the running batch, leave the group."""
         self._stopping.set()
-        if self._thread is not None:
+        if self._thread is not None and not self._working:
+            log.info("stopped before the data plane was ready")  # a compilation cannot be stopped
+        elif self._thread is not None:
             await asyncio.to_thread(self._thread.join, STOP_TIMEOUT_S)
             if self._thread.is_alive():
                 log.error("the data plane did not stop within %g s", STOP_TIMEOUT_S)
@@ -70,6 +77,7 @@ class PlaneService(mode.Service):
     def _main(self) -> None:
         try:
             plane = self._build()
+            self._working = True
             try:
                 plane.start()
                 self._work(plane)
@@ -125,6 +133,7 @@ class PlaneService(mode.Service):
         counted = self._registry
         if step.resets:
             counted.counter(metrics.REWINDS, "reset").add(step.resets)
+        self._tell_refused(step)
         for topic, reasons in step.rejected.items():
             for reason, records in reasons.items():
                 counted.counter(metrics.DEAD_LETTERED, topic, reason).add(records)
@@ -145,6 +154,17 @@ class PlaneService(mode.Service):
                 counted.counter(metrics.BYTES_WRITTEN, name).add(len(view.write.rows.rows))
                 for outcome, records in view.outcomes.items():
                     counted.counter(metrics.OUTCOMES, name, outcome).add(records)
+
+    def _tell_refused(self, step: Step) -> None:
+        """A line about dead letters, at most every ten seconds."""
+        for reasons in step.rejected.values():
+            self._refused.update(reasons)
+        now = time.monotonic()
+        if self._refused and now >= self._refused_at:
+            told = ", ".join(f"{reason} {n:,}" for reason, n in self._refused.most_common())
+            log.warning("records went to the dead-letter topic: %s", told)
+            self._refused.clear()
+            self._refused_at = now + REFUSED_INTERVAL_S
 
     def _observe_lag(self, plane: DataPlane) -> None:
         lag = plane.lag()

@@ -51,6 +51,10 @@ def warm_up(topics: Sequence[Topic]) -> None:
                 [v.write for v in staged.views], [v.marker for v in staged.views]
             )
             partition.settle(staged)
+        for view in partition.views:
+            view.table.max_bytes = 0
+            view.table.evict()
+            view.table.compact()
 
 
 def sample_batch(stream: EventStream, offset: int) -> BinaryBatch:

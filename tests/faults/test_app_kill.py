@@ -124,3 +124,17 @@ def test_terminate_under_load(chaos: Chaos) -> None:
     assert eventually(lambda: "assigned payments" in chaos.shop.log_of(heir), 30)
     chaos.settle()
     chaos.seen.append(f"exit 0 in {took:.1f} s, heir assigned in {time.monotonic() - after:.1f} s")
+
+
+@pytest.mark.fault("F6", "SIGTERM while starting", "exit 0 within 10 s")
+def test_terminate_while_starting(chaos: Chaos) -> None:
+    took = []
+    for delay in (0.0, 0.9, 1.0, 1.1, 1.5):
+        worker = chaos.start()
+        chaos.wait_for(worker, "[^Worker]: Starting")
+        time.sleep(delay)
+        started = time.monotonic()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(10) == 0, chaos.shop.last_words()
+        took.append(time.monotonic() - started)
+    chaos.seen.append(f"exit 0 in at most {max(took):.1f} s")

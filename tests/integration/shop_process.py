@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -21,10 +22,11 @@ import pyarrow as pa
 import redis
 from redis.exceptions import RedisError
 
-from pipeline.config import BrokerConfig
+from pipeline.app.outputs import TopicNames
+from pipeline.config import AppConfig, BrokerConfig
 from pipeline.embedded.process import free_port
 from pipeline.ingest.batch import TopicPartition
-from pipeline.ingest.scan import scan
+from pipeline.ingest.scan import ScannedRecord, scan
 from pipeline.produce.publisher import Publisher
 from pipeline.produce.topics import ensure_topic
 from pipeline.store.keys import marker_key, partition_tag, row_key
@@ -178,7 +180,8 @@ class Shop:
         """
         markers = self.markers()
         ends = {m.partition: m.next_offset for m in markers}
-        replay, records = self._replay(ends if unfinished else None)
+        log, changes, requests = self._scan()
+        replay, records = self._replay(log, ends if unfinished else None)
         rows, expected = self.rows(), replay.rows("spending")
         wrong = [
             f"row of {key!r} differs"
@@ -186,8 +189,8 @@ class Shop:
             if rows.get(key) != expected.get(key)
         ]
         wrong += _compare_markers(markers, replay.markers("spending"), records)
-        wrong += self._compare_changes(replay, unfinished)
-        wrong += self._compare_requests(replay, unfinished)
+        wrong += self._compare_changes(replay, changes, unfinished)
+        wrong += self._compare_requests(replay, requests, unfinished)
         return Verdict(records, len(rows), wrong)
 
     def stop(self) -> None:
@@ -200,10 +203,19 @@ class Shop:
     def _log(self, number: int) -> Path:
         return self.directory / f"worker-{number}.log"
 
-    def _replay(self, ends: Mapping[int, int] | None) -> tuple[Driver, int]:
+    def _scan(self) -> list[list[ScannedRecord]]:
+        """All records of the topic, of the changed rows, of the requests."""
+        names = TopicNames.of(self.app, AppConfig())
+        topics = [self.topic, names.changes(self.view.name), names.requests(self.trigger.name)]
+        with ThreadPoolExecutor(len(topics)) as pool:
+            return list(pool.map(lambda topic: list(scan(self.properties, topic)), topics))
+
+    def _replay(
+        self, found: list[ScannedRecord], ends: Mapping[int, int] | None
+    ) -> tuple[Driver, int]:
         log, records = MemoryLog(), 0
         log.create(self.topic, PARTITIONS)
-        for record in scan(self.properties, self.topic):
+        for record in found:
             if ends is None or record.offset < ends.get(record.partition, 0):
                 records += 1
                 log.records(TopicPartition(self.topic, record.partition)).append(
@@ -215,15 +227,11 @@ class Shop:
         replay.run()
         return replay, records
 
-    def _outputs(self, replay: Driver, topic: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """What the workers sent, repetitions included, and what the replay sent."""
-        sent = (record.value for record in scan(self.properties, topic))
-        expected = (value for _, _, value in replay.publisher.sent.get(topic, []))
-        return _table(sent), _table(expected)
-
-    def _compare_changes(self, replay: Driver, unfinished: bool) -> list[str]:
+    def _compare_changes(
+        self, replay: Driver, found: list[ScannedRecord], unfinished: bool
+    ) -> list[str]:
         """A changed row that was sent twice is the same row; the last of each key is the row's."""
-        sent, expected = self._outputs(replay, replay.names.changes("spending"))
+        sent, expected = _outputs(found, replay, replay.names.changes(self.view.name))
         if expected.is_empty():
             return []
         sent = sent.unique()
@@ -235,9 +243,11 @@ class Shop:
         ]
         return [] if unfinished or last[0].equals(last[1]) else ["the last changed rows differ"]
 
-    def _compare_requests(self, replay: Driver, unfinished: bool) -> list[str]:
+    def _compare_requests(
+        self, replay: Driver, found: list[ScannedRecord], unfinished: bool
+    ) -> list[str]:
         """Repetitions dropped, the requests are those of the replay."""
-        sent, expected = self._outputs(replay, replay.names.requests(self.trigger.name))
+        sent, expected = _outputs(found, replay, replay.names.requests(self.trigger.name))
         if expected.is_empty():
             return []
         keys = ["source_partition", "source_offset"]
@@ -246,6 +256,14 @@ class Shop:
         if unfinished:
             sent = sent.join(expected, on=keys, how="semi").sort(keys)
         return [] if sent.equals(expected) else ["the requests differ"]
+
+
+def _outputs(
+    found: list[ScannedRecord], replay: Driver, topic: str
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What the workers sent, repetitions included, and what the replay sent."""
+    expected = (value for _, _, value in replay.publisher.sent.get(topic, []))
+    return _table(record.value for record in found), _table(expected)
 
 
 def _table(messages: Iterable[bytes | None]) -> pl.DataFrame:
