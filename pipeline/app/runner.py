@@ -15,16 +15,22 @@ from pipeline.app.application import App
 
 __all__ = ["run_app"]
 
+THREAD_STOP_S = 3.0
 _LOOP_CLOSED = "Event loop is closed"
 
 
-class _EndsWithTheProcess(WorkerThread):  # type: ignore[misc]  # mode is not typed
-    """Faust's consumer thread. A worker that is stopped while this one starts forgets it, and a
-    thread that is not a daemon would then keep the process for ever."""
+class _EndsWithTheProcess(WorkerThread):
+    """Faust's consumer thread, which carries nothing of ours. A worker that is stopped while this
+    one starts either forgets it or waits for it, and it for the worker: both for ever."""
 
     def __init__(self, service: Any, **options: Any) -> None:
         super().__init__(service, **options)
         self.daemon = True
+
+    def stop(self) -> None:
+        """Wait for its end, not for ever."""
+        if self.is_stopped.wait(THREAD_STOP_S):
+            self.join(THREAD_STOP_S)
 
 
 def run_app(app: App, *, log_level: str | None = "INFO", web_port: int | None = None) -> None:
