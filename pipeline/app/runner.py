@@ -51,6 +51,7 @@ def run_app(app: App, *, log_level: str | None = "INFO", web_port: int | None = 
     )
     worker.spinner = None  # it draws on a pipe too
     AIOKafkaConsumerThread.Worker = _EndsWithTheProcess
+    AIOKafkaConsumerThread.shutdown_timeout = THREAD_STOP_S
     app.on_plane_failure = lambda: asyncio.ensure_future(worker.stop())
     try:
         worker.execute_from_commandline()
