@@ -33,7 +33,8 @@ help:
 	@echo '  make test         all tests; those that need a server or data say why they skip'
 	@echo '                    (one file: make test ARGS=tests/unit/test_kernels_hash.py)'
 	@echo '  make test-plain   the kernel tests with every kernel left uncompiled'
-	@echo '  make faults       only the tests that kill, cut and stall things'
+	@echo '  make faults       the tests that kill, cut and stall things, long forms too; a table in'
+	@echo '                    build/faults.json (make faults ARGS="--seed 7"; ARGS=--short)'
 	@echo '  make bench        the benchmarks (one: make bench ARGS=decode)'
 	@echo '  make check        lint, types, contracts: what a reviewer would ask for'
 	@echo
@@ -48,14 +49,14 @@ demo: $(INSTALLED)-demo
 	@$(BIN)/pipeline demo $(ARGS)
 
 test: $(INSTALLED)-test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-plain: $(INSTALLED)-test
 	@PIPELINE_JIT=off $(BIN)/python -m pytest -q tests/unit -k 'kernels or state' \
 	  -W 'ignore:overflow encountered:RuntimeWarning' $(ARGS)
 
 faults: $(INSTALLED)-test
-	@$(BIN)/python -m pytest tests/faults $(ARGS)
+	@$(BIN)/python -m tests.faults.run $(ARGS)
 
 bench: $(INSTALLED)-test
 	@for name in $(if $(ARGS),$(ARGS),$(basename $(notdir $(wildcard tests/bench/[!_]*.py)))); do \

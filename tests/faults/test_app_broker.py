@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
 
 @pytest.mark.fault("F7", "Kafka restarts", "goes on by itself; no busy loop meanwhile")
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("how", [pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGKILL"])
 def test_restart(chaos: Chaos, how: str) -> None:
     worker, node = chaos.start(), chaos.cluster.node
     chaos.publish(300)
@@ -30,7 +30,7 @@ def test_restart(chaos: Chaos, how: str) -> None:
         else:
             node.kill()
         used, since = cpu_seconds(worker), time.monotonic()
-        time.sleep(3)
+        time.sleep(2)
         share = (cpu_seconds(worker) - used) / (time.monotonic() - since)
         node.start()
         chaos.progress(200)
@@ -41,7 +41,7 @@ def test_restart(chaos: Chaos, how: str) -> None:
 
 
 @pytest.mark.fault("F8", "Kafka is frozen", "goes on by itself, nothing twice")
-@pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [5, pytest.param(30, marks=pytest.mark.slow)])
 def test_frozen(chaos: Chaos, seconds: int) -> None:
     worker, node = chaos.start(), chaos.cluster.node
     chaos.publish(300)
@@ -56,6 +56,7 @@ def test_frozen(chaos: Chaos, seconds: int) -> None:
     assert worker.poll() is None
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F21", "retention overtakes a worker that was away", "named stop, exit 2")
 def test_retention(chaos: Chaos) -> None:
     worker = chaos.start()
@@ -73,6 +74,7 @@ def test_retention(chaos: Chaos) -> None:
     assert _held(chaos) == before
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F21", "Redis and the start of the log are both gone", "named stop, exit 2")
 def test_retention_and_empty_store(chaos: Chaos) -> None:
     """Rows cannot be computed again from a log that lacks its start; a fresh start would lie."""
@@ -92,7 +94,7 @@ def test_retention_and_empty_store(chaos: Chaos) -> None:
 
 
 @pytest.mark.fault("F21", "the topic is deleted and created again", "named stop, exit 2")
-@pytest.mark.parametrize("when", ["away", "running"])
+@pytest.mark.parametrize("when", [pytest.param("away", marks=pytest.mark.slow), "running"])
 def test_recreated_topic(chaos: Chaos, when: str) -> None:
     worker = chaos.start()
     chaos.publish(600)
@@ -113,6 +115,7 @@ def test_recreated_topic(chaos: Chaos, when: str) -> None:
     assert _held(chaos) == before, "records of another topic were applied"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F21", "partitions are added", "refused: keys would change their partition")
 @pytest.mark.parametrize("when", ["away", "running"])
 def test_partitions_added(chaos: Chaos, when: str) -> None:

@@ -36,6 +36,7 @@ def test_overload(chaos: Chaos, events: int) -> None:
     chaos.seen.append(f"{before:.0f} -> at most {largest:.0f} MiB, drained in {took:.1f} s")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F24", "another application with a view of the same name", "refuses, exit 2")
 def test_other_application(chaos: Chaos) -> None:
     worker = chaos.start()
@@ -47,6 +48,7 @@ def test_other_application(chaos: Chaos) -> None:
     assert worker.poll() is None
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F24", "the same application from another Kafka into the same Redis",
                    "the second stops with a named error; the first stays exact")  # fmt: skip
 def test_other_cluster(chaos: Chaos, embedded_servers: EmbeddedServers) -> None:

@@ -92,14 +92,34 @@ def suffer(chaos: Chaos, link: Proxy, faults: list[Fault], **settings: str) -> N
 
 
 @pytest.mark.fault("F9", "cut, silent, slow and bytewise link to Kafka", "exact; no thread leak")
-def test_kafka_link(chaos: Chaos) -> None:
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [cut, half_open],
+        pytest.param(
+            [cut, half_open, half_close, slow, bytewise, cut_anywhere], marks=pytest.mark.slow
+        ),
+    ],
+    ids=len,
+)
+def test_kafka_link(chaos: Chaos, faults: list[Fault]) -> None:
     chaos.shop.worker_brokers = chaos.cluster.proxied
-    suffer(chaos, chaos.cluster.link, [cut, half_open, half_close, slow, bytewise, cut_anywhere])
+    suffer(chaos, chaos.cluster.link, faults)
 
 
 @pytest.mark.fault("F10", "the same on the link to Redis; reply lost after EXEC", "applied once")
-def test_redis_link(chaos: Chaos) -> None:
-    suffer(
-        chaos, chaos.link,
-        [replies_lost, cut, half_open, half_close, slow, bytewise, cut_within, cut_anywhere],
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [replies_lost, cut_within],
+        pytest.param(
+            [
+                replies_lost, cut, half_open, half_close, slow, bytewise, cut_within, cut_anywhere,
+            ],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=len,
+)  # fmt: skip
+def test_redis_link(chaos: Chaos, faults: list[Fault]) -> None:
+    suffer(chaos, chaos.link, faults)

@@ -35,7 +35,7 @@ def restart(chaos: Chaos, away_s: float = 1.0) -> None:
 
 @pytest.mark.fault("F11", "SIGKILL Redis that keeps an append-only file", "nothing lost, exact")
 @pytest.mark.parametrize("chaos", [True], indirect=True, ids=["aof"])
-@pytest.mark.parametrize("fsync", ["everysec", "always"])
+@pytest.mark.parametrize("fsync", ["everysec", pytest.param("always", marks=pytest.mark.slow)])
 def test_kill_with_file(chaos: Chaos, client: redis.Redis, fsync: str) -> None:
     worker = chaos.start()
     client.config_set("appendfsync", fsync)
@@ -60,6 +60,7 @@ def test_kill_without_file(chaos: Chaos) -> None:
 
 
 @pytest.mark.fault("F12", "Redis comes back with an older copy", "exact after the replay")
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["away", "running"])
 def test_rollback(chaos: Chaos, client: redis.Redis, when: str) -> None:
     worker = chaos.start()
@@ -103,6 +104,9 @@ def test_resynchronisation(chaos: Chaos, client: redis.Redis, tmp_path: Path) ->
     assert worker.poll() is None
 
 
+Fault = Callable[[redis.Redis], Callable[[], object]]
+
+
 def out_of_memory(client: redis.Redis) -> Callable[[], object]:
     """Returns what ends it."""
     client.config_set("maxmemory", 1)
@@ -131,7 +135,7 @@ def busy(client: redis.Redis) -> Callable[[], object]:
     return end
 
 
-def refused(chaos: Chaos, faults: list[Callable[[redis.Redis], Callable[[], object]]]) -> None:
+def refused(chaos: Chaos, faults: list[Fault]) -> None:
     """Nothing is written, skipped or dead-lettered meanwhile; then it goes on."""
     client = redis.Redis.from_url(chaos.shop.redis_url)
     worker = chaos.start()
@@ -156,6 +160,7 @@ def test_out_of_memory(chaos: Chaos) -> None:
     refused(chaos, [out_of_memory])
 
 
+@pytest.mark.slow  # its short form is in test_store_faults.py
 @pytest.mark.fault("F15", "Redis is read-only, lacks replicas, or is busy", "as F13")
 def test_refusals(chaos: Chaos) -> None:
     refused(chaos, [read_only, no_replicas, busy])
@@ -177,6 +182,7 @@ def flip(client: redis.Redis, key: bytes) -> None:
     client.set(key, bytes(value))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F17", "a flipped bit in a row, marker or lease", "named stop; never decoded")
 def test_flipped_bit(chaos: Chaos, client: redis.Redis) -> None:
     worker = chaos.start()

@@ -265,7 +265,7 @@ def test_no_server_names_the_address_and_hides_the_password() -> None:
         with pytest.raises(StoreUnavailableError, match=r"me:\*\*\*@127\.0\.0\.1:1/0") as error:
             call()
         assert "secret" not in str(error.value)
-        assert "PIPELINE_STORE__URL" in str(error.value)
+        assert "store.url" in str(error.value)
     assert redacted("unix:///run/redis.sock?password=x") == "unix:///run/redis.sock"
     for wrong in ("http://host", "localhost:6379", "", "redis://host:port"):
         with pytest.raises(ConfigurationError):
