@@ -82,7 +82,7 @@ def test_rebalance_storm(chaos: Chaos, seconds: int) -> None:
     chaos.publish(500)
     chaos.shop.wait_until_consumed(500)
     members = [threading.Thread(target=_member, args=(chaos, i, seconds)) for i in range(2)]
-    with chaos.load(400):
+    with chaos.load(250):
         for member in members:
             member.start()
         for member in members:
