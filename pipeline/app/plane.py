@@ -152,7 +152,7 @@ class DataPlane:
     def step(self) -> Step:
         """Read one batch a partition, apply, send out, commit; or mend what is broken.
 
-        Raises what cannot be mended here: :class:`CorruptRowError`, :class:`LogTruncatedError`,
+        Raises what cannot be mended here: :class:`LogTruncatedError`, a marker that cannot be read,
         :class:`FencedError` where another's lease was in the way for minutes.
         """
         self._resets = 0
@@ -201,7 +201,8 @@ class DataPlane:
         for partition, batch in staged:
             try:
                 partition.store.begin_commit(
-                    [v.write for v in batch.views if len(v.slots)], [v.marker for v in batch.views]
+                    [write for v in batch.views for write in v.writes],
+                    [v.marker for v in batch.views],
                 )
                 begun.append((partition, batch))
             except (UnavailableError, FencedError) as error:

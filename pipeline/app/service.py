@@ -152,6 +152,8 @@ class PlaneService(mode.Service):
                 counted.histogram(metrics.FRESHNESS, name).observe(age_s)
                 counted.counter(metrics.ROWS_WRITTEN, name).add(len(view.slots))
                 counted.counter(metrics.BYTES_WRITTEN, name).add(len(view.write.rows.rows))
+                if view.quarantined is not None:
+                    counted.counter(metrics.CORRUPT_ROWS, name).add(len(view.quarantined.rows))
                 for outcome, records in view.outcomes.items():
                     counted.counter(metrics.OUTCOMES, name, outcome).add(records)
 

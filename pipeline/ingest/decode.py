@@ -12,7 +12,9 @@ import numpy.typing as npt
 from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.errors import DefinitionError
 from pipeline.ingest.batch import BinaryBatch, EventBatch, Reason
+from pipeline.ingest.entity import KEY_TYPES
 from pipeline.ingest.fieldtable import FieldTable
+from pipeline.ingest.tombstones import accept as accept_tombstones
 from pipeline.kernels import checks
 from pipeline.kernels import json as kernel
 
@@ -168,6 +170,7 @@ class JsonDecoder:
             self._earliest_ns,
             events.reason,
         )
+        accept_tombstones(events, [KEY_TYPES[self._key.type]])
 
 
 def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
