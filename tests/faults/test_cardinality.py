@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,9 +109,8 @@ def batch(offsets: I64, users: I64) -> BinaryBatch:
     """Events of equal length: the n-th click of a user says how many it had in ``n``, always 1."""
     n = len(offsets)
     names = (users[:, None] // 10 ** np.arange(DIGITS - 1, -1, -1) % 10 + 48).astype(np.uint8)
-    parts = [HEAD, names, MIDDLE + b"1" + TAIL]
-    columns = [p if isinstance(p, np.ndarray) else np.tile(np.frombuffer(p, np.uint8), (n, 1))
-               for p in parts]  # fmt: skip
+    head, tail = (np.frombuffer(part, dtype=np.uint8) for part in (HEAD, MIDDLE + b"1" + TAIL))
+    columns = [np.tile(head, (n, 1)), names, np.tile(tail, (n, 1))]
     payload = np.concatenate(columns, axis=1)
     width = payload.shape[1]
     return BinaryBatch(
@@ -172,7 +172,7 @@ def counts(url: str, users: I64) -> list[tuple[int, int]]:
     with FeatureClient(url) as client:
         query = client.prepare(["clicks:n", "clicks:sum"])
         keys = [f"{u:0{DIGITS}d}" for u in users.tolist()]
-        table = query.read({"user": keys}, at="event")
+        table: Any = query.read({"user": keys}, at="event")
     return list(zip(table["n"].to_pylist(), table["sum"].to_pylist(), strict=True))
 
 
