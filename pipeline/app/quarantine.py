@@ -1,4 +1,4 @@
-"""Stored rows that fail their checks: told, copied aside, and left alone until somebody mends them."""
+"""Stored rows that fail their checks: told of, copied aside, left alone until they are mended."""
 
 from __future__ import annotations
 

@@ -166,8 +166,9 @@ class EventBatch:
 
     @property
     def tombstones(self) -> U8:
-        """uint8[n], 1 where a record deletes its entity as of ``event_time``; its columns are void."""
-        return ((self.binary.value_null != 0) & (self.reason == Reason.OK)).view(np.uint8)
+        """uint8[n]: 1 where a record deletes its entity as of ``event_time``; its columns are void."""
+        found: U8 = ((self.binary.value_null != 0) & (self.reason == Reason.OK)).view(np.uint8)
+        return found
 
     def rejects(self) -> Rejects:
         """The rows that cannot be applied."""

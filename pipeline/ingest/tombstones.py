@@ -1,8 +1,8 @@
 """Tombstones: records with a key and a null value, which delete the key's entity.
 
-Every decoder leaves them out of its parsing and calls :func:`accept` in the end. A tombstone that is
-accepted has reason OK, :attr:`EventBatch.tombstones` marks it, its event time is its broker time and its
-columns mean nothing.
+Every decoder leaves them out of its parsing and calls :func:`accept` in the end. A tombstone that
+is accepted has reason OK, :attr:`EventBatch.tombstones` marks it, its event time is its broker time
+and its columns mean nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _ALONE = {
 def accept(events: EventBatch, key_types: Sequence[str]) -> None:
     """Settle what the checks of the envelope left as ``Reason.TOMBSTONE``.
 
-    ``key_types`` are the types of the key's parts, as in :mod:`pipeline.ingest.entity`. A key that no
-    event of the stream could have is KEY_MISMATCH. Without broker time nobody knows which events
+    ``key_types`` are the types of the key's parts, as in :mod:`pipeline.ingest.entity`. A key that
+    no event of the stream could have is KEY_MISMATCH. Without broker time nobody knows which events
     are older: the reason stays TOMBSTONE.
     """
     batch = events.binary

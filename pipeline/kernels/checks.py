@@ -40,8 +40,9 @@ def admit(
 ) -> None:
     """Write TOO_LARGE, EMPTY, NO_KEY, MISROUTED, TOMBSTONE or 0 into ``reason`` uint8[n].
 
-    TOMBSTONE is a null value with whose envelope nothing else is wrong. A value whose bytes were left out (``value_size`` over the slice) is too large whatever the
-    limit is; so is a record whose key is longer than ``MAX_KEY_BYTES``.
+    TOMBSTONE is a null value with nothing else wrong. A value whose bytes were left out
+    (``value_size`` over the slice) is too large whatever the limit is; so is a record whose key is
+    longer than ``MAX_KEY_BYTES``.
     """
     for i in range(len(reason)):
         size = value_offsets[i + 1] - value_offsets[i]

@@ -1,6 +1,6 @@
 """Whether bytes are a key that an entity can have: the test of a key that comes without an event.
 
-A key is one part, or several joined by | with \\ before every \\ and | inside a part. Forms of parts:
+A key is one part, or several joined by | with \\ before every \\ and | inside a part. Forms:
 
 INTEGER  an int64 in ASCII decimal: no + and no leading zero, no -0
 TEXT     UTF-8
@@ -94,7 +94,7 @@ def _is_part(form: Int, data: U8, start: Int, end: Int) -> bool:
 
 @bare
 def _part_end(data: U8, p: Int, end: Int) -> Int:
-    """Position of the | that ends the part at ``p``, or ``end``; -1 for a \\ that escapes nothing."""
+    """Position of the | after the part at ``p``, or ``end``; -1 for a \\ that escapes nothing."""
     while p < end and data[p] != _BAR:
         if data[p] == _BACKSLASH:
             p += 1
