@@ -12,8 +12,9 @@ import pytest
 from pipeline.cli import main
 from pipeline.cli.keys import key_columns
 from pipeline.cli.produce import read_events
+from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.errors import ConfigurationError
-from tests.unit.test_app_keys import CONTRACT, driver_of
+from tests.unit.test_app_keys import driver_of
 
 SOME = uuid.UUID(int=3)
 
@@ -69,9 +70,10 @@ def test_read_of_a_key_of_several_fields(
 
 
 def test_bytes_of_a_text_file_are_base64(tmp_path: Path) -> None:
-    path = tmp_path / "some.jsonl"
+    fields = (Field("src", FieldType.STRING), Field("token", FieldType.BYTES))
+    contract, path = Contract("c", 1, fields), tmp_path / "some.jsonl"
     path.write_text('{"src":"a","token":"AHw="}\n{"src":"b","token":""}\n')
-    assert read_events(path, CONTRACT)["token"].to_list() == [b"\0|", b""]
+    assert read_events(path, contract)["token"].to_list() == [b"\0|", b""]
     path.write_text('{"src":"a","token":"A"}\n')
     with pytest.raises(ConfigurationError, match=r"some\.jsonl: token is not base64"):
-        read_events(path, CONTRACT)
+        read_events(path, contract)
