@@ -135,7 +135,7 @@ class _Number(str):
 
 
 def read_json(contract: Contract, value: bytes) -> dict[str, Any]:
-    """Fields of one JSON object; raises :class:`RefusedError` with ``decode``, ``schema``, ``range``."""
+    """Fields of one JSON object; :class:`RefusedError` says ``decode``, ``schema`` or ``range``."""
     document = _document(contract, value)
     fields: dict[str, Any] = {}
     reasons = []
