@@ -21,6 +21,8 @@ KINDS = {
     FieldType.BOOL: "bool",
     FieldType.STRING: "string",
     FieldType.TIMESTAMP: "time",
+    FieldType.UUID: "string",
+    FieldType.BYTES: "bytes",
 }
 FRAMES: dict[str, Any] = {
     "int": pl.Int64(),
@@ -28,6 +30,7 @@ FRAMES: dict[str, Any] = {
     "decimal": pl.Float64(),
     "bool": pl.Boolean(),
     "string": pl.String(),
+    "bytes": pl.Binary(),
     "time": pl.Datetime("ns", "UTC"),
 }
 
