@@ -26,7 +26,7 @@ class Hold:
         return source in self._paused
 
     def change(self, topics: Iterable[str], broken: Collection[TopicPartition]) -> None:
-        """Hold these topics from now on; ``broken`` partitions are resumed by whoever mends them."""
+        """Hold these topics from now on; ``broken`` partitions are for their mender to resume."""
         self._topics = frozenset(topics)
         for source in [s for s in self._paused if s.topic not in self._topics]:
             self._paused.discard(source)

@@ -32,8 +32,8 @@ PAUSE_S = 0.02  # between looks at a full channel while there is nothing else to
 class PlaneService(mode.Service):
     """Starts a thread with the data plane, stops it, and reports what it does.
 
-    An agent that does not keep up holds back the topics of its view, and nothing else: the plane goes
-    on polling, beating and reading the other topics.
+    An agent that does not keep up holds back the topics of its view, and nothing else: the plane
+    goes on polling, beating and reading the other topics.
 
     ``build`` makes the plane (on the thread: it waits for servers); ``deliver`` takes
     (view name, changed rows) on the event loop. An error of the plane is kept in ``failure``; then

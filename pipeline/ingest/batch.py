@@ -166,7 +166,7 @@ class EventBatch:
 
     @property
     def tombstones(self) -> U8:
-        """uint8[n]: 1 where a record deletes its entity as of ``event_time``; its columns are void."""
+        """uint8[n]: 1 where a record deletes its entity as of ``event_time``, with void columns."""
         found: U8 = ((self.binary.value_null != 0) & (self.reason == Reason.OK)).view(np.uint8)
         return found
 
