@@ -119,7 +119,7 @@ def test_a_full_channel_holds_its_topic_back_while_the_plane_polls_beats_and_rea
             polls += 1
             return works(*args)
 
-        source.lane.poll = poll  # type: ignore[method-assign]
+        source.lane.poll = poll  # type: ignore[assignment,method-assign]
         running = service(lambda: source.plane, slow, lambda: None)
         await running.start()
         await until(lambda: consumed("visits") > 0)

@@ -68,7 +68,7 @@ def test_tombstones_take_their_broker_time(rows: list[tuple[bytes, int]]) -> Non
     stamps = np.array([stamp for _, stamp in rows], dtype=np.int64)
     data = np.frombuffer(b"".join(keys) + b"\0", dtype=np.uint8).copy()
     spelling.accept_tombstones(data, offsets, forms_of(["int64"]), stamps, reason, times)
-    assert [Reason(r) for r in reason] == [settle_tombstone(k, ["int64"], t) for k, t in rows]
+    assert [Reason(int(r)) for r in reason] == [settle_tombstone(k, ["int64"], t) for k, t in rows]
     for time, stamp, code in zip(times.tolist(), stamps.tolist(), reason.tolist(), strict=True):
         assert time == (-5 if code == Reason.TOMBSTONE else stamp * 10**6)
 
