@@ -40,7 +40,7 @@ def drive(*events: tuple[int, int | None]) -> Driver:
     log.create("visits", 1)
     for at, page in events:
         value = json.dumps({"user": "u", "page": page, "at": at}).encode()
-        log.append("visits", b"u", value, START // 10**6)
+        log.append("visits", b"u", value, at // 10**6)
     driver = Driver([VIEW], log=log, clock=Clock(START // 10**6))
     driver.run()
     return driver
