@@ -89,7 +89,9 @@ class StoreConfig(_Slice):
 
     section: ClassVar[str] = "store"
     url: str = setting(
-        "redis://127.0.0.1:6379/0", "redis://, rediss://, unix:// or memory://", secret=True
+        "redis://127.0.0.1:6379/0",
+        "redis://, rediss://, unix://, redis-cluster://host:port,host:port or memory://",
+        secret=True,
     )
     timeout_ms: int = setting(10_000, "longest wait for the store to answer", minimum=1)
     check_interval_ms: int = setting(

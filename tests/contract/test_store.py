@@ -24,6 +24,8 @@ from pipeline.store.marker import Marker
 from pipeline.store.memory import MemoryStore
 from pipeline.store.partition import PartitionStore, RowRead, RowWrite, Store
 from pipeline.store.redis import RedisStore
+from pipeline.store.rediscluster import ClusterStore
+from tests.rediscluster import ClusterServers
 
 SOURCE = TopicPartition("views", 3)
 TAG = partition_tag("shop", SOURCE)
@@ -77,7 +79,7 @@ def server() -> Iterator[EmbeddedRedis]:
     server.close()
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
     if request.param == "memory":
         memory = MemoryStore()
@@ -85,6 +87,13 @@ def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
         return
     import redis
 
+    if request.param == "cluster":
+        cluster: ClusterServers = request.getfixturevalue("redis_cluster")
+        spread = ClusterStore(cluster.url, timeout_ms=5_000)
+        with cluster.client() as all_nodes:
+            yield Bed(spread, lambda key, value: all_nodes.set(key, value), cluster.flush)
+        spread.close()
+        return
     server = request.getfixturevalue("server")
     client = redis.Redis.from_url(server.url)
     client.flushall()
