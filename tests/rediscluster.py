@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import redis
 
@@ -69,11 +70,9 @@ class ClusterServers:
         """Start and join them."""
         for server in self.servers:
             server.start()
-        subprocess.run(
-            ["redis-cli", "--cluster", "create", *(f"{LOOPBACK}:{p}" for p in self.ports)]
-            + ["--cluster-yes"],
-            check=True, capture_output=True, timeout=60,
-        )  # fmt: skip
+        nodes = [f"{LOOPBACK}:{port}" for port in self.ports]
+        joining = ["redis-cli", "--cluster", "create", *nodes, "--cluster-yes"]
+        subprocess.run(joining, check=True, capture_output=True, timeout=60)
         self.wait()
         return self
 
@@ -90,9 +89,10 @@ class ClusterServers:
             time.sleep(0.05)
 
     @contextlib.contextmanager
-    def node(self, number: int) -> Iterator[redis.Redis]:
+    def node(self, number: int) -> Iterator[Any]:
         """A client of one node alone."""
         with redis.Redis(host=LOOPBACK, port=self.ports[number]) as client:
+            client.set_response_callback("CLUSTER GETKEYSINSLOT", lambda keys, **_: keys)
             yield client
 
     def client(self) -> redis.RedisCluster:
@@ -149,9 +149,11 @@ class Move:
 
     def __init__(self, cluster: ClusterServers, slot: int, source: int, target: int) -> None:
         self.cluster, self.slot, self.source, self.target = cluster, slot, source, target
+        self.done = True
 
     def begin(self) -> None:
         """The target imports, the source migrates."""
+        self.done = False
         with self.cluster.node(self.source) as old, self.cluster.node(self.target) as new:
             ids = [client.execute_command("CLUSTER MYID").decode() for client in (old, new)]
             new.execute_command("CLUSTER SETSLOT", self.slot, "IMPORTING", ids[0])
@@ -168,7 +170,10 @@ class Move:
         return len(chosen)
 
     def end(self) -> None:
-        """Move what is left; from here on the target serves the slot."""
+        """Move what is left; from here on the target serves the slot. Again is nothing."""
+        if self.done:
+            return
+        self.done = True
         while self.keys(1000):
             pass
         with self.cluster.node(self.target) as new:

@@ -28,8 +28,9 @@ class EmbeddedRedis:
     (``appendfsync always``), so :meth:`stop` or :meth:`kill` followed by :meth:`start` brings
     back the same data at the same address; otherwise the server starts empty. ``directory``
     holds the append-only file and outlives the server; by default it is a temporary one that
-    :meth:`close` removes. ``settings`` are further ones of redis.conf. Raises MissingExtraError when there is no ``redis-server``,
-    StoreUnavailableError when it does not come up.
+    :meth:`close` removes. ``settings`` are further ones of redis.conf. Raises
+    MissingExtraError when there is no ``redis-server``, StoreUnavailableError when it does not
+    come up.
     """
 
     def __init__(

@@ -16,9 +16,8 @@ from urllib.parse import urlsplit
 import redis
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import Connection, SSLConnection, parse_url
-from redis.exceptions import RedisError
 
-from pipeline.errors import ConfigurationError, StoreUnavailableError
+from pipeline.errors import ConfigurationError, StoreUnavailableError, UnsafeStoreError
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.clusterreader import ClusterReader
 from pipeline.store.fence import RedisPartition
@@ -26,6 +25,7 @@ from pipeline.store.keys import partition_tag
 from pipeline.store.partition import Fetched, RowRead, StoreInfo
 from pipeline.store.redis import HashFields
 from pipeline.store.redislink import (
+    FAILURES,
     RedisLink,
     link_options,
     open_link,
@@ -44,6 +44,7 @@ CLUSTER_SCHEMES = {"redis-cluster": "redis", "rediss-cluster": "rediss"}
 """Scheme of a cluster's address -> that of its nodes."""
 
 _PORT = 6379
+_NO_CLUSTER = "Cluster mode is not enabled"
 
 
 class ClusterStore:
@@ -194,7 +195,7 @@ class _Topology:
         try:
             if again and had:
                 client.nodes_manager.initialize()
-        except RedisError:
+        except FAILURES:
             # All nodes that were known are gone: those of the address may know the others.
             self._client = None
             client.close()
@@ -215,10 +216,17 @@ class _Topology:
                 require_full_coverage=False,  # the slots that are served go on
                 **self._options,
             )
-        except RedisError as error:
+        except FAILURES as error:
             # RedisClusterException says that no node answered; its cause says why.
             why = error.__cause__
-            raise unavailable(self._address, why if isinstance(why, Exception) else error) from error
+            if _NO_CLUSTER in str(why):
+                raise UnsafeStoreError(
+                    f"the store at {self._address} is no Redis Cluster: its address begins with "
+                    "redis:// or rediss://"
+                ) from error
+            raise unavailable(
+                self._address, why if isinstance(why, Exception) else error
+            ) from error
 
 
 class _ClusterFields(HashFields):

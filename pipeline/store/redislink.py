@@ -21,7 +21,7 @@ from redis.connection import (
     SSLConnection,
     UnixDomainSocketConnection,
 )
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
 from redis.retry import Retry
 
 from pipeline.errors import PipelineError, StoreUnavailableError, UnsafeStoreError
@@ -30,6 +30,7 @@ from pipeline.store.replies import error_of
 from pipeline.store.wire import ServerError
 
 __all__ = [
+    "FAILURES",
     "RedisLink",
     "link_options",
     "open_link",
@@ -42,6 +43,9 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+FAILURES = (RedisError, RedisClusterException)
+"""What redis-py raises; the second is of no family."""
 
 _OLDEST = (6, 2)
 _SAFE_POLICY = "noeviction"
@@ -212,7 +216,7 @@ def translated(address: str, call: Callable[P, R], *args: P.args, **kwargs: P.kw
     """What ``call`` returns; an error of redis-py is raised as one of ours."""
     try:
         return call(*args, **kwargs)
-    except RedisError as error:
+    except FAILURES as error:
         raise unavailable(address, error) from error
 
 
