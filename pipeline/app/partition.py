@@ -15,6 +15,7 @@ from pipeline.errors import CorruptRowError, LogTruncatedError
 from pipeline.features.derive import Derivation
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import EventBatch, TopicPartition
+from pipeline.ingest.lane import Position
 from pipeline.state.batch import Fired, Outcome, TriggerKind, TriggerTables
 from pipeline.state.table import StateTable
 from pipeline.store.keys import partition_tag
@@ -152,7 +153,13 @@ class Partition:
     @property
     def next_offset(self) -> int:
         """The lowest marker: where the partition has to be read from."""
-        return min(v.marker.next_offset for v in self.views)
+        return self.position.offset
+
+    @property
+    def position(self) -> Position:
+        """The lowest marker and its leader epoch; of equal ones the newest epoch."""
+        lowest = min((v.marker for v in self.views), key=lambda m: (m.next_offset, -m.leader_epoch))
+        return Position(lowest.next_offset, lowest.leader_epoch)
 
     def stage(self, events: EventBatch, now_ms: int) -> StagedBatch:
         """Apply a batch to the cached rows; nothing leaves the process.

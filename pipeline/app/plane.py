@@ -24,7 +24,7 @@ from pipeline.errors import (
 from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import TopicPartition
 from pipeline.ingest.decode import JsonDecoder
-from pipeline.ingest.lane import END, Lane
+from pipeline.ingest.lane import END, Lane, Position
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Store
 
@@ -283,16 +283,17 @@ class DataPlane:
             try:
                 self._register()
                 start = self._open(partition)
-                self._lane.seek(source, start)
+                self._lane.seek(source, start.offset, start.leader_epoch)
                 self._lane.resume([source])
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
                 continue
             del self._trouble[source]
-            log.info("%s: reading again from offset %d", source, start)
+            log.info("%s: reading again from offset %d", source, start.offset)
 
-    def _open(self, partition: Partition) -> int:
-        """Open a partition; the offset to read from. The log must still hold it."""
+    def _open(self, partition: Partition) -> Position:
+        """Open a partition; where to read from. The log must still hold it, and what was before:
+        the lane compares the leader epoch of the last record that was read with the broker's."""
         # Only the start is looked at: a marker beyond the end makes the lane stop at its first
         # fetch, and an end that is asked for may lag behind (the embedded broker's does).
         low, _ = self._lane.watermarks(partition.source)
@@ -303,11 +304,11 @@ class DataPlane:
                 f"group has an offset) and the log starts at {low}, too late to compute them "
                 "again. Restore the store or the log, or use a new application name"
             )
-        start = partition.next_offset
-        if start < low:
+        start = partition.position
+        if start.offset < low:
             raise LogTruncatedError(
-                f"{partition.source}: the marker is at offset {start} but the log starts at {low}; "
-                "events in between are gone. Restore the log, or backfill the views"
+                f"{partition.source}: the marker is at offset {start.offset} but the log starts at "
+                f"{low}; events in between are gone. Restore the log, or backfill the views"
             )
         for state in partition.views:
             if (
@@ -321,8 +322,8 @@ class DataPlane:
                 )
         return start
 
-    def _assigned(self, sources: list[TopicPartition]) -> Mapping[TopicPartition, int]:
-        starts: dict[TopicPartition, int] = {}
+    def _assigned(self, sources: list[TopicPartition]) -> Mapping[TopicPartition, Position]:
+        starts: dict[TopicPartition, Position] = {}
         for source in sources:
             topic = self._topics[source.topic]
             if source.partition >= topic.partitions:
@@ -345,8 +346,8 @@ class DataPlane:
             except (UnavailableError, FencedError) as error:
                 # Kept, though broken: what comes from its end is left until it is mended.
                 self._doubt(partition, error)
-                starts[source] = END
-        log.info("assigned %s", ", ".join(f"{s} from {o}" for s, o in starts.items()))
+                starts[source] = Position(END)
+        log.info("assigned %s", ", ".join(f"{s} from {p.offset}" for s, p in starts.items()))
         return starts
 
     def _revoked(self, sources: list[TopicPartition], lost: bool) -> None:

@@ -53,7 +53,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         }
         directory = tmp_path_factory.mktemp("faulty-kafka")
         with KafkaNode(KAFKA_LIBRARIES, directory=directory, port=port, settings=settings) as node:
-            yield Cluster(node, proxy, f"{LOOPBACK}:{proxy.port}")
+            yield Cluster(node, directory, proxy, f"{LOOPBACK}:{proxy.port}")
 
 
 def _lasting_port() -> int:
