@@ -97,6 +97,15 @@ class StoreConfig(_Slice):
     check_interval_ms: int = setting(
         1_000, "how often leases and markers are compared with the store", minimum=10
     )
+    replay_horizon_ms: int = setting(
+        7 * 86_400_000,
+        "rows stay in the store for their ttl and this much longer: more than the age of the "
+        "oldest copy of it that you would restore, plus how late events come",
+        minimum=0,
+    )
+    sweep_keys_per_s: int = setting(
+        1_000, "keys looked at for rows that a killed worker left; 0: none", minimum=0
+    )
 
 
 @dataclass(frozen=True)

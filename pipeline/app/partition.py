@@ -16,7 +16,7 @@ from pipeline.features.derive import Derivation
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import EventBatch, TopicPartition
 from pipeline.ingest.lane import Position
-from pipeline.state.batch import Fired, Outcome, TriggerKind, TriggerTables
+from pipeline.state.batch import Fired, Leaving, Outcome, TriggerKind, TriggerTables
 from pipeline.state.table import StateTable
 from pipeline.store.keys import partition_tag
 from pipeline.store.lease import Lease
@@ -171,12 +171,17 @@ class Partition:
             events, [self._stage_view(v, events, now_ms) for v in self.views], reported
         )
 
-    def settle(self, staged: StagedBatch) -> None:
-        """The batch is committed: its rows may be evicted, its markers hold."""
+    def settle(self, staged: StagedBatch) -> list[tuple[int, Leaving]]:
+        """The batch is committed: its rows may be evicted, its markers hold.
+
+        Returns the rows that left the cache and may expire, by fingerprint.
+        """
+        gone: list[tuple[int, Leaving]] = []
         for state, done in zip(self.views, staged.views, strict=True):
             state.marker = done.marker
             state.table.settle(done.slots)
-            state.table.evict()
+            gone.append((state.plan.view.plan.fingerprint, state.table.evict_rows()))
+        return gone
 
     def beat(self, now_ms: int) -> list[Marker]:
         """Markers that say a quiet partition was read up to ``now_ms``."""

@@ -154,10 +154,8 @@ class PortableLane:
         self._members.arrived(source)
 
     def _seek(self, consumer: Any, source: TopicPartition, to: Position) -> None:
-        target = confluent_kafka.TopicPartition(
-            source.topic, source.partition, to.offset,
-            leader_epoch=to.leader_epoch if to.leader_epoch >= 0 else None,
-        )  # fmt: skip
+        known: dict[str, Any] = {"leader_epoch": to.leader_epoch} if to.leader_epoch >= 0 else {}
+        target = confluent_kafka.TopicPartition(source.topic, source.partition, to.offset, **known)
         deadline = time.monotonic() + _QUERY_TIMEOUT_S
         while True:
             try:

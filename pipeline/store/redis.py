@@ -24,6 +24,7 @@ from pipeline.store.redislink import (
     verify_server,
 )
 from pipeline.store.registry import Registry
+from pipeline.store.sweep import RedisSweeper
 from pipeline.store.transaction import Scratch, warm_up
 
 __all__ = ["HashFields", "RedisStore", "redacted"]
@@ -70,6 +71,10 @@ class RedisStore:
     def fetch(self, reads: Sequence[RowRead]) -> list[Fetched]:
         """Answers to all ``reads`` in one round trip."""
         return self._reader.fetch(reads)
+
+    def sweeper(self, app: str) -> RedisSweeper:
+        """A sweeper over the rows of ``app``."""
+        return RedisSweeper(app, lambda: [self._open_link], self._address)
 
     def verify(self) -> None:
         """Refuse a server that is too old, a replica, or may evict state."""

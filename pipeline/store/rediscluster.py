@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,6 +37,7 @@ from pipeline.store.redislink import (
 )
 from pipeline.store.registry import Registry
 from pipeline.store.slots import Node, SlotMap, key_slot
+from pipeline.store.sweep import RedisSweeper
 from pipeline.store.transaction import Scratch, warm_up
 
 __all__ = ["CLUSTER_SCHEMES", "ClusterStore"]
@@ -94,6 +96,15 @@ class ClusterStore:
     def fetch(self, reads: Sequence[RowRead]) -> list[Fetched]:
         """Answers to all ``reads``; all nodes are asked at once."""
         return self._reader.fetch(reads)
+
+    def sweeper(self, app: str) -> RedisSweeper:
+        """A sweeper over the rows of ``app``, one node after the other."""
+
+        def masters() -> list[Callable[[], RedisLink]]:
+            nodes = self._topology.newer(self._topology.current()).nodes
+            return [partial(self._open_link, node) for node in nodes]
+
+        return RedisSweeper(app, masters, self._address)
 
     def verify(self) -> None:
         """Refuse a cluster with a master that is too old, may evict state, or serves nothing."""
