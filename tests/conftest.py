@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +82,14 @@ def redis_url(redis_server: str) -> Iterator[str]:
             database.flushdb()
         except RedisError as failure:  # the test may have stopped the server for good
             pytest.fail(f"the test left its Redis unusable: {failure}", pytrace=False)
+
+
+def debuggable() -> dict[str, str]:
+    """Settings of a Redis that takes DEBUG commands; before version 7 every one does."""
+    program = shutil.which("redis-server")
+    shown = subprocess.run([program or "redis-server", "--version"], capture_output=True, text=True)
+    old = re.search(r"v=[0-6]\.", shown.stdout)
+    return {} if old else {"enable-debug-command": "local"}
 
 
 @pytest.fixture(scope="session")

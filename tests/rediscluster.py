@@ -45,7 +45,6 @@ class ClusterServers:
                         "cluster-config-file": "nodes.conf",
                         "cluster-require-full-coverage": "no",
                         "save": "",
-                        "enable-debug-command": "local",
                         **(settings or {}),
                     },
                 )

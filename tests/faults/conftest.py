@@ -20,7 +20,7 @@ import pytest
 from pipeline.embedded.kafka import KafkaNode
 from pipeline.embedded.process import LOOPBACK
 from pipeline.embedded.redis import EmbeddedRedis
-from tests.conftest import KAFKA_LIBRARIES, absent
+from tests.conftest import KAFKA_LIBRARIES, absent, debuggable
 from tests.faults.chaos import Chaos, Cluster
 from tests.faults.proxy import Proxy
 from tests.faults.run import REPORT_VARIABLE, SEED_VARIABLE
@@ -80,7 +80,7 @@ def chaos(
     with EmbeddedRedis(
         directory=directory,
         appendonly=getattr(request, "param", False),
-        settings={"enable-debug-command": "local"},
+        settings=debuggable(),
     ) as server:
         port = int(server.url.rsplit(":", 1)[1])
         with Proxy((LOOPBACK, port)) as link:

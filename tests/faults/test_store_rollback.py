@@ -19,6 +19,7 @@ from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
 from pipeline.store.partition import PartitionStore, RowExpiry, RowWrite
 from pipeline.store.redis import RedisStore
+from tests.conftest import debuggable
 from tests.faults.proxy import Proxy
 
 pytestmark = pytest.mark.redis
@@ -57,7 +58,7 @@ class Server:
     """A Redis whose data can be taken back to a copy while every connection stays open."""
 
     def __init__(self) -> None:
-        self.embedded = EmbeddedRedis(settings={"enable-debug-command": "local"}).start()
+        self.embedded = EmbeddedRedis(settings=debuggable()).start()
         self.client: Any = redis.Redis.from_url(self.embedded.url)
         self.store = RedisStore(self.embedded.url, timeout_ms=3_000)
 
@@ -174,7 +175,7 @@ def test_a_copy_between_two_commits_holds_rows_and_marker_of_one_of_them(server:
         saving = None
         for number in range(1, 200):
             if number == 100:
-                saving = pool.submit(server.client.save)
+                saving = pool.submit(server.copy)
             worker.commit(row(b"%d" % number), [marker(number)])
         assert saving is not None
         saving.result()
