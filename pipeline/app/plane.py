@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from pipeline.app.crashpoints import reach
 from pipeline.app.outputs import TopicNames
-from pipeline.app.partition import Partition, StagedBatch, ViewPlan
+from pipeline.app.partition import Partition, StagedBatch
 from pipeline.app.sender import Sender
+from pipeline.app.topic import Topic, decoder
 from pipeline.errors import (
     ConfigurationError,
     FencedError,
@@ -21,9 +22,7 @@ from pipeline.errors import (
     PipelineError,
     UnavailableError,
 )
-from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import TopicPartition
-from pipeline.ingest.decode import JsonDecoder
 from pipeline.ingest.lane import END, Lane
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Store
@@ -49,35 +48,12 @@ class PlaneSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Topic:
-    """A source topic as the broker describes it, and the views over it."""
-
-    stream: EventStream
-    topic_id: str
-    partitions: int
-    views: tuple[ViewPlan, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Step:
     """What one step did: the batches it committed, dead letters by topic and reason, resets."""
 
     batches: list[StagedBatch]
     rejected: Mapping[str, Mapping[str, int]]
     resets: int
-
-
-def decoder(stream: EventStream, partitions: int) -> JsonDecoder:
-    """The decoder of a stream whose topic has so many partitions."""
-    return JsonDecoder(
-        contract=stream.schema,
-        key_field=stream.key,
-        time_field=stream.time,
-        partitions=partitions,
-        max_future_ms=stream.max_future_ms,
-        earliest_ns=stream.earliest_ns,
-        max_value_bytes=stream.max_value_bytes,
-    )
 
 
 @dataclass
@@ -110,7 +86,7 @@ class DataPlane:
         register: Callable[[], None] = lambda: None,
     ) -> None:
         self._names = names
-        self._topics = {t.stream.topic: t for t in topics}
+        self._topics = {t.topic: t for t in topics}
         self._settings = settings
         self._lane = lane
         self._store = store
@@ -120,7 +96,7 @@ class DataPlane:
         self._register = register
         self._partitions: dict[TopicPartition, Partition] = {}
         self._trouble: dict[TopicPartition, _Trouble] = {}
-        self._decoders = {t.stream.topic: decoder(t.stream, t.partitions) for t in topics}
+        self._decoders = {t.topic: t.decoder() for t in topics}
         self._check_at = 0.0
         self._offsets_at = 0.0
         self._resets = 0
@@ -141,7 +117,7 @@ class DataPlane:
         """
         found: dict[TopicPartition, int] = {}
         for source, partition in self._partitions.items():
-            if partition.views:
+            if partition.markers:
                 try:
                     end = self._lane.watermarks(source)[1]
                 except UnavailableError:
@@ -201,7 +177,7 @@ class DataPlane:
         for partition, batch in staged:
             try:
                 partition.store.begin_commit(
-                    [v.write for v in batch.views if len(v.slots)], [v.marker for v in batch.views]
+                    [v.write for v in batch.views if len(v.slots)], batch.markers
                 )
                 begun.append((partition, batch))
             except (UnavailableError, FencedError) as error:
@@ -229,7 +205,7 @@ class DataPlane:
             self._compare([p for s, p in self._partitions.items() if s not in self._trouble])
         if now >= self._offsets_at:
             self._offsets_at = now + self._settings.commit_interval_ms / 1000
-            offsets = {s: p.next_offset for s, p in self._partitions.items() if p.views}
+            offsets = {s: p.next_offset for s, p in self._partitions.items() if p.markers}
             if offsets:
                 self._lane.commit(offsets)
 
@@ -271,7 +247,7 @@ class DataPlane:
             fenced_at = before.fenced_at if before and before.fenced_at is not None else now
             if now - fenced_at > LONGEST_REFUSAL_S:
                 raise error
-        partition.views = []
+        partition.drop()
         self._resets += 1
         self._trouble[partition.source] = _Trouble(now + pause, pause, fenced_at)
 
@@ -309,14 +285,10 @@ class DataPlane:
                 f"{partition.source}: the marker is at offset {start} but the log starts at {low}; "
                 "events in between are gone. Restore the log, or backfill the views"
             )
-        for state in partition.views:
-            if (
-                state.marker.topic_id
-                and partition.topic_id
-                and state.marker.topic_id != partition.topic_id
-            ):
+        for marker in partition.markers:
+            if marker.topic_id and partition.topic_id and marker.topic_id != partition.topic_id:
                 raise LogTruncatedError(
-                    f"{partition.source}: the marker belongs to topic id {state.marker.topic_id}, "
+                    f"{partition.source}: the marker belongs to topic id {marker.topic_id}, "
                     f"the broker's topic is {partition.topic_id}: it was deleted and created again"
                 )
         return start
@@ -325,7 +297,7 @@ class DataPlane:
         starts: dict[TopicPartition, int] = {}
         for source in sources:
             topic = self._topics[source.topic]
-            if source.partition >= topic.partitions:
+            if source.partition >= topic.partitions and topic.fixed:
                 raise ConfigurationError(
                     f"topic {source.topic!r} got more partitions than the {topic.partitions} it "
                     "had: keys change their partition. Use a new topic, or a new application name "
@@ -338,6 +310,7 @@ class DataPlane:
                 store=self._store.open_partition(self._names.app, source),
                 plans=topic.views,
                 cache_bytes=self._settings.cache_bytes,
+                routing=topic.routes,
             )
             self._partitions[source] = partition
             try:

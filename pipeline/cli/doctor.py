@@ -183,7 +183,7 @@ def _app(name: str, topics: dict[str, int]) -> Iterator[Finding]:
         return
     names = ", ".join(view.name for view in app.views)
     yield Finding("ok", "app", f"{app.conf.id}: views {names}")
-    for topic in dict.fromkeys(view.source.topic for view in app.views):
+    for topic in dict.fromkeys(s.topic for view in app.views for s in view.sources):
         if topic in topics:
             yield Finding("ok", "topic", f"{topic}: {topics[topic]} partitions")
         elif topics:

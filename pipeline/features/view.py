@@ -13,6 +13,7 @@ from pipeline.features.aggregations import Aggregation
 from pipeline.features.compile import check_name, compile_plan
 from pipeline.features.expressions import output_type, serialize
 from pipeline.features.plan import ListKind, Plan
+from pipeline.features.repartition import Repartition, stream_of
 from pipeline.features.stream import EventStream
 from pipeline.units import parse_duration
 
@@ -21,9 +22,12 @@ __all__ = ["Changed", "Changes", "FeatureView", "Trigger", "changed"]
 
 @dataclass(frozen=True, eq=False)
 class FeatureView:
-    """Features of one entity, computed from one stream.
+    """Features of one entity, computed from one stream or several.
 
-    ``entity``    field of the contract that names the entity; the topic's key
+    ``source``    a stream, or a list of streams whose events are taken together: fields by name,
+                  null where a stream lacks one
+    ``entity``    field of the contract that names the entity. Where it is not the topic's key, and
+                  for several streams, the events go through a repartition topic of the application
     ``ttl``       a row expires this long after its last event (None: never)
     ``where``     events for which this is not true are counted as ``filtered``
     ``features``  name -> aggregation, see :mod:`pipeline.features.aggregations`
@@ -32,12 +36,13 @@ class FeatureView:
     """
 
     name: str
-    source: EventStream
+    source: EventStream | Sequence[EventStream]
     entity: str
     features: Mapping[str, Aggregation]
     ttl: str | int | timedelta | None = None
     where: pl.Expr | None = None
     plan: Plan = field(init=False, repr=False)
+    stream: EventStream | Repartition = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -46,8 +51,15 @@ class FeatureView:
             raise DefinitionError(f"{self.name}.ttl", str(error)) from error
         if self.ttl is not None and ttl_ns <= 0:
             raise DefinitionError(f"{self.name}.ttl", "must be longer than 0")
-        plan = compile_plan(self.name, self.source, self.entity, ttl_ns, self.where, self.features)
+        stream = stream_of(self.name, self.source, (self.entity,))
+        plan = compile_plan(self.name, stream, self.entity, ttl_ns, self.where, self.features)
+        object.__setattr__(self, "stream", stream)
         object.__setattr__(self, "plan", plan)
+
+    @property
+    def sources(self) -> tuple[EventStream, ...]:
+        """The streams whose events it is computed from."""
+        return self.stream.sources if isinstance(self.stream, Repartition) else (self.stream,)
 
     @property
     def changes(self) -> Changes:
@@ -111,7 +123,7 @@ class Trigger:
         if isinstance(self.when, Changed):
             object.__setattr__(self, "list_index", self._last_list(where, self.when.column))
         elif self.when is not None:
-            contract = self.view.source.schema
+            contract = self.view.stream.schema
             object.__setattr__(self, "mask", serialize(self.when, contract, f"{where}.when"))
             if output_type(self.when, contract, f"{where}.when") != pl.Boolean():
                 raise DefinitionError(f"{where}.when", "must be true or false")
