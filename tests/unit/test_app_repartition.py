@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -247,7 +247,7 @@ def test_a_worker_that_is_killed_at_any_point_leaves_the_rows_of_the_log(
 
     monkeypatch.setattr(plane, "reach", reach)
     killed = 0
-    while killed < 12:
+    while killed < 8:
         driver = drive(log, store=store, max_records=29)
         try:
             driver.run()
@@ -257,7 +257,7 @@ def test_a_worker_that_is_killed_at_any_point_leaves_the_rows_of_the_log(
     monkeypatch.setattr(plane, "reach", lambda name: None)
     last = drive(log, store=store)
     last.run()
-    assert killed == 12
+    assert killed == 8
     is_a_replay(last, 900)
     equals_the_plain_account(last, made)
     duplicates = sum(m.duplicate for m in last.markers("shops"))
@@ -346,8 +346,8 @@ def test_requests_and_changes_have_positions_of_their_own_that_ascend() -> None:
     for each in found:
         rows = rows_of(each, each.names.requests("every"))
         positions = [(r["source_partition"], r["source_offset"]) for r in rows]
-        assert len(set(positions)) == len(positions) == sum(
-            m.applied for m in each.markers("shops")
+        assert (
+            len(set(positions)) == len(positions) == sum(m.applied for m in each.markers("shops"))
         )
         for partition in range(PARTITIONS):
             mine = [offset for p, offset in positions if p == partition]
@@ -417,9 +417,7 @@ def test_streams_are_taken_together_field_by_field(max_records: int) -> None:
     driver.run()
     again = replayed(driver, of_both(), UNION)
     assert driver.rows("shops") == again.rows("shops") != {}
-    end = max(
-        last_time(sold), *(datetime.fromtimestamp(e["booked"] / 1000, UTC) for e in back)
-    )
+    end = max(last_time(sold), *(datetime.fromtimestamp(e["booked"] / 1000, UTC) for e in back))
     table = pp.FeatureClient(driver.store).prepare(["shops"]).read({"shop": ["a"]}, at=end)
     (row,) = table.to_pylist()
 
@@ -434,7 +432,7 @@ def test_streams_are_taken_together_field_by_field(max_records: int) -> None:
     assert row["users_30d"] == len(mine)
     assert row["broken_30d"] == sum(e["why"] == "broken" for e in theirs) > 0
     assert row["whys_30d"] == len({e["why"] for e in theirs})
-    assert row["good_30d"] == sum(e["good"] for e in theirs)
+    assert row["good_30d"] == sum(bool(e["good"]) for e in theirs)
     cents = sum(Fraction(round(e["cents"] * 100), 100) for e in mine + theirs)
     assert row["spent_30d"] == float(cents)
     (positions,) = [
@@ -691,16 +689,15 @@ def test_a_view_that_needs_no_more_joins_from_the_log() -> None:
     assert second.rows("twins").keys() == second.rows("shops").keys()
 
 
-def test_a_view_of_a_view_of_the_order_of_rows() -> None:
+def test_the_position_of_a_row_leads_to_it() -> None:
     """Rows of equal time are in the order of messages, then of rows in a message."""
     driver = drive(logged())
     driver.run()
-    table = pp.FeatureClient(driver.store).prepare(["shops"]).read({"shop": ["a"]}, at="event")
-    (position,) = table["shops__source_offset"].to_pylist()
-    records = driver.log.records(TopicPartition(TOPIC, table["shops__partition"][0].as_py()))
-    found = {r.offset: r.value for r in records}[position >> ROW_BITS]
-    row = pa.ipc.open_stream(found).read_all().to_pylist()[position & ((1 << ROW_BITS) - 1)]
-    assert row["__key"] == b"a"
-
-
-Check = Callable[[], object]
+    query = pp.FeatureClient(driver.store).prepare(["shops"])
+    (row,) = query.read({"shop": ["a"]}, at="event").to_pylist()
+    records = driver.log.records(TopicPartition(TOPIC, row["shops__partition"]))
+    message, number = divmod(row["shops__source_offset"], 1 << ROW_BITS)
+    (value,) = (record.value or b"" for record in records if record.offset == message)
+    found = pa.ipc.open_stream(value).read_all().to_pylist()[number]
+    assert found["__key"] == b"a"
+    assert found["__event_time"] <= row["shops__event_time"]
