@@ -1,6 +1,6 @@
 """Messages of a repartition topic, back to typed events; a row each, whoever wrote the message.
 
-Nothing is taken on trust (:mod:`pipeline.inference.ipc`): a message that is not what
+Nothing is taken on trust (:mod:`pipeline.ingest.arrowipc`): a message that is not what
 :mod:`pipeline.app.transfer` writes is one reject with its reason, and the rest is applied.
 """
 
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pipeline.app.transfer import FIXED, FORMAT, TEXTS, WIRE_TYPES, wire_type
 from pipeline.contracts.contract import Field, FieldType
 from pipeline.features.repartition import Repartition
-from pipeline.inference.ipc import RefusedError, read_batch
+from pipeline.ingest.arrowipc import Limits, read_message
 from pipeline.ingest.batch import BinaryBatch, EventBatch, Origin, Reason
 from pipeline.kernels.checks import MAX_KEY_BYTES
 from pipeline.kernels.hash import hash_spans, partition_of
@@ -34,9 +34,16 @@ Texts = tuple[U8, I64, I64]
 ROW_BITS = 20
 """A row's offset is that of its message, shifted left by so many bits, plus its number in it."""
 
-MAX_ROWS = 1 << ROW_BITS
-MAX_MESSAGE_BYTES = 16 << 20  # a message larger than any that is written
+LIMITS = Limits(max_rows=1 << ROW_BITS, max_bytes=16 << 20)  # more than is ever written
 _NO_TEXT = np.empty(0, dtype=np.uint8)
+
+
+class _Refused(Exception):  # noqa: N818  (never leaves the module)
+    """A message that is not what it should be: ``reason`` for the dead letter."""
+
+    def __init__(self, reason: Reason, problem: str) -> None:
+        super().__init__(problem)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +114,18 @@ class RowDecoder:
         first, last = int(batch.value_offsets[i]), int(batch.value_offsets[i + 1])
         if batch.value_null[i]:
             return _Message(i, None, Reason.TOMBSTONE)
-        if batch.value_size[i] > min(last - first, MAX_MESSAGE_BYTES):
+        if batch.value_size[i] > min(last - first, LIMITS.max_bytes):
             return _Message(i, None, Reason.TOO_LARGE)
+        rows = read_message(batch.payload[first:last].data, None, LIMITS)
+        if isinstance(rows, Reason):
+            return _Message(i, None, rows)
         try:
-            rows = read_batch(batch.payload[first:last].data)
             return _Message(i, rows, Reason.OK, self._usable(rows))
-        except RefusedError as refused:
+        except _Refused as refused:
             return _Message(i, None, refused.reason)
 
     def _usable(self, rows: pa.RecordBatch) -> frozenset[str]:
-        """Fields that the message has as this program knows them. RefusedError if it is of no
+        """Fields that the message has as this program knows them. _Refused if it is of no
         repartition like this, or a row has no place in it."""
         noted = rows.schema.metadata or {}
         repartition = self._repartition
@@ -128,20 +137,18 @@ class RowDecoder:
         }
         for name, value in expected.items():
             if noted.get(name) != value:
-                raise RefusedError(Reason.SCHEMA, f"{name!r} is {noted.get(name)!r}")
+                raise _Refused(Reason.SCHEMA, f"{name!r} is {noted.get(name)!r}")
         names = rows.schema.names
         for fixed, type_ in FIXED.items():
             if names.count(fixed) != 1 or rows.schema.field(fixed).type != type_:
-                raise RefusedError(Reason.SCHEMA, f"there is no column {fixed} of type {type_}")
+                raise _Refused(Reason.SCHEMA, f"there is no column {fixed} of type {type_}")
             if rows.column(fixed).null_count:
-                raise RefusedError(Reason.SCHEMA, f"{fixed} is null")
+                raise _Refused(Reason.SCHEMA, f"{fixed} is null")
         self._check_places(rows)
         return frozenset(n for n, f in self._fields.items() if _has(rows, noted, f))
 
     def _check_places(self, rows: pa.RecordBatch) -> None:
-        """RefusedError for a source that there is not, or a key that no record can have."""
-        if rows.num_rows > MAX_ROWS:
-            raise RefusedError(Reason.TOO_LARGE, f"{rows.num_rows} rows")
+        """_Refused for a source that there is not, or a key that no record can have."""
         if not rows.num_rows:
             return
         keys: Any = rows.column("__key")
@@ -156,7 +163,7 @@ class RowDecoder:
             found: Any = pc.min_max(column)
             low, high = found["min"].as_py(), found["max"].as_py()
             if low < least or (most is not None and high > most):
-                raise RefusedError(Reason.RANGE, f"{name} from {low} to {high}")
+                raise _Refused(Reason.RANGE, f"{name} from {low} to {high}")
 
     # -- all rows
 
@@ -302,7 +309,7 @@ def _has(rows: pa.RecordBatch, noted: Mapping[bytes, bytes], field: Field) -> bo
         columns = json.loads(noted.get(b"columns", b""))
         declared = columns.get(field.name)
     except (ValueError, AttributeError, RecursionError) as error:
-        raise RefusedError(Reason.SCHEMA, f"columns: {error}") from error
+        raise _Refused(Reason.SCHEMA, f"columns: {error}") from error
     if declared != wire_type(field) or rows.schema.names.count(field.name) != 1:
         return False
     return bool(rows.schema.field(field.name).type == WIRE_TYPES[field.type])

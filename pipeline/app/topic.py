@@ -62,7 +62,7 @@ def decoder(stream: EventStream, partitions: int) -> JsonDecoder:
     """
     return JsonDecoder(
         contract=stream.schema,
-        key_field=stream.key,
+        key=stream.key_fields,
         time_field=stream.time,
         partitions=1 if stream.rerouted else partitions,
         max_future_ms=stream.max_future_ms,

@@ -28,7 +28,7 @@ import pyarrow as pa
 from pipeline.app.outputs import MESSAGE_BYTES, message_slices, select_bytes
 from pipeline.contracts.contract import Field, FieldType
 from pipeline.features.repartition import Repartition
-from pipeline.inference.ipc import write_batch
+from pipeline.ingest.arrowipc import write_message
 from pipeline.ingest.batch import EventBatch
 from pipeline.ingest.entity import EntityKeys
 from pipeline.kernels.hash import partition_of
@@ -95,7 +95,9 @@ class Letterbox:
         self._place = place
         self._fields = tuple(fields)
         self._partitions = partitions
-        self._metadata = message_metadata(repartition, fields)
+        columns = FIXED | {f.name: WIRE_TYPES[f.type] for f in fields}
+        metadata: dict[Any, Any] = message_metadata(repartition, fields)
+        self._schema = pa.schema(list(columns.items()), metadata=metadata)
         empty = _HEAD_BYTES + _COLUMN_BYTES * (len(FIXED) + len(fields))
         self._limit = max(MESSAGE_BYTES - empty, MESSAGE_BYTES // 8)
 
@@ -125,8 +127,7 @@ class Letterbox:
             first, last = int(bounds[partition]), int(bounds[partition + 1])
             for part in message_slices(sizes[order[first:last]], self._limit):
                 some = batch.slice(first + part.start, part.stop - part.start)
-                columns = dict(zip(some.schema.names, some.columns, strict=True))
-                yield partition, write_batch(columns, self._metadata)
+                yield partition, write_message(some)
 
     def _batch(self, events: EventBatch, keys: EntityKeys, rows: I64) -> pa.RecordBatch:
         """The records ``rows`` as one record batch of the message's columns."""
@@ -141,7 +142,7 @@ class Letterbox:
             _text(FIXED["__key"], data, offsets, None),
         ]
         arrays += [_column(events, field, rows) for field in self._fields]
-        return pa.RecordBatch.from_arrays(arrays, names=[*FIXED, *(f.name for f in self._fields)])
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
 
 def _column(events: EventBatch, field: Field, rows: I64) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.app.partition import Partition
 from pipeline.app.topic import Topic
 from pipeline.contracts.contract import Contract, FieldType
+from pipeline.features.entity import event_key
 from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import BinaryBatch, Reason, TopicPartition
 from pipeline.store.memory import MemoryStore
@@ -30,6 +31,8 @@ SAMPLES: dict[FieldType, Any] = {
     FieldType.DECIMAL: 1.0,
     FieldType.BOOL: True,
     FieldType.STRING: "a",
+    FieldType.UUID: "00000000-0000-0000-0000-000000000000",
+    FieldType.BYTES: "AA==",
 }
 
 
@@ -70,7 +73,7 @@ def warm_up(topics: Sequence[Topic]) -> None:
 def sample_batch(stream: EventStream, offset: int) -> BinaryBatch:
     """One well-formed event at ``offset`` of partition 0 of 1."""
     event = sample_event(stream.schema)
-    key = str(event[stream.key]).encode()
+    key = event_key(stream.schema, stream.key_fields, event)
     return _record(TopicPartition(stream.topic, 0), json.dumps(event).encode(), key, offset)
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.contracts.contract import Contract, Field
 from pipeline.errors import DefinitionError
+from pipeline.features.entity import entity_type
 from pipeline.features.stream import EventStream
-from pipeline.ingest.entity import KEY_TYPES
 
 __all__ = ["Repartition", "stream_of"]
 
@@ -51,6 +51,7 @@ class Repartition:
         object.__setattr__(self, "schema", _union(where, self.sources))
         for name in self.entity:
             self._check_entity(name)
+        entity_type(f"{self.view}.entity", self.schema, self.entity)
 
     @property
     def topic(self) -> str:
@@ -70,7 +71,7 @@ class Repartition:
     @property
     def key_type(self) -> str:
         """As :attr:`EventStream.key_type`."""
-        return KEY_TYPES[self.schema.field(self.entity[0]).type]
+        return entity_type(f"{self.view}.entity", self.schema, self.entity)
 
     def topic_in(self, app: str) -> str:
         """Name of the topic of application ``app``; :class:`DefinitionError` if it is too long."""
@@ -92,13 +93,6 @@ class Repartition:
                     f"topic {source.topic!r} has no field {name!r}; "
                     f"it has: {', '.join(source.schema.names)}",
                 )
-        found = self.schema.field(name)
-        if found.type not in KEY_TYPES:
-            raise DefinitionError(
-                where,
-                f"{name!r} is {found.type.value}; an entity is made of "
-                f"{', '.join(KEY_TYPES.values())}",
-            )
 
 
 def stream_of(

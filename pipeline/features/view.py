@@ -11,6 +11,7 @@ import polars as pl
 from pipeline.errors import DefinitionError
 from pipeline.features.aggregations import Aggregation
 from pipeline.features.compile import check_name, compile_plan
+from pipeline.features.entity import entity_fields
 from pipeline.features.expressions import output_type, serialize
 from pipeline.features.plan import ListKind, Plan
 from pipeline.features.repartition import Repartition, stream_of
@@ -26,8 +27,8 @@ class FeatureView:
 
     ``source``    a stream, or a list of streams whose events are taken together: fields by name,
                   null where a stream lacks one
-    ``entity``    field of the contract that names the entity. Where it is not the topic's key, and
-                  for several streams, the events go through a repartition topic of the application
+    ``entity``    field or fields of the contract that name the entity. Where that is not the
+                  topic's key, and for several streams, the events go through a repartition topic
     ``ttl``       a row expires this long after its last event (None: never)
     ``where``     events for which this is not true are counted as ``filtered``
     ``features``  name -> aggregation, see :mod:`pipeline.features.aggregations`
@@ -37,7 +38,7 @@ class FeatureView:
 
     name: str
     source: EventStream | Sequence[EventStream]
-    entity: str
+    entity: str | Sequence[str]
     features: Mapping[str, Aggregation]
     ttl: str | int | timedelta | None = None
     where: pl.Expr | None = None
@@ -51,8 +52,10 @@ class FeatureView:
             raise DefinitionError(f"{self.name}.ttl", str(error)) from error
         if self.ttl is not None and ttl_ns <= 0:
             raise DefinitionError(f"{self.name}.ttl", "must be longer than 0")
-        stream = stream_of(self.name, self.source, (self.entity,))
-        plan = compile_plan(self.name, stream, self.entity, ttl_ns, self.where, self.features)
+        entity = entity_fields(f"{self.name}.entity", self.entity)
+        stream = stream_of(self.name, self.source, entity)
+        plan = compile_plan(self.name, stream, entity, ttl_ns, self.where, self.features)
+        object.__setattr__(self, "entity", entity[0] if len(entity) == 1 else entity)
         object.__setattr__(self, "stream", stream)
         object.__setattr__(self, "plan", plan)
 

@@ -470,7 +470,7 @@ def test_records_of_another_partition_are_dead_lettered_or_routed() -> None:
             users = sorted({e["user"] for e in made})
             assert driver.store.registry.resolve("shops").topic == "test-payments-by-user"
             table = pp.FeatureClient(driver.store).prepare(["shops"]).read(users, at="event")
-            assert sum(table["payments"].to_pylist()) == len(made)
+            assert table["payments"].to_numpy().sum() == len(made)
     assert found["route"] == len(made) > found["dead_letter"] > 0
 
 
@@ -579,7 +579,6 @@ def spoiled(value: bytes) -> dict[str, tuple[str, bytes | None]]:
         "tombstone": ("tombstone", None),
         "empty": ("empty", b""),
         "noise": ("decode", bytes(range(256)) * 4),
-        "cut": ("decode", value[:-8]),
         "cut short": ("decode", value[: len(value) // 2]),
         "compressed": ("decode", sink.getvalue().to_pybytes()),
         "format": ("schema", message(batch, format="2")),

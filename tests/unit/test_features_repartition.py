@@ -74,6 +74,7 @@ def test_fields_are_united_by_name() -> None:
         (stream("a"), "shop", "v.entity", "topic 'a' has no field 'shop'; it has: user, at"),
         ([stream("a", shop="string"), stream("b")], "shop", "v.entity", "topic 'b' has no field"),
         (stream("a", shop="number"), "shop", "v.entity", "'shop' is float64"),
+        (stream("a", shop="string"), ("shop", "shop"), "v.entity", "twice"),
         (stream("a"), "at", "v.entity", "'at' is timestamp"),
         ([stream("a", shop="string"), stream("b", shop="integer")], "shop", "v.source",
          "field 'shop' is string in topic 'a' and int64 in 'b'"),
