@@ -186,10 +186,10 @@ class Partition:
         for route, sent in zip(self.routes, staged.routes, strict=True):
             route.marker = sent.marker
 
-    def beat(self, now_ms: int) -> list[Marker]:
-        """Markers that say a quiet partition was read up to ``now_ms``."""
+    def beat(self, through_ms: int) -> list[Marker]:
+        """Markers that say a quiet partition was read up to ``through_ms``."""
         return [
-            dataclasses.replace(m, processed_through_ms=max(now_ms, m.processed_through_ms))
+            dataclasses.replace(m, processed_through_ms=max(through_ms, m.processed_through_ms))
             for m in self.markers
         ]
 

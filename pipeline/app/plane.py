@@ -15,6 +15,7 @@ from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import Partition, StagedBatch
 from pipeline.app.sender import Sender
 from pipeline.app.topic import Topic, decoder
+from pipeline.app.upstream import Upstream
 from pipeline.errors import (
     ConfigurationError,
     FencedError,
@@ -97,6 +98,7 @@ class DataPlane:
         self._partitions: dict[TopicPartition, Partition] = {}
         self._trouble: dict[TopicPartition, _Trouble] = {}
         self._decoders = {t.topic: t.decoder() for t in topics}
+        self._upstream = Upstream(names.app, store, topics)
         self._check_at = 0.0
         self._offsets_at = 0.0
         self._resets = 0
@@ -213,11 +215,14 @@ class DataPlane:
         """Look whether the store holds what we wrote. Where everything was read, a commit of
         markers that say so does it; without a broker nobody knows whether it was."""
         connected = self._lane.health.connected
+        self._upstream.look()
         begun: list[tuple[Partition, list[Marker]]] = []
         for partition in partitions:
             try:
                 if connected and self._lane.at_end(partition.source):
-                    markers = partition.beat(self._clock_ms())
+                    now_ms = self._clock_ms()
+                    through = self._upstream.through_ms(partition.source.topic, now_ms)
+                    markers = partition.beat(through)
                     partition.store.begin_commit([], markers)
                     begun.append((partition, markers))
                 elif not partition.store.check():

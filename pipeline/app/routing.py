@@ -120,16 +120,16 @@ def advanced(
 ) -> Marker:
     """The marker after a batch of which ``consumed`` records came to these ``outcomes``.
 
-    ``now_ms`` is wall time: no record, whatever its time, says that more than now was read.
+    ``now_ms`` is wall time: no record, whatever its time, says that more than now was read. Rows
+    of a repartition topic say nothing of the sources that they are not from.
     """
     binary = events.binary
+    newest = int(binary.timestamps_ms.max(initial=0)) if events.origin is None else 0
     return dataclasses.replace(
         marker,
         next_offset=max(marker.next_offset, events.next_offset),
         leader_epoch=max(marker.leader_epoch, binary.leader_epoch),
-        processed_through_ms=max(
-            marker.processed_through_ms, min(now_ms, int(binary.timestamps_ms.max(initial=0)))
-        ),
+        processed_through_ms=max(marker.processed_through_ms, min(now_ms, newest)),
         consumed=marker.consumed + consumed,
         **{name: getattr(marker, name) + n for name, n in outcomes.items()},
     )

@@ -103,9 +103,15 @@ class Cards:
         self.properties = BrokerConfig(brokers=self.brokers).client_properties()
         ensure_topic(self.brokers, self.topic, PARTITIONS)
 
-    def start(self) -> None:
-        """Another worker."""
-        environment = {**os.environ, "CARDS_TOPIC": self.topic, "CARDS_APP": self.app}
+    def start(self, **settings: str) -> None:
+        """Another worker; ``settings`` are environment variables."""
+        names = {"CARDS_TOPIC": self.topic, "CARDS_APP": self.app}
+        environment = {
+            **os.environ,
+            "PIPELINE_APP__SESSION_TIMEOUT_MS": "6000",
+            **names,
+            **settings,
+        }
         arguments = ["run", f"{cards.__file__}:app", "--web-port", str(free_port())]
         servers = ["--brokers", self.brokers, "--store", self.redis_url]
         with (self.directory / f"worker-{len(self.workers)}.log").open("wb") as log:
@@ -305,6 +311,28 @@ def test_features_of_all_payments_equal_the_published_ones(
     again = running.replay()
     assert running.rows(running.terminal) == again.rows("terminal")
     assert topic_config(running.brokers, running.repartition)["cleanup.policy"] == "delete"
+
+
+def test_workers_that_are_killed_leave_the_rows_of_the_log(
+    payments: pl.DataFrame, running: Cards
+) -> None:
+    """Between the acknowledged messages and the transaction, or anywhere else."""
+    some = payments.head(24_000)
+    small = {"PIPELINE_APP__MAX_RECORDS": "400"}
+    running.start(**small, PIPELINE_CRASH_AT="sent:4")
+    for number in range(4):
+        running.publish(some[number * 6_000 : (number + 1) * 6_000])
+        if number < 2:  # each dies by itself, the next takes over
+            running.workers[-1].wait(PATIENCE_S)
+            running.start(**small, PIPELINE_CRASH_AT="sent:5" if number == 0 else "")
+    running.start(**small)
+    running.wait(len(some))
+    markers = running.markers(running.terminal)
+    assert sum(m.duplicate for m in markers) > 0
+    assert sum(m.applied for m in markers) == len(some)
+    rows = running.rows(running.terminal)
+    assert rows == running.replay().rows("terminal")
+    assert len(rows) == some["TERMINAL_ID"].n_unique()
 
 
 def test_a_wrong_window_is_noticed(payments: pl.DataFrame) -> None:

@@ -19,11 +19,12 @@ import pipeline as pp
 from pipeline.app import plane
 from pipeline.app.arrival import ROW_BITS
 from pipeline.app.outputs import MESSAGE_BYTES
+from pipeline.app.warm import warm_up
 from pipeline.ingest.batch import TopicPartition
 from pipeline.kernels.hash import partition_of
 from pipeline.store.marker import POSITION, Marker
 from pipeline.store.memory import MemoryStore
-from pipeline.testing.driver import Driver
+from pipeline.testing.driver import Clock, Driver
 from pipeline.testing.log import MemoryLog
 
 PAYMENT: dict[str, Any] = {
@@ -700,3 +701,115 @@ def test_the_position_of_a_row_leads_to_it() -> None:
     found = pa.ipc.open_stream(value).read_all().to_pylist()[number]
     assert found["__key"] == b"a"
     assert found["__event_time"] <= row["shops__event_time"]
+
+
+def test_keys_and_fields_of_every_type_arrive_as_they_were() -> None:
+    contract = pp.Contract.load(
+        {
+            "title": "call",
+            "type": "object",
+            "properties": {
+                "caller": {"type": "integer"},
+                "line": {"type": "string", "format": "uuid"},
+                "raw": {"type": "string", "contentEncoding": "base64"},
+                "note": {"type": ["string", "null"]},
+                "fee": {"type": ["number", "null"], "x-decimal": 3},
+                "rate": {"type": ["number", "null"]},
+                "up": {"type": ["boolean", "null"]},
+                "seen": {"type": "integer", "x-unix-time": "ns"},
+                "at": {"type": "integer", "x-unix-time": "ms"},
+            },
+            "required": ["caller", "line", "raw", "note", "fee", "rate", "up", "seen", "at"],
+        }
+    )
+    calls = pp.EventStream("calls", contract, key="caller", time="at")
+    features = {
+        "fees": pp.sum("fee").over("30d"),
+        "rates": pp.last("rate", n=3),
+        "ups": pp.last("up", n=3),
+        "seen": pp.last("seen", n=3),
+        "notes": pp.distinct("note").over("30d"),
+        "raws": pp.distinct("raw").over("30d"),
+        "long": pp.count(where=pl.col("note").str.len_chars() > 1).over("30d"),
+    }
+    by_caller = pp.FeatureView("direct", source=calls, entity="caller", features=features)
+    by_both = pp.FeatureView("both", source=calls, entity=("raw", "caller"), features=features)
+    by_line = pp.FeatureView("lines", source=calls, entity="line", features=features)
+    driver = Driver([by_caller, by_both, by_line], partitions=3, max_records=7)
+    draw = random.Random(3)
+    for i in range(60):
+        driver.pipe(
+            "calls",
+            {
+                "caller": (caller := draw.randint(-2, 2)),
+                "line": f"AAAAAAAA-0000-0000-0000-{caller + 5:012d}",
+                "raw": ["", "AP8=", "fHxc"][caller % 3],
+                "note": draw.choice([None, "", "ä", "zwei | drei"]),
+                "fee": draw.choice([None, 0.001, -7.5]),
+                "rate": draw.choice([None, -0.0, 1e300, 0.1]),
+                "up": draw.choice([None, True, False]),
+                "seen": 2**62 + i,
+                "at": 1_700_000_000_000 + i * 1000,
+            },
+        )
+    driver.run()
+    client = pp.FeatureClient(driver.store)
+    callers = sorted({-2, -1, 0, 1, 2})
+    names = list(features)
+
+    def read(view: str, keys: Any) -> list[list[Any]]:
+        table = client.prepare([f"{view}:{n}" for n in names]).read(keys, at="event")
+        assert set(table[f"{view}__status"].to_pylist()) == {"present"}
+        return [table[n].to_pylist() for n in names]
+
+    direct = read("direct", {"caller": callers})
+    raws = [[b"", b"\0\xff", b"||\\"][c % 3] for c in callers]
+    assert read("both", {"caller": callers, "raw": raws}) == direct
+    lines = [f"aaaaaaaa-0000-0000-0000-{c + 5:012d}" for c in callers]
+    assert read("lines", {"line": lines}) == direct
+    assert all(len(column) == 5 for column in direct)
+
+
+def test_a_view_is_as_fresh_as_the_slowest_of_its_sources() -> None:
+    log, store, clock = logged(300), MemoryStore(), Clock(1_800_000_000_000)
+    fast, slow = (drive(log, store=store, clock=clock, share=(w, 2)) for w in range(2))
+
+    def through(driver: Driver) -> int:
+        return min(m.processed_through_ms for m in driver.markers("shops"))
+
+    for _ in range(4):
+        fast.run()
+        clock.advance(2_000)
+    assert through(fast) <= 0  # a partition of the source was never read
+    for _ in range(4):
+        slow.run()
+        fast.run()
+        clock.advance(2_000)
+    fresh = through(fast)
+    assert clock.now_ms - 8_000 < fresh < clock.now_ms
+    for _ in range(4):
+        fast.run()
+        clock.advance(2_000)
+    assert through(fast) <= fresh + 2_000 < clock.now_ms - 4_000  # the other one stood still
+
+
+def test_every_key_may_be_read_at_a_time_of_its_own() -> None:
+    driver = drive(logged())
+    driver.run()
+    query = pp.FeatureClient(driver.store).prepare(["shops:payments_30d", "shops:exact_9d"])
+    end = int(last_time(events(900, 5)).timestamp()) * 10**9
+    days = np.arange(40, dtype=np.int64) * 86_400 * 10**9
+    table = query.read({"shop": ["a"] * 40}, at=end + days)
+    one_by_one = [query.read({"shop": ["a"]}, at=int(end + d)).to_pylist()[0] for d in days]
+    assert table.to_pylist() == one_by_one
+    assert len({row["exact_9d"] for row in one_by_one}) > 5
+    shapes: list[Any] = [days[:3], days.astype(np.float64), days.reshape(2, 20)]
+    for wrong in shapes:
+        with pytest.raises(TypeError, match="one for each key"):
+            query.read({"shop": ["a"] * 40}, at=wrong)
+
+
+def test_the_way_of_a_repartitioned_view_can_be_compiled_ahead() -> None:
+    log = logged(1)
+    log.create("refunds", 2)
+    warm_up(drive(log, of_both())._topics)
