@@ -45,7 +45,7 @@ from pipeline.testing.driver import Driver
 from pipeline.testing.log import LoggedRecord, MemoryLog
 from tests.integration import cards
 
-pytestmark = pytest.mark.data
+pytestmark = [pytest.mark.data, pytest.mark.timeout(600)]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
