@@ -92,8 +92,10 @@ class RouteState:
         fresh = binary.offsets >= self.marker.next_offset
         keys = entity_keys(events, route.repartition.entity)
         sizes = route.letterbox.sizes(events, keys)
-        refused, nobody = _without_key(events, route.repartition, keys, fresh)
-        good = fresh & (keys.valid == 1)
+        deletes = events.tombstones == 1
+        refused, nobody = _without_key(events, route.repartition, keys, fresh & ~deletes)
+        refused[fresh & deletes] = Reason.TOMBSTONE  # it has no fields, so no entity to delete
+        good = fresh & ~deletes & (keys.valid == 1)
         large = good & (sizes > route.letterbox.limit)
         refused[large] = Reason.TOO_LARGE
         rows = np.flatnonzero(good & ~large)

@@ -36,6 +36,9 @@ class Repartition:
     sources: tuple[EventStream, ...]
     entity: tuple[str, ...]
     schema: Contract = field(init=False, repr=False)
+    event_id: str | None = field(init=False, repr=False)
+    dedup_ns: int = field(init=False, repr=False)
+    dedup_bound: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         where = f"{self.view}.source"
@@ -52,6 +55,9 @@ class Repartition:
         for name in self.entity:
             self._check_entity(name)
         entity_type(f"{self.view}.entity", self.schema, self.entity)
+        rule = _one_rule(where, self.sources)
+        for name, value in zip(("event_id", "dedup_ns", "dedup_bound"), rule, strict=True):
+            object.__setattr__(self, name, value)
 
     @property
     def topic(self) -> str:
@@ -130,6 +136,23 @@ def _union(where: str, sources: Sequence[EventStream]) -> Contract:
         for f, _ in fields.values()
     )
     return Contract(".".join(source.schema.name for source in sources), 1, union)
+
+
+def _one_rule(where: str, sources: Sequence[EventStream]) -> tuple[str | None, int, int]:
+    """Field, time and bound by which events are told apart, one rule for all with the field."""
+    rules = {(s.event_id, s.dedup_ns, s.dedup_bound): s for s in sources if s.event_id is not None}
+    first = sources[0]
+    if not rules:
+        return None, first.dedup_ns, first.dedup_bound
+    rule, *others = rules
+    plain = [s.topic for s in sources if s.event_id is None and rule[0] in s.schema.names]
+    if others or plain:
+        raise DefinitionError(
+            where,
+            "the streams tell events apart in different ways: give event_id, dedup and dedup_bound "
+            f"alike to all that have the field{f' (topic {plain[0]!r} has it)' if plain else ''}",
+        )
+    return rule
 
 
 def _type(found: Field) -> str:

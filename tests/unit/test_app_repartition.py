@@ -20,6 +20,7 @@ from pipeline.app import plane
 from pipeline.app.arrival import ROW_BITS
 from pipeline.app.outputs import MESSAGE_BYTES
 from pipeline.app.warm import warm_up
+from pipeline.errors import DefinitionError
 from pipeline.ingest.batch import TopicPartition
 from pipeline.kernels.hash import partition_of
 from pipeline.store.marker import POSITION, Marker
@@ -532,7 +533,7 @@ def test_letters_name_the_record_at_its_source() -> None:
         ("expression", "shops", 21),
         ("expression", "shops", 32),
         ("no_key", "test-payments-by-shop", 34),
-        ("tombstone", None, 33),
+        ("tombstone", "test-payments-by-shop", 33),
     ]
     assert {x["key"] for x in letters if x["reason"] == "expression"} == {"YQ=="}
 
@@ -813,3 +814,25 @@ def test_the_way_of_a_repartitioned_view_can_be_compiled_ahead() -> None:
     log = logged(1)
     log.create("refunds", 2)
     warm_up(drive(log, of_both())._topics)
+
+
+def test_events_are_told_apart_by_id_wherever_they_were_published() -> None:
+    """The same event in two partitions of the source, as a producer without keys makes of it."""
+    source = payments(misrouted="route", event_id="user", dedup="1d")
+    view = pp.FeatureView(
+        "shops", source=source, entity="shop", features={"n": pp.count().over("30d")}
+    )
+    log = MemoryLog()
+    log.create("payments", 2)
+    for number in (1, 2, 1, 1, 3, 2):
+        event = {"user": number, "shop": "a", "cents": 5, "price": None}
+        publish(log, event | {"at": "2024-06-01T00:00:00Z"}, partition=number % 2)
+    with pytest.raises(DefinitionError, match="an id is"):
+        payments(event_id="price")
+    driver = Driver([view], log=log, max_records=2)
+    driver.run()
+    (row,) = pp.FeatureClient(driver.store).prepare(["shops"]).read(["a"], at="event").to_pylist()
+    assert row["n"] == 3
+    assert sum(m.duplicate for m in driver.markers("shops")) == 3
+    with pytest.raises(DefinitionError, match="tell events apart in different ways"):
+        shops([source, pp.EventStream("b", pp.Contract.load(PAYMENT), "user", "at")])
