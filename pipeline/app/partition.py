@@ -63,7 +63,8 @@ def view_plans(views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> lis
 class StagedView:
     """What one view made of one batch, computed and not yet committed.
 
-    ``failed`` and ``late`` are rows of the batch; ``fired_rows`` the rows of ``fired``.
+    ``failed``, ``nulls`` (rejected for a null) and ``late`` are rows of the batch; ``fired_rows``
+    the rows of ``fired``.
     """
 
     plan: ViewPlan
@@ -74,6 +75,7 @@ class StagedView:
     fired: Fired
     fired_rows: I64
     failed: I64
+    nulls: I64
     late: I64
     outcomes: Mapping[str, int]
 
@@ -191,7 +193,8 @@ class Partition:
         fresh = binary.offsets >= state.marker.next_offset
         accepted = fresh & (events.reason == 0)
         failed = derived.failed[fresh[derived.failed]]
-        accepted[failed] = False
+        nulls = derived.nulls[fresh[derived.nulls]]
+        accepted[failed] = accepted[nulls] = False
         rows = np.flatnonzero(accepted).astype(np.int64)
         whole = len(rows) == len(events)
         keys, key_offsets = binary.keys, binary.key_offsets
@@ -237,6 +240,7 @@ class Partition:
             fired=applied.fired,
             fired_rows=rows[applied.fired.event],
             failed=failed,
+            nulls=nulls,
             late=rows[applied.outcome == Outcome.LATE],
             outcomes=outcomes,
         )
