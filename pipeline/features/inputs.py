@@ -18,6 +18,8 @@ FIELD_CELLS = {
     FieldType.DECIMAL: CellType.DECIMAL,
     FieldType.BOOL: CellType.BOOL,
     FieldType.STRING: CellType.HASH,
+    FieldType.UUID: CellType.HASH,
+    FieldType.BYTES: CellType.HASH,
     FieldType.TIMESTAMP: CellType.TIME,
 }
 WIDER_THAN_INT64 = {pl.UInt64(), pl.Int128(), pl.UInt128()}

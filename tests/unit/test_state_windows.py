@@ -31,6 +31,7 @@ from tests.reference.state import Event, Number, bits_of
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
 
 SEEDS = range(120) if JIT_ENABLED else range(30)
+DEFINED = set(list(FeatureOp)[:7])  # the others: test_state_spread, test_state_decay
 
 
 def inside(feature: Feature, time: int, at: int) -> bool:
@@ -118,11 +119,19 @@ def compare(seed: int) -> int:
     events = make_events(rng, 300 if JIT_ENABLED else 50, rng.choice((1, 4)), rng.choice((0, -777)))
     table = StateTable(plan)
     raw: dict[bytes, list[Event]] = {}
+    deleted: dict[bytes, int] = {}
     for event, outcome in zip(events, feed(table, events, {}).outcome, strict=True):
-        if outcome in (Outcome.APPLIED, Outcome.LATE):  # a late one is in no window from now on
+        if event.delete and outcome == Outcome.APPLIED:
+            raw[event.key] = []
+            deleted[event.key] = max(event.time, deleted.get(event.key, event.time))
+        elif event.key in deleted and event.time <= deleted[event.key]:
+            assert outcome != Outcome.APPLIED
+        elif outcome in (Outcome.APPLIED, Outcome.LATE):  # late: in no window from now on
             raw.setdefault(event.key, []).append(event)
     compared = 0
     for key, mine in raw.items():
+        if not mine:
+            continue
         if plan.ttl_ns and max(running_gaps(mine)) > plan.ttl_ns:
             continue  # emptied on the way; the twin covers it
         slots = table.lookup(*pack_keys([key])).slots
@@ -130,7 +139,9 @@ def compare(seed: int) -> int:
         for at in (newest, newest + 1, newest + rng.randint(2, 400)):
             got = table.finalize(slots, np.array([at], dtype=np.int64))
             for i, feature in enumerate(plan.features):
-                if feature.op is FeatureOp.LAST or got.status[0, i] != Status.PRESENT:
+                if feature.op not in DEFINED or got.status[0, i] != Status.PRESENT:
+                    continue
+                if feature.nulls >= 0:
                     continue
                 expected = defined(plan, feature, mine, at)
                 if expected is not None:
