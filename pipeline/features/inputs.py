@@ -77,8 +77,8 @@ class Inputs:
         expression = pl.col(column) if isinstance(column, str) else column
         null = expression.is_null()
         if self.columns[self.column(column, where)][1] is CellType.FLOAT:
-            null = null | expression.is_nan().fill_null(False)
-        return null if condition is None else condition.fill_null(False) & null
+            null = null | expression.is_nan()
+        return null if condition is None else condition & null  # three-valued: unknown is not true
 
 
 def _cell_type(dtype: pl.DataType, where: str) -> CellType:
