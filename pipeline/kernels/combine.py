@@ -33,7 +33,7 @@ from pipeline.kernels.tiles import (
     tile_of,
 )
 
-__all__ = ["combine", "first_tile", "kept_all", "null_seen", "tiles_between"]
+__all__ = ["combine", "first_tile", "kept_all", "nulls_of", "tiles_between"]
 
 I64 = npt.NDArray[np.int64]
 
@@ -93,14 +93,15 @@ def kept_all(
 
 
 @bare
-def null_seen(
+def nulls_of(
     slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64, feature: I64,
     start: Int, end: Int, at: Int,
-) -> bool:  # fmt: skip
-    """Whether an event of the feature's window makes it null."""
+) -> tuple[Int, Int]:  # fmt: skip
+    """How many events of the feature's window make it null; DEGRADED if some were dropped."""
+    a = feature[F_NULLS]
     if feature[F_OP] == OP_LAST and feature[F_WINDOW] == 0:
         horizon = lists[feature[F_A], LIST_HORIZON]
         if horizon != 0:
             start = minus(at, horizon)
-    a = feature[F_NULLS]
-    return bool(combine(slots, arena, slot, rings, accumulators, lists, a, start, end) != 0)
+    count = combine(slots, arena, slot, rings, accumulators, lists, a, start, end)
+    return count, kept_all(slots, slot, rings, accumulators, lists, a, start)

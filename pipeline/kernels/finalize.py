@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.combine import combine, first_tile, kept_all, null_seen
+from pipeline.kernels.combine import combine, first_tile, kept_all, nulls_of
 from pipeline.kernels.decay import decayed_value
 from pipeline.kernels.events import any_dropped, count_distinct, events_between
 from pipeline.kernels.feature import (
@@ -249,10 +249,12 @@ def finalize_row(
             slots, arena, slot, rings, accumulators, lists, feature, defaults[f], start, end, at,
             scratch, cells, valid,
         )  # fmt: skip
-        a = feature[F_NULLS]
-        if a >= 0:
-            code = max(code, kept_all(slots, slot, rings, accumulators, lists, a, start))
-            if null_seen(slots, arena, slot, rings, accumulators, lists, feature, start, end, at):
+        if feature[F_NULLS] >= 0:
+            nulls, kept = nulls_of(
+                slots, arena, slot, rings, accumulators, lists, feature, start, end, at
+            )
+            code = max(code, kept)
+            if nulls != 0:
                 code = np.int64(S_PRESENT)
                 for k in range(feature[F_CELL], feature[F_CELL] + feature[F_WIDTH]):
                     cells[k] = 0
