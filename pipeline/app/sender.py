@@ -51,6 +51,8 @@ class Sender:
                 self._letters(partition, batch, _all(view.failed, Reason.EXPRESSION), view)
             if len(view.nulls):
                 self._letters(partition, batch, _all(view.nulls, Reason.NULL_VALUE), view)
+            if len(view.corrupt):
+                self._letters(partition, batch, _all(view.corrupt, Reason.CORRUPT_ROW), view)
             if len(view.late):
                 self._letters(partition, batch, _all(view.late, Reason.LATE), view)
             if view.changes is not None:

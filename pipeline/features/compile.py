@@ -29,6 +29,7 @@ from pipeline.features.plan import (
     Ring,
     plan_fields,
 )
+from pipeline.features.size import check_size
 from pipeline.features.stream import EventStream
 from pipeline.features.windows import FOREVER, MAX_BOUND, Window, place
 from pipeline.units import parse_duration
@@ -37,7 +38,6 @@ __all__ = ["ROW_FORMAT", "compile_plan"]
 
 ROW_FORMAT = 1
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-MAX_ROW_WORDS = 1 << 21  # 16 MiB: what a worker sets aside, twice, per view and partition
 SUMMABLE = {CellType.INT, CellType.FLOAT, CellType.DECIMAL, CellType.BOOL}
 
 
@@ -93,6 +93,7 @@ class _Compiler:
         selected = self.inputs.mask(where, f"{self.view}.where")
         drafts = [self._feature(name, aggregation) for name, aggregation in features.items()]
         reject = self.inputs.mask(any_of(self.rejects), f"{self.view}.nulls")
+        self._ids()
         widths = list(self.rings)
 
         def section(key: int) -> int:
@@ -132,7 +133,7 @@ class _Compiler:
             fingerprint=0,
             reject=reject,
         )
-        _check_size(plan)
+        check_size(plan)
         return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
 
     def _feature(self, name: str, aggregation: Aggregation) -> Feature:
@@ -203,9 +204,15 @@ class _Compiler:
         self._no_text(where, "last", source)
         if window.keep:
             return self._events(where, window, source, mask)
-        reach = aggregation.window_ns
-        horizon = reach + aggregation.slide_ns if reach else self.ttl_ns
+        horizon = self._last_horizon(aggregation)
         return self._list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon)
+
+    def _last_horizon(self, aggregation: Aggregation) -> int:
+        """How far back the last values reach; 0 for ever."""
+        if aggregation.window_ns:
+            return aggregation.window_ns + aggregation.slide_ns
+        # The row is there up to and with newest + ttl: so is its value.
+        return self.ttl_ns + 1 if self.ttl_ns else 0
 
     def _first(self, where: str, window: Window, source: int, mask: int) -> int:
         self._no_text(where, "first", source)
@@ -242,9 +249,10 @@ class _Compiler:
             return -1
         if not window.width and not aggregation.delay_ns:
             # Up to the newest event, whether there was one says the time of the newest of them.
-            reach = aggregation.window_ns + aggregation.slide_ns
-            lasting = self.ttl_ns if aggregation.op is FeatureOp.LAST else 0
-            window = Window(keep=1, horizon=reach or lasting or FOREVER)
+            reach = aggregation.window_ns  # of a window that is not kept in tiles
+            if aggregation.op is FeatureOp.LAST:
+                reach = self._last_horizon(aggregation)
+            window = Window(keep=1, horizon=reach or FOREVER)
         mask = self.inputs.mask(propagate, f"{where}.nulls")
         return self._accumulate(where, window, AccOp.COUNT, -1, mask)
 
@@ -328,6 +336,14 @@ class _Compiler:
                 return i
         return self._list(where, *key, window.horizon)
 
+    def _ids(self) -> None:
+        """The list of event ids, where the stream tells its events apart."""
+        source = self.source
+        if source.event_id is not None:
+            where = f"EventStream({source.topic!r}).event_id"
+            column = self.inputs.column(source.event_id, where)
+            self._list(where, ListKind.IDS, 0, column, -1, source.dedup_bound, source.dedup_ns)
+
     def _list(
         self, where: str, kind: ListKind, width: int, source: int, mask: int, bound: int,
         horizon: int,
@@ -352,19 +368,6 @@ def _ddof(where: str, ddof: int) -> int:
     if not isinstance(ddof, int) or isinstance(ddof, bool) or not 0 <= ddof < 2**31:
         raise DefinitionError(f"{where}.ddof", "must be a whole number from 0")
     return ddof
-
-
-def _check_size(plan: Plan) -> None:
-    """:class:`DefinitionError` if the largest row would not be one that is read at every event."""
-    words = sum(state.bound * 3 for state in plan.lists)
-    for number, ring in enumerate(plan.rings):
-        words += ring.tiles * (1 + sum(a.ring == number for a in plan.accumulators))
-    if words > MAX_ROW_WORDS:
-        raise DefinitionError(
-            f"{plan.view}.features",
-            f"a full row would take {words * 8 >> 20} MiB (at most {MAX_ROW_WORDS * 8 >> 20}): "
-            "choose longer slides, smaller bounds, or several views",
-        )
 
 
 def _fingerprint(plan: Plan) -> int:

@@ -14,6 +14,7 @@ from pipeline.kernels.lists import (
     DECAYED,
     DISTINCT,
     EVENTS,
+    IDS,
     LIST_BOUND,
     LIST_HORIZON,
     LIST_KIND,
@@ -202,7 +203,7 @@ def _encode_row(
                 slots, arena, slot, column, slots[slot, evicted + i],
                 tile_of(time, rings[ring, RING_WIDTH]), first_held(rings, ring, time), out, at,
             )  # fmt: skip
-        elif lists[i, LIST_KIND] == EVENTS:
+        elif lists[i, LIST_KIND] in (EVENTS, IDS):
             at = _encode_events(
                 slots, arena, slot, lists, i, column, slots[slot, evicted + i], out, at
             )

@@ -45,6 +45,7 @@ def encode_row(plan: Plan, row: Row) -> bytes:
             ListKind.LAST: _last,
             ListKind.EVENTS: _events,
             ListKind.DECAYED: _decayed,
+            ListKind.IDS: _events,
         }[state.kind](plan, row, i)
     return _with_header(plan, row, body)
 
@@ -200,7 +201,7 @@ def _read_list(plan: Plan, row: Row, i: int, read: _Reader) -> None:
             row.decayed[i] = reference, weight, total
         return
     row.dropped[i] = read.signed() if read.varint() else None
-    if state.kind is ListKind.EVENTS:
+    if state.kind in (ListKind.EVENTS, ListKind.IDS):
         _read_events(state, row, row.last[i], count, read)
         return
     value = 0

@@ -106,9 +106,9 @@ def test_without_a_window_a_null_lasts_as_long_as_what_it_spoils() -> None:
     assert read(plan, table, 10**6) == ([None] * 3, [PRESENT] * 3)
     bounded = plan_of(forever, ttl=100)
     table, _, _ = run(bounded, [(10, None), (20, None), (90, 2.0), (115, 4.0)])
-    assert read(bounded, table, 119)[0] == [None] * 3
-    assert read(bounded, table, 120)[0] == [4.0, None, None]  # last() looks back a ttl
-    assert read(bounded, table, 120)[1] == [PRESENT] * 3
+    assert read(bounded, table, 120)[0] == [None] * 3
+    assert read(bounded, table, 121)[0] == [4.0, None, None]  # last() looks back a ttl
+    assert read(bounded, table, 121)[1] == [PRESENT] * 3
     table, _, _ = run(bounded, [(10, None), (200, 2.0)])
     assert read(bounded, table, 200)[0] == [2.0, 2.0, 2.0]  # the row was emptied in between
 
