@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.contracts import avro, jsonschema
+from pipeline.contracts.avro import AvroLayout
 from pipeline.contracts.fields import Field, FieldType
 from pipeline.errors import DefinitionError, UnknownNameError
 
@@ -29,6 +30,7 @@ class Contract:
     """Name, version and fields of one kind of event.
 
     ``additional``  whether an event may have fields that the contract does not name
+    ``layout``      where the columns are in binary records, if the schema's language says so
 
     Raises :class:`DefinitionError`, which names the field.
     """
@@ -37,6 +39,7 @@ class Contract:
     version: int
     fields: tuple[Field, ...]
     additional: bool = True
+    layout: AvroLayout | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -48,10 +51,10 @@ class Contract:
                 f"{self.name}.fields", f"{len(self.fields)} fields; 1 to {MAX_FIELDS} are possible"
             )
         seen: set[str] = set()
-        for field in self.fields:
-            if field.name in seen:
-                raise DefinitionError(f"{self.name}.{field.name}", "is defined twice")
-            seen.add(field.name)
+        for name in self.names:
+            if name in seen:
+                raise DefinitionError(f"{self.name}.{name}", "is defined twice")
+            seen.add(name)
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any]) -> Contract:
@@ -80,13 +83,13 @@ class Contract:
     @property
     def names(self) -> tuple[str, ...]:
         """Field names in the contract's order."""
-        return tuple(field.name for field in self.fields)
+        return tuple(f.name for f in self.fields)
 
     def field(self, name: str) -> Field:
         """The field of that name; :class:`UnknownNameError` lists the ones there are."""
-        for field in self.fields:
-            if field.name == name:
-                return field
+        for found in self.fields:
+            if found.name == name:
+                return found
         raise UnknownNameError(
             f"contract {self.name!r} has no field {name!r}; it has: {', '.join(self.names)}"
         )
