@@ -88,11 +88,11 @@ def _divide_long(a: Int, b: Int) -> Int:
 
 @bare
 def divide(a: Int, b: Int) -> Int:
-    """The float64 nearest to ``a / b``; ``b != 0``."""
-    if -_EXACT <= a <= _EXACT and -_EXACT <= b <= _EXACT:
-        return np.float64(a) / np.float64(b)
+    """The float64 nearest to ``a / b``; ``b != 0``. 0 has no sign, whatever ``b`` is."""
     if a == 0:
         return 0.0
+    if -_EXACT <= a <= _EXACT and -_EXACT <= b <= _EXACT:
+        return np.float64(a) / np.float64(b)
     return _divide_long(a, b)
 
 
