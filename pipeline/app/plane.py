@@ -23,7 +23,8 @@ from pipeline.errors import (
 )
 from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import TopicPartition
-from pipeline.ingest.decode import JsonDecoder
+from pipeline.ingest.envelope import Decoder, Envelope
+from pipeline.ingest.formats import make_decoder
 from pipeline.ingest.lane import END, Lane
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Store
@@ -67,17 +68,24 @@ class Step:
     resets: int
 
 
-def decoder(stream: EventStream, partitions: int) -> JsonDecoder:
-    """The decoder of a stream whose topic has so many partitions."""
-    return JsonDecoder(
+def decoder(stream: EventStream, partitions: int) -> Decoder:
+    """The decoder of a stream whose topic has so many partitions.
+
+    Raises :class:`~pipeline.errors.MissingExtraError` where a registry needs an extra.
+    """
+    envelope = Envelope(
         contract=stream.schema,
-        key=stream.key_fields,
+        key=stream.key,
         time_field=stream.time,
         partitions=partitions,
         max_future_ms=stream.max_future_ms,
         earliest_ns=stream.earliest_ns,
         max_value_bytes=stream.max_value_bytes,
     )
+    return make_decoder(
+        stream.format, stream.schema, envelope,
+        registry=stream.registry, framing=stream.framing, compressed=stream.compressed,
+    )  # fmt: skip
 
 
 @dataclass

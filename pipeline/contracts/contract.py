@@ -1,8 +1,9 @@
 """The contract of an event: its fields, loaded from a schema file.
 
-Two languages are read, each a subset that fits a flat row of columns: JSON Schema
-(:mod:`pipeline.contracts.jsonschema`) and Avro (:mod:`pipeline.contracts.avro`). Everything a
-file says is either understood or refused by name; nothing is skipped silently.
+Three languages are read, each a subset that fits a flat row of columns: JSON Schema
+(:mod:`pipeline.contracts.jsonschema`), Avro (:mod:`pipeline.contracts.avro`) and Protobuf
+(:mod:`pipeline.contracts.protobuf`). Everything a file says is either understood, skipped as the
+language's module says, or refused by name.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.contracts import avro, jsonschema
+from pipeline.contracts import avro, jsonschema, protobuf
 from pipeline.contracts.avro import AvroLayout
 from pipeline.contracts.fields import Field, FieldType
+from pipeline.contracts.protobuf import ProtoLayout
 from pipeline.errors import DefinitionError, UnknownNameError
 
 __all__ = ["Contract", "Field", "FieldType"]
@@ -39,7 +41,7 @@ class Contract:
     version: int
     fields: tuple[Field, ...]
     additional: bool = True
-    layout: AvroLayout | None = field(default=None, compare=False, repr=False)
+    layout: AvroLayout | ProtoLayout | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -57,23 +59,36 @@ class Contract:
             seen.add(name)
 
     @classmethod
-    def load(cls, source: str | Path | Mapping[str, Any]) -> Contract:
-        """Read a contract from a ``.json`` (JSON Schema) or ``.avsc`` (Avro) file or a mapping.
+    def load(cls, source: str | Path | Mapping[str, Any], message: str = "") -> Contract:
+        """Read a contract from a file or a mapping.
 
-        A mapping with ``"type": "record"`` is Avro, any other is JSON Schema. A file that cannot
-        be read or parsed, and anything in it that is not supported, is a :class:`DefinitionError`.
+        A ``.json`` file is JSON Schema, ``.avsc`` Avro; ``.proto`` is Protobuf and ``.desc`` a
+        descriptor set of it (both need the extra ``protobuf``), where ``message`` names one of
+        several. A mapping with ``"type": "record"`` is Avro, any other is JSON Schema.
+
+        A file that cannot be read or parsed, and anything in it that is not supported, is a
+        :class:`DefinitionError`.
         """
         where = "contract"
         if isinstance(source, Mapping):
             document: Any = source
         else:
             where = str(source)
+            if Path(source).suffix in protobuf.SUFFIXES:
+                return cls(*protobuf.load(Path(source), message))
             document = _read(Path(source))
         if not isinstance(document, Mapping):
             raise DefinitionError(where, "the top level of a schema must be an object")
         if document.get("type") == "record":
             return cls(*avro.parse(document))
         return cls(*jsonschema.parse(document, where))
+
+    @property
+    def language(self) -> str:
+        """``json``, ``avro`` or ``protobuf``: what the contract was written in."""
+        if isinstance(self.layout, ProtoLayout):
+            return "protobuf"
+        return "json" if self.layout is None else "avro"
 
     @property
     def arrow_schema(self) -> pa.Schema:
@@ -97,7 +112,10 @@ class Contract:
 
 def _read(path: Path) -> Any:
     if path.suffix not in {".json", ".avsc"}:
-        raise DefinitionError(str(path), "a contract is a .json (JSON Schema) or .avsc (Avro) file")
+        raise DefinitionError(
+            str(path),
+            "a contract is a .json (JSON Schema), .avsc (Avro), .proto or .desc (Protobuf) file",
+        )
     try:
         return json.loads(path.read_text("utf-8"), object_pairs_hook=_unique)
     except OSError as error:

@@ -145,6 +145,9 @@ class EventBatch:
     ``event_time``  int64[n], ns since the Unix epoch
     ``reason``      uint8[n], a :class:`Reason`
     ``fields``      field name -> its contract field; for conversions, kernels need none
+    ``message``     where a message holds many rows: int64[n], the offset of each row's message.
+                    ``binary`` has a record a row then, whose offset is the row's place in the
+                    order of events, not one of the log
     """
 
     binary: BinaryBatch
@@ -154,6 +157,7 @@ class EventBatch:
     event_time: I64
     reason: U8
     fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+    message: I64 | None = None
 
     def __len__(self) -> int:
         return len(self.reason)

@@ -12,12 +12,13 @@ import numpy.typing as npt
 from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.errors import DefinitionError
 from pipeline.ingest.batch import BinaryBatch, EventBatch
-from pipeline.ingest.entity import KEY_TYPES, entity_keys
+from pipeline.ingest.entity import KEY_TYPES, match_keys
 from pipeline.kernels import checks
 
 __all__ = ["Decoder", "Envelope", "frozen"]
 
 U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
 
 
 class Decoder(Protocol):
@@ -62,7 +63,7 @@ class Envelope:
         self.time = contract.fields.index(_required(contract, time_field, {FieldType.TIMESTAMP}))
         if partitions < 1:
             raise DefinitionError(f"{contract.name}.partitions", "must be at least 1")
-        self._partitions = partitions
+        self.partitions = partitions
         self._max_future_ms = max_future_ms
         self._earliest_ns = earliest_ns
         self._max_value_bytes = max_value_bytes
@@ -78,7 +79,7 @@ class Envelope:
             frozen(batch.key_offsets),
             frozen(batch.key_null),
             batch.source.partition,
-            self._partitions,
+            self.partitions,
             self._max_value_bytes,
             reason,
         )
@@ -86,22 +87,17 @@ class Envelope:
 
     def finish(self, events: EventBatch) -> None:
         """KEY_MISMATCH, TS_FUTURE and TS_PAST of the records that are good so far."""
-        batch = events.binary
-        wanted = entity_keys(events, self.key)
-        checks.match_text_keys(
-            frozen(wanted.keys),
-            wanted.offsets[:-1],
-            np.diff(wanted.offsets),
-            frozen(batch.keys),
-            frozen(batch.key_offsets),
-            events.reason,
-        )
+        match_keys(events, self.key)
+        self.within_time(events.event_time, events.binary, events.reason)
+
+    def within_time(self, event_time: I64, batch: BinaryBatch, reason: U8) -> None:
+        """TS_FUTURE and TS_PAST of the records that are good so far."""
         checks.within_time(
-            events.event_time,
+            event_time,
             frozen(batch.timestamps_ms),
             self._max_future_ms,
             self._earliest_ns,
-            events.reason,
+            reason,
         )
 
 
