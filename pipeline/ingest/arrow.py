@@ -18,6 +18,7 @@ from pipeline.ingest.entity import entity_keys
 from pipeline.ingest.envelope import Envelope
 from pipeline.ingest.forms import Text, lower_uuids
 from pipeline.kernels.hash import hash_spans, partition_of
+from pipeline.kernels.take import take_bytes, taken_offsets
 
 __all__ = ["ROW_BITS", "ArrowDecoder"]
 
@@ -50,6 +51,8 @@ class ArrowDecoder:
     is EMPTY. The message's own key counts for nothing: each row's entity must be one of the
     partition, else MISROUTED; a row without one is NO_KEY.
 
+    A message without a value deletes the entity of its key, as in every format.
+
     In the event batch ``binary`` has a record a row, with the entity as its key; its offset is that
     of the message times 2**20 plus the row's number in it; the message's bytes are the value of its
     first row. ``message`` has the message's own offset. A refused message is one row.
@@ -69,7 +72,7 @@ class ArrowDecoder:
         """Typed columns of all rows of ``batch``. Never raises for what a message holds."""
         admitted = self._envelope.admit(batch)
         keyless = (admitted == Reason.NO_KEY) | (admitted == Reason.MISROUTED)
-        admitted[keyless] = Reason.OK
+        admitted[keyless & (batch.value_null == 0)] = Reason.OK
         messages = [self._open(batch, i, int(admitted[i])) for i in range(len(batch))]
         events, number = self._rows(batch, messages)
         refused = np.zeros(len(batch), dtype=np.uint8)
@@ -81,6 +84,7 @@ class ArrowDecoder:
             for i in broken:
                 messages[i] = _Message(None, int(refused[i]))
             events, _ = self._rows(batch, messages)
+        self._envelope.delete(events)
         return events
 
     def _open(self, batch: BinaryBatch, i: int, reason: int) -> _Message:
@@ -149,6 +153,14 @@ class ArrowDecoder:
         partition_of(keys.keys, keys.offsets, self._envelope.partitions, target)
         reason[~bad & (target != batch.source.partition)] = Reason.MISROUTED
         reason[~bad & (keys.valid == 0)] = Reason.NO_KEY
+        given = batch.key_offsets - batch.key_offsets[0] + keys.offsets[-1]
+        offsets = np.concatenate([keys.offsets, given[1:]])
+        index = np.where(bad, n + number, np.arange(n))
+        key_offsets = np.empty(n + 1, dtype=np.int64)
+        taken_offsets(offsets, index, key_offsets)
+        taken = np.empty(int(key_offsets[-1]), dtype=np.uint8)
+        own = batch.keys[batch.key_offsets[0] : batch.key_offsets[-1]]
+        take_bytes(np.concatenate([keys.keys, own]), offsets, index, key_offsets, taken)
         sizes = np.where(position == 0, np.diff(batch.value_offsets)[number], 0)
         ends = np.zeros(n + 1, dtype=np.int64)
         np.cumsum(sizes, out=ends[1:])
@@ -158,9 +170,9 @@ class ArrowDecoder:
             value_offsets=ends + (batch.value_offsets[0] if n else 0),
             value_null=batch.value_null[number],
             value_size=np.where(position == 0, batch.value_size[number], 0),
-            keys=keys.keys,
-            key_offsets=keys.offsets,
-            key_null=(keys.valid == 0).astype(np.uint8),
+            keys=taken,
+            key_offsets=key_offsets,
+            key_null=np.where(bad, batch.key_null[number], keys.valid == 0).astype(np.uint8),
             offsets=(batch.offsets[number] << ROW_BITS) + position,
             timestamps_ms=batch.timestamps_ms[number],
             leader_epoch=batch.leader_epoch,
@@ -189,11 +201,12 @@ def _fits(column: Any) -> bool:
 
 
 def _valid(name: str, parts: Sequence[tuple[int, Any]], n: int) -> U8:
-    out = np.ones(n, dtype=np.uint8)
+    out = np.zeros(n, dtype=np.uint8)
     for at, rows in parts:
         column = rows.column(name)
-        if column.null_count:
-            out[at : at + len(column)] = column.is_valid().to_numpy(zero_copy_only=False)
+        out[at : at + len(column)] = (
+            column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else 1
+        )
     return out
 
 

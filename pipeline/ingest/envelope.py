@@ -13,6 +13,7 @@ from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.errors import DefinitionError
 from pipeline.ingest.batch import BinaryBatch, EventBatch
 from pipeline.ingest.entity import KEY_TYPES, match_keys
+from pipeline.ingest.tombstones import accept as accept_tombstones
 from pipeline.kernels import checks
 
 __all__ = ["Decoder", "Envelope", "frozen"]
@@ -60,6 +61,7 @@ class Envelope:
         self.key = (key,) if isinstance(key, str) else tuple(key)
         for name in self.key:
             _required(contract, name, set(KEY_TYPES))
+        self._key_types = [KEY_TYPES[contract.field(name).type] for name in self.key]
         self.time = contract.fields.index(_required(contract, time_field, {FieldType.TIMESTAMP}))
         if partitions < 1:
             raise DefinitionError(f"{contract.name}.partitions", "must be at least 1")
@@ -86,9 +88,14 @@ class Envelope:
         return reason
 
     def finish(self, events: EventBatch) -> None:
-        """KEY_MISMATCH, TS_FUTURE and TS_PAST of the records that are good so far."""
+        """KEY_MISMATCH, TS_FUTURE and TS_PAST of the records that are good so far; tombstones."""
         match_keys(events, self.key)
         self.within_time(events.event_time, events.binary, events.reason)
+        self.delete(events)
+
+    def delete(self, events: EventBatch) -> None:
+        """Tombstones that delete an entity become good records."""
+        accept_tombstones(events, self._key_types)
 
     def within_time(self, event_time: I64, batch: BinaryBatch, reason: U8) -> None:
         """TS_FUTURE and TS_PAST of the records that are good so far."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.hash import load64
 from pipeline.kernels.jit import Int, bare, inlined
-from pipeline.kernels.text import at, character_end
+from pipeline.kernels.text import at, utf8_end
 
 __all__ = [
     "UUID_LENGTH",
@@ -119,7 +119,7 @@ def is_text(data: U8, p: Int, stop: Int) -> bool:
         elif at(data, p) < 0x80:
             p += 1
         else:
-            p = character_end(data, p, stop)
+            p = utf8_end(data, p, stop)
             if p < 0:
                 return False
     return True
