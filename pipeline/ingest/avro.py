@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.contracts.avro import AvroLayout
+from pipeline.contracts.avroschema import Schema
 from pipeline.contracts.contract import Contract, FieldType
 from pipeline.errors import DefinitionError
 from pipeline.ingest.avroprogram import Programs
@@ -53,11 +55,18 @@ class AvroDecoder:
         self._own = -1
         self._by_name = {field.name: field for field in contract.fields}
         if schemas is None:
-            if contract.layout is None:
+            if not isinstance(contract.layout, AvroLayout):
                 raise DefinitionError(
                     contract.name, "bare Avro needs an Avro contract (.avsc), or a registry"
                 )
             self._own = self._programs.add(contract.layout.schema)
+
+    @classmethod
+    def of_writer(cls, contract: Contract, envelope: Envelope, writer: Schema) -> AvroDecoder:
+        """A decoder of bare records that all have another schema than the contract's."""
+        decoder = cls(contract, envelope)
+        decoder._own = decoder._programs.add(writer)
+        return decoder
 
     @classmethod
     def registered(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contracts.avro import AvroNode, constant, layout_of_names
+from pipeline.contracts.avro import AvroLayout, AvroNode, constant, layout_of_names
 from pipeline.contracts.avroschema import NO_DEFAULT, Schema
 from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.contracts.fields import EPOCH_UNITS
@@ -53,7 +53,9 @@ class Programs:
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
-        self._nodes = contract.layout.nodes if contract.layout else layout_of_names(contract.names)
+        layout = contract.layout
+        names = layout_of_names(contract.names)
+        self._nodes = layout.nodes if isinstance(layout, AvroLayout) else names
         self._ops: list[list[int]] = []
         self._jumps: list[int] = []
         self._targets: list[int] = []

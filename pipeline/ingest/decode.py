@@ -151,7 +151,8 @@ def _read_floats(payload: U8, column: I64, valid: U8, reason: U8) -> None:
     buffer = payload.data
     values = column.view(np.float64)
     for row in rows.tolist():
-        match = _NUMBER.match(buffer, int(column[row]))
+        # What follows a number in a document that is not well-formed may look like more of it.
+        match = _NUMBER.match(buffer, int(column[row])) if reason[row] != Reason.DECODE else None
         value = float(match[0]) if match else math.nan
         valid[row] = 1
         values[row] = value

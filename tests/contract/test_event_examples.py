@@ -110,7 +110,7 @@ def test_an_event_is_the_same_columns_in_every_format() -> None:
     with np.errstate(over="ignore"):
         arrow = make_decoder("arrow", contract, envelope).decode(binary_batch([message], [None]))
     assert row(arrow, 0) == wanted
-    firsts = {name: example for name, example in reversed(BINARY)}
+    firsts = dict(reversed(BINARY))
     assert all(example["columns"] == wanted for example in firsts.values())
     assert firsts.keys() == SUFFIX.keys()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from pipeline.contracts.avro import AvroNode, constant, layout_of_names
+from pipeline.contracts.avro import AvroLayout, AvroNode, constant, layout_of_names
 from pipeline.contracts.avroschema import NO_DEFAULT, Schema
 from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.contracts.fields import EPOCH_UNITS
@@ -114,7 +114,9 @@ def _size(schema: Schema) -> bool:
 
 def decode(value: bytes, writer: Schema, contract: Contract) -> tuple[str, dict[str, Any]]:
     """Reason in lower case, and for ``ok`` the columns as Python values (null: None)."""
-    nodes = contract.layout.nodes if contract.layout else layout_of_names(contract.names)
+    layout = contract.layout
+    nodes = layout_of_names(contract.names)
+    nodes = layout.nodes if isinstance(layout, AvroLayout) else nodes
     source = Source(value)
     reasons: list[str] = []
     columns: dict[str, Any] = {}
