@@ -263,7 +263,7 @@ class _Loader:
         self.fields.append(column)
         if kind == "message":
             return self._timestamp(item.number, parent, required, index, oneof)
-        symbols = ()
+        symbols: tuple[tuple[int, str], ...] = ()
         if kind == "enum":
             symbols = tuple((int(v.number), str(v.name)) for v in self._enums[target].value)
         return ProtoEntry(item.number, kind, index, -1, not present, oneof, symbols)

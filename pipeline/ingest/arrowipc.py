@@ -209,7 +209,7 @@ def _uuids(column: Column) -> Column:
     texts = uuid_texts(raw[column.offset : column.offset + len(column)])
     ends = np.arange(len(column) + 1, dtype=np.int32) * texts.shape[1]
     valid = None if not column.null_count else pc.is_valid(column)
-    data = [pa.py_buffer(ends), pa.py_buffer(texts)]
+    data = [pa.py_buffer(ends), pa.py_buffer(texts.tobytes())]
     whole = pa.Array.from_buffers(pa.string(), len(column), [None, *data])
     return whole if valid is None else pc.if_else(valid, whole, pa.scalar(None, pa.string()))
 

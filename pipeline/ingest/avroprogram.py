@@ -10,6 +10,7 @@ of a union, or another record, may do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,10 +88,9 @@ class Programs:
             while self._calls:
                 self._routine(*self._calls.pop())
         except DefinitionError:
-            for items, length in zip(
-                (self._ops, self._jumps, self._targets, self._symbols), lengths, strict=True
-            ):
-                del items[length:]
+            tables: tuple[list[Any], ...] = (self._ops, self._jumps, self._targets, self._symbols)
+            for table, length in zip(tables, lengths, strict=True):
+                del table[length:]
             self._calls.clear()
             self._routines = {k: pc for k, pc in self._routines.items() if pc < entry}
             raise

@@ -83,7 +83,14 @@ class ConfluentRegistry:
         settings = {"timeout": TIMEOUT_S, "max.retries": 0, **given}
         self._refusal = SchemaRegistryError
         # What its HTTP client raises, and what a body raises that is not the registry's
-        self._silence = (*_http_errors(), OSError, ValueError, KeyError, TypeError, AttributeError)
+        self._silence: tuple[type[Exception], ...] = (
+            *_http_errors(),
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        )
         try:
             self._client = SchemaRegistryClient(settings)
         except (ValueError, TypeError) as error:

@@ -54,10 +54,14 @@ def _child(name: str, seconds: float, seed: int) -> int:
     return int(code != 0)
 
 
+def note(last: Path, batch: bytes) -> None:
+    last.write_bytes(batch)
+
+
 def _here(name: str, seconds: float, seed: int, last: Path) -> int:
     try:
         with np.errstate(all="ignore"):
-            counts = fuzz(target(name), seconds, seed, last.write_bytes)
+            counts = fuzz(target(name), seconds, seed, lambda batch: note(last, batch))
     except FoundError as found:
         print(f"{found}\n{found.__cause__!r}")
         return 1

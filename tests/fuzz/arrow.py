@@ -56,7 +56,7 @@ def seeds() -> list[bytes]:
     found = [write_message(batch) for batch in batches]
     for codec in ("lz4", "zstd", None):
         sink = pa.BufferOutputStream()
-        options: Any = pa.ipc.IpcWriteOptions(compression=codec)  # type: ignore[arg-type]
+        options: Any = pa.ipc.IpcWriteOptions(compression=codec)
         with pa.ipc.new_stream(sink, batches[0].schema, options=options) as writer:
             writer.write_batch(batches[0])
             writer.write_batch(batches[0])

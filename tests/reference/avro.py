@@ -60,7 +60,8 @@ def read(source: Source, schema: Schema, wanted: bool, depth: int = 0) -> Datum:
     """One value. What is not wanted is passed over by its size, where it has one."""
     if depth > MAX_DEPTH:
         raise MalformedError("depth")
-    kind, value = schema.kind, None
+    kind = schema.kind
+    value: Any = None
     if kind == "union":
         branch = source.long()
         if not 0 <= branch < len(schema.branches):

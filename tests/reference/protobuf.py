@@ -72,7 +72,8 @@ def decode(data: bytes, contract: Contract) -> tuple[str, dict[str, Any]]:
     """Reason in lower case, and for ``ok`` the columns as Python values (null: None)."""
     if not isinstance(contract.layout, ProtoLayout):
         raise TypeError(contract.name)
-    nodes, reasons = contract.layout.nodes, []
+    nodes = contract.layout.nodes
+    reasons: list[str] = []
     columns: dict[str, Any] = dict.fromkeys(contract.names)
     try:
         tree: dict[int, Any] = {}

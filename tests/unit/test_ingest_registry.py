@@ -94,9 +94,8 @@ class Registry:
             found = self.schemas.get(int(parts[2]))
         else:
             text = self.versions.get((parts[1], int(parts[3])))
-            found = text and {
-                "subject": parts[1], "version": int(parts[3]), "id": 77, "schema": text
-            }  # fmt: skip
+            entry = {"subject": parts[1], "version": int(parts[3]), "id": 77, "schema": text}
+            found = entry if text else None
         if not found:
             return 404, b'{"error_code": 40403, "message": "Schema not found"}'
         return 200, json.dumps(found).encode()

@@ -51,8 +51,8 @@ def mixed(descriptors: Path) -> Any:
     """The class of messages as protobuf makes it."""
     pool = descriptor_pool.DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(descriptors.read_bytes()).file:
-        pool.Add(file)  # type: ignore[no-untyped-call]
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tests.Mixed"))  # type: ignore[no-untyped-call]
+        pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tests.Mixed"))
 
 
 def read(decoder: ProtobufDecoder, values: list[bytes]) -> list[tuple[str, dict[str, Any]]]:
