@@ -199,7 +199,7 @@ class Partition:
     def _stage_view(self, state: ViewState, events: EventBatch, now_ms: int) -> StagedView:
         binary = events.binary
         derived = state.plan.derivation.compute(events)
-        fresh = binary.offsets >= state.marker.next_offset
+        fresh = events.log_offsets >= state.marker.next_offset
         accepted = fresh & (events.reason == 0)
         failed = derived.failed[fresh[derived.failed]]
         accepted[failed] = False
@@ -231,7 +231,7 @@ class Partition:
         }
         marker = dataclasses.replace(
             state.marker,
-            next_offset=max(state.marker.next_offset, binary.next_offset),
+            next_offset=max(state.marker.next_offset, events.next_offset),
             leader_epoch=max(state.marker.leader_epoch, binary.leader_epoch),
             processed_through_ms=max(
                 state.marker.processed_through_ms,

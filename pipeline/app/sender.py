@@ -84,6 +84,7 @@ class Sender:
             rejects,
             view=None if view is None else view.plan.view.name,
             topic_id=partition.topic_id,
+            message=batch.events.message,
         ):
             self._publisher.publish(
                 self._names.late if late else self._names.dead_letters, value, key=key
@@ -136,7 +137,7 @@ class Sender:
 def _unreported(batch: StagedBatch) -> Rejects:
     """Rejects of the stream that no view has come past before."""
     rejects = batch.events.rejects()
-    new = batch.events.binary.offsets[rejects.index] >= batch.reported
+    new = batch.events.log_offsets[rejects.index] >= batch.reported
     return Rejects(rejects.index[new], rejects.reason[new])
 
 
