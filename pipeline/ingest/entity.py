@@ -19,9 +19,17 @@ from pipeline.contracts.contract import FieldType
 from pipeline.errors import DefinitionError, UnknownNameError
 from pipeline.ingest.batch import EventBatch
 from pipeline.kernels import entity as kernel
-from pipeline.kernels.checks import MAX_KEY_BYTES
+from pipeline.kernels.checks import MAX_KEY_BYTES, match_integer_keys, match_text_keys
 
-__all__ = ["KEY_TYPES", "EntityKeys", "KeyPart", "entity_keys", "join_keys"]
+__all__ = [
+    "KEY_TYPES",
+    "EntityKeys",
+    "KeyPart",
+    "entity_keys",
+    "join_keys",
+    "match_keys",
+    "split_keys",
+]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -80,6 +88,22 @@ def entity_keys(events: EventBatch, fields: Sequence[str]) -> EntityKeys:
     return join_keys([_part(events, name) for name in fields], (events.reason == 0).view(np.uint8))
 
 
+def match_keys(events: EventBatch, fields: Sequence[str]) -> None:
+    """KEY_MISMATCH where a good record's message key is not its entity by the named fields."""
+    batch = events.binary
+    given = _frozen(batch.keys), _frozen(batch.key_offsets), events.reason
+    if len(fields) > 1:
+        wanted = entity_keys(events, fields)
+        text = _frozen(wanted.keys), wanted.offsets[:-1], np.diff(wanted.offsets)
+        match_text_keys(*text, *given)
+        return
+    part = _part(events, fields[0])
+    if part.type == "int64":
+        match_integer_keys(part.values, *given)
+    else:
+        match_text_keys(_frozen(part.data), part.start, part.length, *given)
+
+
 def join_keys(parts: Sequence[KeyPart], wanted: U8) -> EntityKeys:
     """Keys of the parts, one at least; ``wanted`` uint8[n] is 0 for rows that get none."""
     ok = wanted.copy()
@@ -97,6 +121,29 @@ def join_keys(parts: Sequence[KeyPart], wanted: U8) -> EntityKeys:
     for i, column in enumerate(columns):
         kernel.write(kinds[i], int(i > 0), *column, ok, cursor, keys)
     return EntityKeys(keys, offsets, ok)
+
+
+def split_keys(keys: U8, offsets: I64, types: Sequence[str]) -> list[tuple[U8, I64]]:
+    """The parts of keys that :func:`join_keys` made: (bytes, offsets int64[n+1]) for each type.
+
+    An int64 stays ASCII decimal; the others are UTF-8, 36 characters, the bytes themselves.
+    """
+    if len(types) == 1:
+        return [(keys, offsets)]
+    keys, offsets = _frozen(keys), _frozen(offsets)
+    sizes = np.empty((len(types), len(offsets) - 1), dtype=np.int64)
+    kernel.split_sizes(keys, offsets, sizes)
+    found = []
+    for number, type_ in enumerate(types):
+        bounds = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes[number])])
+        part = np.empty(int(bounds[-1]), dtype=np.uint8)
+        kernel.split(keys, offsets, number, part)
+        if type_ == "bytes":
+            digits, part = part, np.empty(len(part) // 2, dtype=np.uint8)
+            kernel.unhex(digits, part)
+            bounds //= 2
+        found.append((part, bounds))
+    return found
 
 
 def _part(events: EventBatch, name: str) -> KeyPart:

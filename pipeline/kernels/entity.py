@@ -19,7 +19,18 @@ import numpy.typing as npt
 from pipeline.kernels.integers import magnitude
 from pipeline.kernels.jit import Int, bare, inlined
 
-__all__ = ["ESCAPED", "HEX", "INTEGER", "RAW", "measure", "place", "split", "split_sizes", "write"]
+__all__ = [
+    "ESCAPED",
+    "HEX",
+    "INTEGER",
+    "RAW",
+    "measure",
+    "place",
+    "split",
+    "split_sizes",
+    "unhex",
+    "write",
+]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -115,6 +126,7 @@ def _write_integer(value: Int, out: U8, end: Int) -> None:
 
 @inlined
 def _hex(nibble: Int) -> Int:
+    """The digit of 0 to 15."""
     return ZERO + nibble if nibble < 10 else LETTER_A + nibble - 10
 
 
@@ -159,7 +171,10 @@ def write(
 
 @bare
 def split_sizes(keys: U8, offsets: I64, sizes: I64) -> None:
-    """Bytes of each part of composite keys, unescaped, into ``sizes`` int64[parts, n]."""
+    """Bytes of each part of composite keys, unescaped, into ``sizes`` int64[parts, n].
+
+    The keys are as :func:`write` makes them.
+    """
     sizes[:, :] = 0
     for i in range(len(offsets) - 1):
         part, p = 0, offsets[i]
@@ -189,3 +204,13 @@ def split(keys: U8, offsets: I64, part: Int, out: U8) -> None:
                     out[q] = keys[p]
                     q += 1
             p += 1
+
+
+@bare
+def unhex(digits: U8, out: U8) -> None:
+    """The bytes uint8[n] of 2n hexadecimal digits in lower case."""
+    for i in range(len(out)):
+        high, low = np.int64(digits[2 * i]), np.int64(digits[2 * i + 1])
+        high -= ZERO if high < LETTER_A else LETTER_A - 10
+        low -= ZERO if low < LETTER_A else LETTER_A - 10
+        out[i] = high << 4 | low

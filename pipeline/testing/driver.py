@@ -13,6 +13,7 @@ from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import view_plans
 from pipeline.app.plane import DataPlane, PlaneSettings, Topic
 from pipeline.app.sender import Sender
+from pipeline.features.entity import event_key
 from pipeline.features.planjson import to_json
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import TopicPartition
@@ -98,7 +99,8 @@ class Driver:
 
     def pipe(self, topic: str, event: Mapping[str, Any], timestamp_ms: int = -1) -> None:
         """Publish one event as a producer does: JSON, keyed by the stream's key."""
-        key = str(event[self._streams[topic].key]).encode()
+        stream = self._streams[topic]
+        key = event_key(stream.schema, stream.key_fields, event)
         self.log.append(topic, key, json.dumps(event).encode(), timestamp_ms)
 
     def run(self) -> None:
