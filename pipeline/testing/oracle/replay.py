@@ -11,6 +11,7 @@ from pipeline.features.view import FeatureView, Trigger
 from pipeline.testing.oracle.answers import Entry, answer, decayed, quotient
 from pipeline.testing.oracle.columns import ExpressionError, Kind, Rows, Seen
 from pipeline.testing.oracle.expected import Expected
+from pipeline.testing.oracle.keys import entity_of
 from pipeline.testing.oracle.records import Event, Reader, Record, read
 from pipeline.testing.oracle.windows import Reach
 
@@ -132,7 +133,7 @@ class Oracle:
         if not any(f.reach.takes(newest, event.time) for f in self._features):
             return "late"
         if row is None:
-            entity = event.fields[self.view.source.key]
+            entity = entity_of(self.view.source.key_fields, event.fields)
             row = _Row(entity, event.time, [[[] for _ in f.parts] for f in self._features])
             self._keys[key] = row
         row.newest = max(row.newest, event.time)
