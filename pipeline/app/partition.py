@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.app.lookups import LookupPlan, LookupState, StagedLookup, look_up, lookup_plans
 from pipeline.app.outputs import changes_batch, changes_schema, select_bytes
 from pipeline.errors import CorruptRowError, LogTruncatedError
 from pipeline.features.derive import Derivation
+from pipeline.features.plan import Plan
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import EventBatch, TopicPartition
 from pipeline.state.batch import Fired, Outcome, TriggerKind, TriggerTables
@@ -37,6 +39,7 @@ class ViewPlan:
     triggers: tuple[Trigger, ...]
     derivation: Derivation
     tables: TriggerTables | None
+    lookups: tuple[LookupPlan, ...]
 
     @classmethod
     def build(cls, view: FeatureView, triggers: Sequence[Trigger]) -> ViewPlan:
@@ -51,7 +54,8 @@ class ViewPlan:
             else:
                 rows.append((TriggerKind.EVERY, -1, 0))
         tables = TriggerTables(np.array(rows, dtype=np.int64).reshape(-1, 3)) if rows else None
-        return cls(view, tuple(triggers), Derivation(view.plan, extra), tables)
+        derivation, lookups = Derivation(view.plan, extra), lookup_plans(view.plan)
+        return cls(view, tuple(triggers), derivation, tables, lookups)
 
 
 def view_plans(views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> list[ViewPlan]:
@@ -76,6 +80,13 @@ class StagedView:
     failed: I64
     late: I64
     outcomes: Mapping[str, int]
+    lookups: Sequence[StagedLookup]
+
+    @property
+    def writes(self) -> list[RowWrite]:
+        """Rows to be committed; those looked up first."""
+        rows = [looked.write for looked in self.lookups if len(looked.slots)]
+        return [*rows, self.write] if len(self.slots) else rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +109,7 @@ class ViewState:
     schema: pa.Schema
     marker: Marker
     table: StateTable
+    lookups: tuple[LookupState, ...]
 
 
 @dataclass
@@ -146,7 +158,8 @@ class Partition:
                 )  # fmt: skip
             schema = changes_schema(compiled, self.app, self.topic_id)
             table = StateTable(compiled, max_bytes=self.cache_bytes)
-            self.views.append(ViewState(plan, schema, marker, table))
+            lookups = LookupState.of(plan.lookups, self.cache_bytes)
+            self.views.append(ViewState(plan, schema, marker, table, lookups))
         return lease
 
     @property
@@ -170,6 +183,8 @@ class Partition:
             state.marker = done.marker
             state.table.settle(done.slots)
             state.table.evict()
+            for looked in done.lookups:
+                looked.settle()
 
     def beat(self, now_ms: int) -> list[Marker]:
         """Markers that say a quiet partition was read up to ``now_ms``."""
@@ -187,9 +202,10 @@ class Partition:
 
     def _stage_view(self, state: ViewState, events: EventBatch, now_ms: int) -> StagedView:
         binary = events.binary
-        derived = state.plan.derivation.compute(events)
         fresh = binary.offsets >= state.marker.next_offset
         accepted = fresh & (events.reason == 0)
+        events, looked = look_up(state.lookups, events, accepted, self._resident)
+        derived = state.plan.derivation.compute(events)
         failed = derived.failed[fresh[derived.failed]]
         accepted[failed] = False
         rows = np.flatnonzero(accepted).astype(np.int64)
@@ -197,7 +213,7 @@ class Partition:
         keys, key_offsets = binary.keys, binary.key_offsets
         if not whole:
             keys, key_offsets = select_bytes(keys, key_offsets, rows)
-        slots = self._resident(state, keys, key_offsets)
+        slots = self._resident(state.plan.view.plan, state.table, keys, key_offsets)
         applied = state.table.apply(
             slots,
             binary.offsets if whole else binary.offsets[rows],
@@ -239,20 +255,20 @@ class Partition:
             failed=failed,
             late=rows[applied.outcome == Outcome.LATE],
             outcomes=outcomes,
+            lookups=looked,
         )
 
-    def _resident(self, state: ViewState, keys: U8, key_offsets: I64) -> I32:
+    def _resident(self, plan: Plan, table: StateTable, keys: U8, key_offsets: I64) -> I32:
         """Slots of the keys; rows that are not cached are fetched in one round trip."""
-        lookup = state.table.lookup(keys, key_offsets)
+        lookup = table.lookup(keys, key_offsets)
         if len(lookup.missing):
-            fingerprint = state.plan.view.plan.fingerprint
-            rows = self.store.read(fingerprint, keys, key_offsets, lookup.missing)
-            corrupt = state.table.load(lookup.slots[lookup.missing], rows)
+            rows = self.store.read(plan.fingerprint, keys, key_offsets, lookup.missing)
+            corrupt = table.load(lookup.slots[lookup.missing], rows)
             if corrupt:
                 i = int(lookup.missing[corrupt[0]])
                 key = keys[key_offsets[i] : key_offsets[i + 1]].tobytes()
                 raise CorruptRowError(
-                    f"{self.source}: the stored row of {state.plan.view.name} for key {key!r} is "
+                    f"{self.source}: the stored row of {plan.view} for key {key!r} is "
                     f"corrupt ({len(corrupt)} such rows in this batch). Restore the store, or "
                     f"delete all keys {partition_tag(self.app, self.source).decode()}* to have "
                     "them computed again from the log"

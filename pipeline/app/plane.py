@@ -201,7 +201,8 @@ class DataPlane:
         for partition, batch in staged:
             try:
                 partition.store.begin_commit(
-                    [v.write for v in batch.views if len(v.slots)], [v.marker for v in batch.views]
+                    [write for view in batch.views for write in view.writes],
+                    [view.marker for view in batch.views],
                 )
                 begun.append((partition, batch))
             except (UnavailableError, FencedError) as error:

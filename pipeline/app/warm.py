@@ -51,7 +51,7 @@ def warm_up(topics: Sequence[Topic]) -> None:
             events.reason[:] = Reason.OK  # whatever bounds the stream sets
             staged = partition.stage(events, 0)
             partition.store.commit(
-                [v.write for v in staged.views], [v.marker for v in staged.views]
+                [w for v in staged.views for w in v.writes], [v.marker for v in staged.views]
             )
             partition.settle(staged)
         for view in partition.views:

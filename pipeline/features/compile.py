@@ -24,6 +24,7 @@ from pipeline.features.plan import (
     FeatureOp,
     ListKind,
     ListState,
+    Lookup,
     Plan,
     Ring,
     plan_fields,
@@ -65,8 +66,13 @@ def compile_plan(
     ttl_ns: int,
     where: pl.Expr | None,
     features: Mapping[str, Aggregation],
+    columns: Contract,
+    lookups: tuple[Lookup, ...] = (),
 ) -> Plan:
-    """The plan of a view; :class:`DefinitionError` names the feature and argument that is wrong."""
+    """The plan of a view; :class:`DefinitionError` names the feature and argument that is wrong.
+
+    ``columns`` are the fields of the stream and those that ``lookups`` add.
+    """
     check_name("FeatureView.name", view)
     if tuple(entity) != source.key_fields:
         raise DefinitionError(
@@ -79,16 +85,18 @@ def compile_plan(
         raise DefinitionError(f"{view}.features", "a view needs at least one feature")
     if ttl_ns < 0:
         raise DefinitionError(f"{view}.ttl", "must be positive")
-    return _Compiler(view, source, ttl_ns).compile(entity, where, features)
+    plan = _Compiler(view, source, ttl_ns, columns).compile(entity, where, features)
+    plan = dataclasses.replace(plan, lookups=lookups)
+    return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
 
 
 class _Compiler:
     """Collects the shared parts (inputs, masks, rings, accumulators, lists) of one view."""
 
-    def __init__(self, view: str, source: EventStream, ttl_ns: int) -> None:
+    def __init__(self, view: str, source: EventStream, ttl_ns: int, columns: Contract) -> None:
         self.view = view
         self.source = source
-        self.contract: Contract = source.schema
+        self.contract = columns
         self.ttl_ns = ttl_ns
         self.inputs: list[tuple[str, CellType, int]] = []
         self.masks: list[str] = []
@@ -100,6 +108,7 @@ class _Compiler:
     def compile(
         self, entity: Sequence[str], where: pl.Expr | None, features: Mapping[str, Aggregation]
     ) -> Plan:
+        """The plan, but for look-ups and fingerprint."""
         selected = self._mask(where, f"{self.view}.where")
         drafts = [self._feature(name, aggregation) for name, aggregation in features.items()]
         widths = list(self.rings)
@@ -147,7 +156,7 @@ class _Compiler:
             fingerprint=0,
         )
         _check_size(plan)
-        return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
+        return plan
 
     def _feature(self, name: str, aggregation: Aggregation) -> Feature:
         where = f"{self.view}.{name}"

@@ -43,6 +43,7 @@ __all__ = [
     "FeatureOp",
     "ListKind",
     "ListState",
+    "Lookup",
     "Plan",
     "PlanTables",
     "Ring",
@@ -157,6 +158,19 @@ class Feature:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup:
+    """Features of another view that a view reads as columns of its events.
+
+    ``columns`` are their names there, ``features`` their positions in that view's ``plan``. See
+    :mod:`pipeline.features.lookups`.
+    """
+
+    plan: Plan
+    columns: tuple[str, ...]
+    features: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything the kernels and a reader need to know of one view.
 
@@ -179,7 +193,8 @@ class Plan:
     accumulators: tuple[Accumulator, ...]  # sorted by ring
     lists: tuple[ListState, ...]
     features: tuple[Feature, ...]
-    fingerprint: int  # uint64: hash of everything above and of the row format version
+    fingerprint: int  # uint64: hash of everything here and of the row format version
+    lookups: tuple[Lookup, ...] = ()  # left out of JSON and fingerprint where there are none
 
     @property
     def entities(self) -> dict[str, str]:
@@ -245,6 +260,10 @@ def plan_fields(plan: Plan) -> dict[str, Any]:
     for feature in fields["features"]:
         if not feature["delay_ns"]:
             del feature["delay_ns"]
+    for lookup, held in zip(fields["lookups"], plan.lookups, strict=True):
+        lookup["plan"] = plan_fields(held.plan)
+    if not plan.lookups:
+        del fields["lookups"]
     return fields
 
 

@@ -48,10 +48,20 @@ class StoreSettingWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class RowWrite:
-    """Packed rows of one view, to be written by one commit."""
+    """Packed rows of one view, to be written by one commit.
+
+    ``owner``: fingerprint of the view that keeps them to look them up, with whose marker they are
+    written; None where they are a view's own.
+    """
 
     fingerprint: int
     rows: EncodedRows
+    owner: int | None = None
+
+    @property
+    def marked_by(self) -> int:
+        """Fingerprint of the marker that has to be in the same commit."""
+        return self.fingerprint if self.owner is None else self.owner
 
 
 @dataclass(frozen=True, slots=True)
