@@ -66,6 +66,11 @@ def _print_view(out: Console, view: FeatureView, triggers: list[Trigger]) -> Non
     entity = ", ".join(f"{name} ({kind})" for name, kind in plan.entities.items())
     out.print(plain(f"  one row per {entity}, from topic {plan.source}"))
     out.print(plain(f"  a row expires {ttl}"))
+    for lookup in plan.lookups:
+        for column, position in zip(lookup.columns, lookup.features, strict=True):
+            name = f"{lookup.plan.view}:{lookup.plan.features[position].name}"
+            out.print(plain(f"  looks up {column} = {name}"))
+        out.print(plain(f"  keeps rows of {lookup.plan.view} of its own for that"))
     if plan.filter >= 0:
         out.print(plain(f"  only events where {_expression(plan.masks[plan.filter])}"))
     out.print()

@@ -14,6 +14,8 @@ from pipeline.app.partition import view_plans
 from pipeline.app.plane import DataPlane, PlaneSettings, Topic
 from pipeline.app.sender import Sender
 from pipeline.features.entity import event_key
+from pipeline.features.lookups import row_plans
+from pipeline.features.plan import Plan
 from pipeline.features.planjson import to_json
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import TopicPartition
@@ -118,13 +120,15 @@ class Driver:
         self.lane.crash()
 
     def digest(self, view: str) -> str:
-        """SHA-256 of every stored row of a view and of each partition's offset and accounting.
+        """SHA-256 of every stored row of a view, those it keeps for its look-ups included, and of
+        each partition's offset and accounting.
 
         Equal for equal logs, whatever the batches, workers and crashes on the way.
         """
         digest = hashlib.sha256()
-        for key, row in sorted(self.rows(view).items()):
-            digest.update(b"%d %d " % (len(key), len(row)) + key + row)
+        for plan in row_plans(self._views[view].plan):
+            for key, row in sorted(self._rows(plan).items()):
+                digest.update(b"%d %d " % (len(key), len(row)) + key + row)
         for m in self.markers(view):
             counts = (m.applied, m.duplicate, m.late, m.dead_lettered, m.filtered)
             digest.update(repr((m.partition, m.next_offset, m.consumed, counts)).encode())
@@ -143,7 +147,9 @@ class Driver:
 
     def rows(self, view: str) -> dict[bytes, bytes]:
         """Packed rows of a view by entity key, over all partitions."""
-        plan = self._views[view].plan
+        return self._rows(self._views[view].plan)
+
+    def _rows(self, plan: Plan) -> dict[bytes, bytes]:
         prefixes = tuple(row_key(tag, plan.fingerprint, b"") for tag in self._tags(plan.source))
         return {
             key[len(prefix) :]: value
