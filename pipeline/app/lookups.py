@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.app.outputs import select_bytes
+from pipeline.app.quarantine import Quarantine
 from pipeline.contracts.contract import Field, FieldType
 from pipeline.features.derive import Derivation
 from pipeline.features.lookups import column_type, own_rows
 from pipeline.features.plan import Plan
-from pipeline.ingest.batch import EventBatch
+from pipeline.ingest.batch import EventBatch, TopicPartition
 from pipeline.state.batch import Finalized
 from pipeline.state.table import StateTable
 from pipeline.state.watch import Watch
 from pipeline.store.partition import RowWrite
 
-__all__ = ["LookupPlan", "LookupState", "Resident", "StagedLookup", "look_up", "lookup_plans"]
+__all__ = ["LookedUp", "LookupPlan", "LookupState", "Resident", "look_up", "lookup_plans"]
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Resident = Callable[[Plan, StateTable, U8, I64], I32]
-"""Slots of keys in a table, whose missing rows are fetched."""
+Resident = Callable[[StateTable, Quarantine, U8, I64], tuple[I32, Bools, RowWrite | None]]
+"""Slots of keys in a table, whose missing rows are fetched; which are corrupt; their copies."""
 
 
 @dataclass(frozen=True)
@@ -66,78 +67,100 @@ def lookup_plans(owner: Plan, marked_by: int | None = None) -> tuple[LookupPlan,
     return tuple(made)
 
 
-@dataclass(frozen=True, slots=True)
-class StagedLookup:
-    """Rows that changed: what is to be committed, and settled then."""
-
-    state: LookupState
-    slots: I32
-    write: RowWrite
-
-    def settle(self) -> None:
-        """The rows are committed."""
-        self.state.table.settle(self.slots)
-        self.state.table.evict()
-
-
 @dataclass
 class LookupState:
     """The cached rows of one looked-up view in one partition."""
 
     plan: LookupPlan
     table: StateTable
+    quarantine: Quarantine
     lookups: tuple[LookupState, ...]
 
     @classmethod
-    def of(cls, plans: Sequence[LookupPlan], cache_bytes: int) -> tuple[LookupState, ...]:
+    def of(
+        cls, plans: Sequence[LookupPlan], app: str, source: TopicPartition, cache_bytes: int
+    ) -> tuple[LookupState, ...]:
         """Nothing cached yet."""
         return tuple(
-            cls(p, StateTable(p.plan, max_bytes=cache_bytes), cls.of(p.lookups, cache_bytes))
+            cls(
+                p,
+                StateTable(p.plan, max_bytes=cache_bytes),
+                Quarantine(app, source, p.plan.view, p.plan.fingerprint),
+                cls.of(p.lookups, app, source, cache_bytes),
+            )
             for p in plans
         )
 
 
+@dataclass
+class LookedUp:
+    """What look-ups made of a batch.
+
+    ``events``   the batch with their columns
+    ``broken``   bool[n], true where a row that is looked up is corrupt
+    ``changed``  rows to be settled once the batch is committed
+    ``writes``   these, and copies of corrupt ones, to be committed with it
+    """
+
+    events: EventBatch
+    broken: Bools
+    changed: list[tuple[StateTable, I32]] = field(default_factory=list)
+    writes: list[RowWrite] = field(default_factory=list)
+
+    def settle(self) -> None:
+        """The batch is committed."""
+        for table, slots in self.changed:
+            table.settle(slots)
+            table.evict()
+
+
 def look_up(
     states: Sequence[LookupState], events: EventBatch, wanted: Bools, resident: Resident
-) -> tuple[EventBatch, list[StagedLookup]]:
-    """``events`` with the columns of the look-ups, and the rows that changed on the way.
-
-    ``wanted`` bool[n] are the events that the view takes; the columns of others are null.
-    """
-    staged: list[StagedLookup] = []
-    seen = events
+) -> LookedUp:
+    """``wanted`` bool[n] are the events that the view takes; the columns of others are null."""
+    found = LookedUp(events, np.zeros(len(events), dtype=np.bool_))
     for state in states:
-        inner, below = look_up(state.lookups, events, wanted, resident)
-        watched, here = _apply(state, inner, wanted, resident)
-        seen = _with_columns(seen, state.plan.fields, watched)
-        staged += [*below, here]
-    return seen, staged
+        inner = look_up(state.lookups, events, wanted, resident)
+        watched = _apply(state, inner, wanted, resident)
+        found.events = _with_columns(found.events, state.plan.fields, watched)
+        found.broken |= inner.broken
+        found.changed += inner.changed
+        found.writes += inner.writes
+    return found
 
 
-def _apply(
-    state: LookupState, events: EventBatch, wanted: Bools, resident: Resident
-) -> tuple[Finalized, StagedLookup]:
-    """Every event that is wanted into the rows; features after each, of all n events."""
-    binary, table = events.binary, state.table
-    derived = state.plan.derivation.compute(events)
+def _apply(state: LookupState, looked: LookedUp, wanted: Bools, resident: Resident) -> Finalized:
+    """Every event that is wanted into the rows; features after each, of all n events.
+
+    What changed and what is broken is added to ``looked``.
+    """
+    events, table, plan = looked.events, state.table, state.plan
+    derived = plan.derivation.compute(events)
     index = np.flatnonzero(wanted).astype(np.int64)
-    select = wanted.astype(np.uint8)
+    keys, key_offsets = select_bytes(events.binary.keys, events.binary.key_offsets, index)
+    slots, broken, quarantined = resident(table, state.quarantine, keys, key_offsets)
+    looked.broken[index] |= broken
+    select = 1 + events.tombstones
+    select[looked.broken] = 0
     select[derived.failed] = 0
-    keys, key_offsets = select_bytes(binary.keys, binary.key_offsets, index)
     applied = table.apply(
-        resident(state.plan.plan, table, keys, key_offsets),
-        binary.offsets[index],
-        binary.timestamps_ms[index],
+        slots,
+        events.binary.offsets[index],
+        events.binary.timestamps_ms[index],
         events.event_time[index],
         select[index],
         np.ascontiguousarray(derived.inputs[:, index]),
         np.ascontiguousarray(derived.valid[:, index]),
         np.ascontiguousarray(derived.masks[:, index]),
-        watch=state.plan.watch,
+        watch=plan.watch,
     )
-    rows = table.encode(applied.dirty)
-    write = RowWrite(state.plan.plan.fingerprint, rows, state.plan.owner)
-    return _spread(applied.watched, index, len(events)), StagedLookup(state, applied.dirty, write)
+    looked.changed.append((table, applied.dirty))
+    if len(applied.dirty):
+        rows = table.encode(applied.dirty)
+        looked.writes.append(RowWrite(plan.plan.fingerprint, rows, owner=plan.owner))
+    if quarantined is not None:
+        looked.writes.append(dataclasses.replace(quarantined, owner=plan.owner))
+    return _spread(applied.watched, index, len(events))
 
 
 def _spread(watched: Finalized | None, index: I64, n: int) -> Finalized:
@@ -153,10 +176,10 @@ def _spread(watched: Finalized | None, index: I64, n: int) -> Finalized:
 
 def _with_columns(events: EventBatch, fields: Sequence[Field], found: Finalized) -> EventBatch:
     columns, valid, known = dict(events.columns), dict(events.valid), dict(events.fields)
-    for i, field in enumerate(fields):
+    for i, made in enumerate(fields):
         cells = np.ascontiguousarray(found.cells[:, i])
-        real = field.type is FieldType.FLOAT64
-        columns[field.name] = cells.view(np.float64) if real else cells
-        valid[field.name] = np.ascontiguousarray(found.valid[:, i])
-        known[field.name] = field
+        real = made.type is FieldType.FLOAT64
+        columns[made.name] = cells.view(np.float64) if real else cells
+        valid[made.name] = np.ascontiguousarray(found.valid[:, i])
+        known[made.name] = made
     return dataclasses.replace(events, columns=columns, valid=valid, fields=known)

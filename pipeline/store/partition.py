@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from pipeline.ingest.batch import TopicPartition
 from pipeline.state.batch import EncodedRows
+from pipeline.store.keys import quarantine_prefix, row_prefix
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
 from pipeline.store.registry import Registry
@@ -52,16 +53,23 @@ class RowWrite:
 
     ``owner``: fingerprint of the view that keeps them to look them up, with whose marker they are
     written; None where they are a view's own.
+    ``quarantined``: not rows but copies of what stood there and failed its checks.
     """
 
     fingerprint: int
     rows: EncodedRows
+    quarantined: bool = False
     owner: int | None = None
 
     @property
     def marked_by(self) -> int:
         """Fingerprint of the marker that has to be in the same commit."""
         return self.fingerprint if self.owner is None else self.owner
+
+    def prefix(self, tag: bytes) -> bytes:
+        """What the store's keys of all its rows start with."""
+        begin = quarantine_prefix if self.quarantined else row_prefix
+        return begin(tag, self.fingerprint)
 
 
 @dataclass(frozen=True, slots=True)
