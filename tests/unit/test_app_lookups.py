@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from random import Random
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.inference.request import decode_requests
 from pipeline.ingest.batch import TopicPartition
 from pipeline.serve.client import FeatureClient
 from pipeline.state.columns import feature_type
+from pipeline.store.keys import partition_tag, row_key
 from pipeline.store.memory import MemoryStore
 from pipeline.testing.driver import Driver
 from pipeline.testing.fuzz import Case, EventFuzzer, Shape, fuzz_stream
@@ -228,6 +230,48 @@ def test_triggers_see_looked_up_columns_and_requests_carry_them() -> None:
     asked = [decode_requests(value).block(["share", "hour"], 0).tolist() for *_, value in messages]
     sent = [value for rows in asked for row in rows for value in row]
     assert sent == pytest.approx([0.6, 10.0, 1.0, 8.0])
+
+
+def test_a_deleted_entity_has_nothing_to_look_up() -> None:
+    profile = spending()
+    view = spending(
+        name="seen", features={"hours": pp.last("hour", n=9)}, lookups={"hour": profile["hour"]}
+    )
+    driver = piped(Driver([view]), (1, 2.0, 100), (1, 3.0, 200))
+    driver.log.append("payments", b"1", None, 300_000)
+    driver.log.append("payments", b"2", None, -1)  # refused: nobody knows when
+    piped(driver, (1, 4.0, 250), (1, 5.0, 400), (1, 6.0, 500))
+    read = FeatureClient(driver.store).prepare(["seen"]).read([1], at="event")
+    assert read["hours"].to_pylist() == [[11.0, 5.0]]  # what is older than the deletion is late
+    (marker,) = driver.markers("seen")
+    assert (marker.applied, marker.late, marker.dead_lettered) == (5, 1, 1)
+
+
+def test_an_entity_whose_looked_up_row_is_corrupt_stands_still_alone() -> None:
+    view = spending(
+        name="seen", features={"hours": pp.last("hour", n=9)}, lookups={"hour": spending()["hour"]}
+    )
+    _, kept = row_plans(view.plan)
+    log, store = MemoryLog(), MemoryStore()
+    log.create("payments", 1)
+    piped(Driver([view], log=log, store=store), (1, 2.0, 100), (2, 3.0, 100))
+    key = row_key(partition_tag("test", TopicPartition("payments", 0)), kept.fingerprint, b"1")
+    right = store.values[key]
+    store.values[key] = right[:-1] + bytes([right[-1] ^ 1])
+    driver = piped(Driver([view], log=log, store=store), (1, 4.0, 200), (2, 5.0, 200))
+    query = FeatureClient(store).prepare(["seen"])
+    assert query.read([1, 2], at="event")["hours"].to_pylist() == [[2.0], [8.0, 3.0]]
+    (marker,) = driver.markers("seen")
+    assert (marker.applied, marker.dead_lettered) == (3, 1)
+    (letter,) = driver.publisher.sent[driver.names.dead_letters]
+    assert (json.loads(letter[2])["reason"], json.loads(letter[2])["view"]) == (
+        "corrupt_row", "seen",
+    )  # fmt: skip
+    copies = [name for name in store.values if b":q:%016x:" % kept.fingerprint in name]
+    assert len(copies) == 1
+    store.values[key] = right
+    piped(driver, (1, 1.0, 300))
+    assert query.read([1], at="event")["hours"].to_pylist() == [[3.0, 2.0]]
 
 
 @pytest.mark.parametrize(
