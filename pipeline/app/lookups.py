@@ -20,7 +20,7 @@ from pipeline.features.derive import Derivation
 from pipeline.features.lookups import column_type, own_rows
 from pipeline.features.plan import Plan
 from pipeline.ingest.batch import EventBatch, TopicPartition
-from pipeline.state.batch import Finalized
+from pipeline.state.batch import Finalized, Leaving
 from pipeline.state.table import StateTable
 from pipeline.state.watch import Watch
 from pipeline.store.partition import RowWrite
@@ -91,6 +91,10 @@ class LookupState:
             for p in plans
         )
 
+    def tables(self) -> list[StateTable]:
+        """Its own, and those of what it looks up itself."""
+        return [self.table, *(table for state in self.lookups for table in state.tables())]
+
 
 @dataclass
 class LookedUp:
@@ -107,11 +111,13 @@ class LookedUp:
     changed: list[tuple[StateTable, I32]] = field(default_factory=list)
     writes: list[RowWrite] = field(default_factory=list)
 
-    def settle(self) -> None:
-        """The batch is committed."""
+    def settle(self) -> list[tuple[int, Leaving]]:
+        """The batch is committed; the rows that left the cache and may expire, by fingerprint."""
+        gone = []
         for table, slots in self.changed:
             table.settle(slots)
-            table.evict()
+            gone.append((table.plan.fingerprint, table.evict_rows()))
+        return gone
 
 
 def look_up(

@@ -29,6 +29,7 @@ from pipeline.features.plan import (
     Ring,
     plan_fields,
 )
+from pipeline.features.repartition import Repartition
 from pipeline.features.stream import EventStream
 from pipeline.features.windows import MAX_BOUND, Window, place
 
@@ -61,7 +62,7 @@ def check_name(where: str, name: str) -> None:
 
 def compile_plan(
     view: str,
-    source: EventStream,
+    source: EventStream | Repartition,
     entity: Sequence[str],
     ttl_ns: int,
     where: pl.Expr | None,
@@ -74,13 +75,6 @@ def compile_plan(
     ``columns`` are the fields of the stream and those that ``lookups`` add.
     """
     check_name("FeatureView.name", view)
-    if tuple(entity) != source.key_fields:
-        raise DefinitionError(
-            f"{view}.entity",
-            f"{', '.join(entity)} is not the key of topic {source.topic!r} "
-            f"({', '.join(source.key_fields)}); "
-            "a view belongs to the key its topic is partitioned by",
-        )
     if not features:
         raise DefinitionError(f"{view}.features", "a view needs at least one feature")
     if ttl_ns < 0:
@@ -93,7 +87,9 @@ def compile_plan(
 class _Compiler:
     """Collects the shared parts (inputs, masks, rings, accumulators, lists) of one view."""
 
-    def __init__(self, view: str, source: EventStream, ttl_ns: int, columns: Contract) -> None:
+    def __init__(
+        self, view: str, source: EventStream | Repartition, ttl_ns: int, columns: Contract
+    ) -> None:
         self.view = view
         self.source = source
         self.contract = columns

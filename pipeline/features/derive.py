@@ -59,6 +59,7 @@ class Derivation:
                 self._computed.append((i, cell))
         self._expressions += [deserialize(m).alias(f"m{i}") for i, m in enumerate(self._masks)]
         self._roots = sorted({r for e in self._expressions for r in e.meta.root_names()})
+        self.fields = self._event_fields()
 
     def compute(self, events: EventBatch) -> Derived:
         """Inputs and masks of ``events``; rejected rows and tombstones hold undefined values."""
@@ -74,6 +75,13 @@ class Derivation:
             frame = to_polars(events, self._roots)
             self._evaluate(frame, 0, events, inputs, valid, masks, failed)
         return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64))
+
+    def _event_fields(self) -> frozenset[str]:
+        """Names of the event fields that are read, those that its look-ups read included."""
+        read = frozenset([*self._roots, *(name for _, name in self._fields)])
+        for lookup in self._plan.lookups:
+            read = read - frozenset(lookup.columns) | Derivation(lookup.plan).fields
+        return read
 
     def _evaluate(
         self, frame: pl.DataFrame, start: int, events: EventBatch,

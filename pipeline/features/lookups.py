@@ -21,6 +21,7 @@ from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.errors import DefinitionError
 from pipeline.features.compile import check_name
 from pipeline.features.plan import CellType, Feature, FeatureOp, Lookup, Plan
+from pipeline.features.repartition import Repartition
 from pipeline.features.stream import EventStream
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ class FeatureReference:
 
 
 def resolve(
-    view: str, source: EventStream, entity: str, lookups: Mapping[str, FeatureReference]
+    view: str,
+    source: EventStream | Repartition,
+    entity: str,
+    lookups: Mapping[str, FeatureReference],
 ) -> tuple[tuple[Lookup, ...], Contract]:
     """What a view's plan has to know of its look-ups, and the columns that its events have.
 
@@ -97,7 +101,7 @@ def row_plans(plan: Plan) -> Iterator[Plan]:
 
 
 def _feature(
-    view: str, source: EventStream, entity: str, where: str, column: str,
+    view: str, source: EventStream | Repartition, entity: str, where: str, column: str,
     reference: FeatureReference,
 ) -> Feature:  # fmt: skip
     check_name(f"{view}.lookups", column)
@@ -110,7 +114,7 @@ def _feature(
     plan = reference.view.plan
     if any(p.view == view for p in row_plans(plan)):
         raise DefinitionError(where, f"view {plan.view!r} would look itself up through this one")
-    if reference.view.source != source:
+    if reference.view.stream != source:
         raise DefinitionError(
             where, f"view {plan.view!r} is not over the same stream, {source.topic!r}"
         )

@@ -16,6 +16,7 @@ from pipeline.features.entity import entity_fields, entity_name
 from pipeline.features.expressions import output_type, serialize
 from pipeline.features.lookups import FeatureReference, resolve
 from pipeline.features.plan import ListKind, Plan
+from pipeline.features.repartition import Repartition, stream_of
 from pipeline.features.stream import EventStream
 from pipeline.units import parse_duration
 
@@ -24,9 +25,12 @@ __all__ = ["Changed", "Changes", "FeatureView", "Trigger", "changed"]
 
 @dataclass(frozen=True, eq=False)
 class FeatureView:
-    """Features of one entity, computed from one stream.
+    """Features of one entity, computed from one stream or several.
 
-    ``entity``    field or fields of the contract that name the entity; the topic's key
+    ``source``    a stream, or a list of streams whose events are taken together: fields by name,
+                  null where a stream lacks one
+    ``entity``    field or fields of the contract that name the entity. Where that is not the
+                  topic's key, and for several streams, the events go through a repartition topic
     ``ttl``       a row expires this long after its last event (None: never)
     ``where``     events for which this is not true are counted as ``filtered``
     ``features``  name -> aggregation, see :mod:`pipeline.features.aggregations`
@@ -37,7 +41,7 @@ class FeatureView:
     """
 
     name: str
-    source: EventStream
+    source: EventStream | Sequence[EventStream]
     entity: str | Sequence[str]
     features: Mapping[str, Aggregation]
     ttl: str | int | timedelta | None = None
@@ -45,6 +49,7 @@ class FeatureView:
     lookups: Mapping[str, FeatureReference] = field(default_factory=dict)
     plan: Plan = field(init=False, repr=False)
     columns: Contract = field(init=False, repr=False)
+    stream: EventStream | Repartition = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -54,12 +59,14 @@ class FeatureView:
         if self.ttl is not None and ttl_ns <= 0:
             raise DefinitionError(f"{self.name}.ttl", "must be longer than 0")
         entity = entity_fields(f"{self.name}.entity", self.entity)
-        lookups, columns = resolve(self.name, self.source, entity_name(entity), self.lookups)
+        stream = stream_of(self.name, self.source, entity)
+        lookups, columns = resolve(self.name, stream, entity_name(entity), self.lookups)
         plan = compile_plan(
-            self.name, self.source, entity, ttl_ns, self.where, self.features, columns, lookups
+            self.name, stream, entity, ttl_ns, self.where, self.features, columns, lookups
         )
         object.__setattr__(self, "entity", entity[0] if len(entity) == 1 else entity)
         object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "stream", stream)
         object.__setattr__(self, "plan", plan)
 
     def __getitem__(self, feature: str) -> FeatureReference:
@@ -71,6 +78,11 @@ class FeatureView:
                 f"the view has no such scalar feature; it has: {', '.join(scalars)}",
             )
         return FeatureReference(self, feature)
+
+    @property
+    def sources(self) -> tuple[EventStream, ...]:
+        """The streams whose events it is computed from."""
+        return self.stream.sources if isinstance(self.stream, Repartition) else (self.stream,)
 
     @property
     def changes(self) -> Changes:

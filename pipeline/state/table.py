@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,17 @@ from pipeline.kernels.table import (
 )
 from pipeline.kernels.tiles import spacious
 from pipeline.kernels.watch import apply_watched
-from pipeline.state.batch import Applied, EncodedRows, Finalized, Fired, Lookup, TriggerTables
+from pipeline.state.arrays import empty, flags, grown, plain
+from pipeline.state.batch import (
+    Applied,
+    EncodedRows,
+    Finalized,
+    Fired,
+    Leaving,
+    Lookup,
+    TriggerTables,
+)
+from pipeline.state.leaving import leaving
 from pipeline.state.watch import Watch
 
 __all__ = ["StateTable"]
@@ -46,7 +56,6 @@ __all__ = ["StateTable"]
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
-A = TypeVar("A", bound=npt.NDArray[Any])
 
 EVICT_TO = 0.9  # an eviction frees a tenth, so that its sort is paid by many batches
 FIRED_ROWS = 4096
@@ -88,7 +97,7 @@ class StateTable:
         self._index.fill(0)
         self._totals.fill(0)
         self._totals[FREE_SLOT] = -1
-        _empty(self._heads)
+        empty(self._heads)
 
     @property
     def rows(self) -> int:
@@ -107,7 +116,7 @@ class StateTable:
 
     def lookup(self, keys: U8, key_offsets: I64) -> Lookup:
         """Slots of n keys, made for those not seen before. O(n)."""
-        keys, key_offsets = _plain(keys, np.uint8), _plain(key_offsets, np.int64)
+        keys, key_offsets = plain(keys, np.uint8), plain(key_offsets, np.int64)
         n = len(key_offsets) - 1
         self._reserve(n, int(key_offsets[-1] - key_offsets[0]))
         self._sequence += 1
@@ -127,7 +136,7 @@ class StateTable:
         Returns the positions of rows that cannot be trusted: cut short, another format or layout,
         wrong checksum, malformed body. Their slots stay unloaded; :meth:`apply` refuses them.
         """
-        slots = _plain(slots, np.int32)
+        slots = plain(slots, np.int32)
         if not len(slots):
             return []
         data = np.frombuffer(bytearray(b"".join(row or b"" for row in rows)), dtype=np.uint8)
@@ -166,18 +175,18 @@ class StateTable:
         progress = np.zeros(4, dtype=np.int64)
         capacity = max(min(n, FIRED_ROWS) * len(table), 1) if len(table) else 0
         chunks: list[Fired] = []
-        slots = _plain(slots, np.int32)
-        offsets, timestamps_ms = _plain(offsets, np.int64), _plain(timestamps_ms, np.int64)
-        event_time, select = _plain(event_time, np.int64), _plain(select, np.uint8)
-        inputs, valid = _plain(inputs, np.int64), _plain(valid, np.uint8)
-        masks = _plain(masks, np.uint8)
+        slots = plain(slots, np.int32)
+        offsets, timestamps_ms = plain(offsets, np.int64), plain(timestamps_ms, np.int64)
+        event_time, select = plain(event_time, np.int64), plain(select, np.uint8)
+        inputs, valid = plain(inputs, np.int64), plain(valid, np.uint8)
+        masks = plain(masks, np.uint8)
         event = np.zeros(len(inputs), dtype=np.int64)
-        usable, passed = _flags(len(inputs)), _flags(len(masks))
-        joined, fires = _flags(self.plan.sections), _flags(len(table))
+        usable, passed = flags(len(inputs)), flags(len(masks))
+        joined, fires = flags(self.plan.sections), flags(len(table))
         t, watched = self._tables, None if watch is None else watch.room(n)
         self._sequence += 1
         while True:
-            fired = self._fired_rows(capacity)
+            fired = Fired.room(capacity, self.plan.cells, len(self.plan.features))
             arguments = (
                 self._slots, self._arena, self._heads, self._need, self._sequence,
                 t.rings, t.accumulators, t.lists, t.features, t.defaults, t.ttl_ns,
@@ -210,7 +219,7 @@ class StateTable:
 
         A dirty slot stays pinned until a :meth:`settle` for this encoding.
         """
-        slots = _plain(slots, np.int32)
+        slots = plain(slots, np.int32)
         offsets = np.zeros(len(slots) + 1, dtype=np.int64)
         out = np.empty(len(slots) * self._row_bytes + 4096, dtype=np.uint8)
         done = 0
@@ -231,14 +240,14 @@ class StateTable:
     def finalize(self, slots: I32, at: I64 | Literal["event"]) -> Finalized:
         """Features of slots as of ``at`` int64[n] ns, or each of its own newest event."""
         n, plan, t = len(slots), self.plan, self._tables
-        times = np.empty(0, dtype=np.int64) if isinstance(at, str) else _plain(at, np.int64)
+        times = np.empty(0, dtype=np.int64) if isinstance(at, str) else plain(at, np.int64)
         result = Finalized(
             np.empty((n, plan.cells), dtype=np.int64),
             np.empty((n, plan.cells), dtype=np.uint8),
             np.empty((n, len(plan.features)), dtype=np.uint8),
         )
         finalize_slots(
-            self._slots, self._arena, _plain(slots, np.int32), t.rings, t.accumulators, t.lists,
+            self._slots, self._arena, plain(slots, np.int32), t.rings, t.accumulators, t.lists,
             t.features, t.defaults, t.ttl_ns, times, int(isinstance(at, str)), self._scratch,
             result.cells, result.valid, result.status,
         )  # fmt: skip
@@ -246,7 +255,7 @@ class StateTable:
 
     def keys(self, slots: I32) -> tuple[U8, I64]:
         """Key bytes of slots back to back, and their n + 1 offsets."""
-        slots = _plain(slots, np.int32)
+        slots = plain(slots, np.int32)
         offsets = np.zeros(len(slots) + 1, dtype=np.int64)
         np.cumsum(self._slots[slots, KEY_SIZE], out=offsets[1:])
         out = np.empty(int(offsets[-1]), dtype=np.uint8)
@@ -272,30 +281,46 @@ class StateTable:
 
     def settle(self, slots: I32) -> None:
         """The store has acknowledged one encoding of each of these slots."""
-        settle_slots(self._slots, _plain(slots, np.int32))
+        settle_slots(self._slots, plain(slots, np.int32))
 
     def evict(self) -> int:
         """Drop the least recently used rows that are settled; returns how many.
 
         Nothing happens up to ``max_bytes``; beyond, a tenth more is dropped. O(rows log rows).
         """
+        before = self.rows
+        self.evict_rows()
+        return before - self.rows
+
+    def evict_rows(self) -> Leaving:
+        """As :meth:`evict`; returns the dropped rows that may expire, none if the plan's do not."""
         if self.nbytes <= self.max_bytes:
-            return 0
-        slots = np.empty(self.rows, dtype=np.int32)
-        used = np.empty(self.rows, dtype=np.int64)
-        n = evictable(self._slots, self._totals, slots, used)
-        order = slots[:n][np.argsort(used[:n], kind="stable")]
+            return leaving(self._slots[:0], self._keys)
+        order = self._by_age()
+        known = self._slots[order if self.plan.ttl_ns else order[:0], :SECTION]
         removed = evict_slots(
             self._slots, self._arena, self._heads, self._keys, self._totals, self._index,
             len(self.plan.lists), order, self._slot_bytes, int(EVICT_TO * self.max_bytes),
         )  # fmt: skip
+        gone = leaving(known[:removed], self._keys)
         self._compact_sparse()
-        return int(removed)
+        return gone
+
+    def settled(self, most: int) -> Leaving:
+        """Up to ``most`` rows that the store holds as they are, least recently used first."""
+        return leaving(self._slots[self._by_age()[:most], :SECTION], self._keys)
 
     def compact(self) -> None:
         """Move keys, tiles and lists together and give back what was between; O(bytes)."""
         self._compact_keys()
         self._compact_arena()
+
+    def _by_age(self) -> I32:
+        """Slots of settled rows, least recently used first."""
+        slots = np.empty(self.rows, dtype=np.int32)
+        used = np.empty(self.rows, dtype=np.int64)
+        n = evictable(self._slots, self._totals, slots, used)
+        return slots[:n][np.argsort(used[:n], kind="stable")]
 
     def _column(self, slots: I32, column: int) -> I64:
         return np.take(self._slots[:, column], slots)
@@ -304,9 +329,9 @@ class StateTable:
         """Room for ``new`` more keys of ``key_bytes`` together."""
         slots = int(self._totals[NEXT_SLOT]) + new
         if slots > len(self._slots):
-            self._slots = _grown(self._slots, slots)
+            self._slots = grown(self._slots, slots)
         if int(self._totals[KEY_BYTES]) + key_bytes > len(self._keys):
-            self._keys = _grown(self._keys, int(self._totals[KEY_BYTES]) + key_bytes)
+            self._keys = grown(self._keys, int(self._totals[KEY_BYTES]) + key_bytes)
         size = len(self._index)
         while size < 2 * (self.rows + new):
             size *= 2
@@ -316,7 +341,7 @@ class StateTable:
             self._index = index
 
     def _grow_arena(self) -> None:
-        self._arena = _grown(self._arena, len(self._arena) + self._need)
+        self._arena = grown(self._arena, len(self._arena) + self._need)
 
     def _compact_sparse(self) -> None:
         """Compact what is mostly free, so that it pays."""
@@ -333,34 +358,10 @@ class StateTable:
     def _compact_arena(self) -> None:
         arena = np.empty(2 * int(self._heads[LIVE]) + 2 * self._need + 16384, dtype=np.int64)
         heads = np.empty(HEADS, dtype=np.int64)
-        _empty(heads)
+        empty(heads)
         lists = len(self.plan.lists)
         compact_arena(self._slots, self._totals, lists, self._arena, arena, heads)
         self._arena, self._heads = arena, heads
-
-    def _fired_rows(self, capacity: int) -> Fired:
-        cells, features = self.plan.cells, len(self.plan.features)
-        return Fired(
-            np.empty(capacity, dtype=np.int64),
-            np.empty(capacity, dtype=np.int32),
-            np.empty((capacity, cells), dtype=np.int64),
-            np.empty((capacity, cells), dtype=np.uint8),
-            np.empty((capacity, features), dtype=np.uint8),
-        )
-
-
-def _flags(n: int) -> U8:
-    return np.zeros(n, dtype=np.uint8)
-
-
-def _empty(heads: I64) -> None:
-    heads.fill(-1)
-    heads[TOP] = heads[LIVE] = 0
-
-
-def _plain(array: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """``array`` as kernels are compiled for: contiguous and writable, a copy only if it is not."""
-    return np.require(array, dtype, ["C", "W"])
 
 
 def _words_needed(plan: Plan) -> int:
@@ -383,10 +384,3 @@ def _scratch_needed(plan: Plan) -> int:
     """Words that counting the different values of an events list takes at most."""
     bounds = [s.bound for s in plan.lists if s.kind is ListKind.EVENTS and s.input >= 0]
     return 1 << int(size_class(2 * max(bounds, default=0)))
-
-
-def _grown(array: A, at_least: int) -> A:
-    """A copy of ``array`` with room for ``at_least`` rows, at least twice as long."""
-    bigger = np.empty((max(at_least, 2 * len(array)), *array.shape[1:]), dtype=array.dtype)
-    bigger[: len(array)] = array
-    return cast(A, bigger)

@@ -113,7 +113,7 @@ class Oracle:
 
     def _outcome(self, record: Record) -> str:
         """One of the outcomes, or the reason of a dead letter."""
-        event = read(self.view.source, self._partitions, record, self._reader)
+        event = read(self.view.sources[0], self._partitions, record, self._reader)
         for looked in self._lookups:
             event = looked.after(record, event)
         if isinstance(event, str):
@@ -145,7 +145,7 @@ class Oracle:
         if not any(f.reach.takes(newest, event.time) for f in self._features):
             return "late"
         if row is None:
-            entity = entity_of(self.view.source.key_fields, event.fields)
+            entity = entity_of(self.view.stream.key_fields, event.fields)
             row = _Row(entity, event.time, [[[] for _ in f.parts] for f in self._features])
             self._keys[key] = row
         row.newest = max(row.newest, event.time)
@@ -163,12 +163,12 @@ class Oracle:
         return "applied"
 
     def _id(self, event: Event) -> Any:
-        name = self.view.source.event_id
+        name = self.view.stream.event_id
         return None if name is None else event.fields.get(name)
 
     def _remember(self, row: _Row, event: Event, known: Any) -> None:
         """Keep the newest ids, at most the bound, later than the newest event less ``dedup``."""
-        stream = self.view.source
+        stream = self.view.stream
         if known is not None:
             row.ids.append((event.time, event.record.offset, known))
         young = sorted(i for i in row.ids if i[0] > row.newest - stream.dedup_ns)
