@@ -67,6 +67,11 @@ def _print_view(out: Console, app: str, view: FeatureView, triggers: list[Trigge
     out.print(plain(f"  one row per {entity}, from topic {view.stream.topic_in(app)}"))
     _print_repartition(out, view)
     out.print(plain(f"  a row expires {ttl}"))
+    for lookup in plan.lookups:
+        for column, position in zip(lookup.columns, lookup.features, strict=True):
+            name = f"{lookup.plan.view}:{lookup.plan.features[position].name}"
+            out.print(plain(f"  looks up {column} = {name}"))
+        out.print(plain(f"  keeps rows of {lookup.plan.view} of its own for that"))
     if plan.filter >= 0:
         out.print(plain(f"  only events where {_expression(plan.masks[plan.filter])}"))
     if plan.reject >= 0:

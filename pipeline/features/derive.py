@@ -61,11 +61,7 @@ class Derivation:
                 self._computed.append((i, cell))
         self._expressions += [deserialize(m).alias(f"m{i}") for i, m in enumerate(self._masks)]
         self._roots = sorted({r for e in self._expressions for r in e.meta.root_names()})
-
-    @property
-    def fields(self) -> frozenset[str]:
-        """Names of the event fields that are read."""
-        return frozenset([*self._roots, *(name for _, name in self._fields)])
+        self.fields = self._event_fields()
 
     def compute(self, events: EventBatch) -> Derived:
         """Inputs and masks of ``events``; rejected rows and tombstones hold undefined values."""
@@ -86,6 +82,13 @@ class Derivation:
                 (masks[self._plan.reject] != 0) & (events.reason == Reason.OK)
             )
         return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64), rejected)
+
+    def _event_fields(self) -> frozenset[str]:
+        """Names of the event fields that are read, those that its look-ups read included."""
+        read = frozenset([*self._roots, *(name for _, name in self._fields)])
+        for lookup in self._plan.lookups:
+            read = read - frozenset(lookup.columns) | Derivation(lookup.plan).fields
+        return read
 
     def _evaluate(
         self, frame: pl.DataFrame, start: int, events: EventBatch,

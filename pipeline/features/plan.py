@@ -53,6 +53,7 @@ __all__ = [
     "FeatureOp",
     "ListKind",
     "ListState",
+    "Lookup",
     "Plan",
     "PlanTables",
     "Ring",
@@ -207,6 +208,19 @@ class Feature:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup:
+    """Features of another view that a view reads as columns of its events.
+
+    ``columns`` are their names there, ``features`` their positions in that view's ``plan``. See
+    :mod:`pipeline.features.lookups`.
+    """
+
+    plan: Plan
+    columns: tuple[str, ...]
+    features: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything the kernels and a reader need to know of one view.
 
@@ -231,6 +245,7 @@ class Plan:
     features: tuple[Feature, ...]
     fingerprint: int  # uint64: hash of everything here and of the row format version
     reject: int = -1  # index of the mask that a record must not pass, -1 for none
+    lookups: tuple[Lookup, ...] = ()
 
     @property
     def entities(self) -> dict[str, str]:
@@ -299,6 +314,8 @@ def plan_fields(plan: Plan) -> dict[str, Any]:
     _drop_defaults(Plan, fields)
     for feature in fields["features"]:
         _drop_defaults(Feature, feature)
+    for lookup, held in zip(fields.get("lookups", ()), plan.lookups, strict=True):
+        lookup["plan"] = plan_fields(held.plan)
     return fields
 
 
