@@ -27,6 +27,7 @@ from pipeline.features.plan import (
     Ring,
     plan_fields,
 )
+from pipeline.features.ranked import ranked_list
 from pipeline.features.stream import EventStream
 from pipeline.features.windows import MAX_BOUND, Window, place
 
@@ -44,6 +45,7 @@ FIELD_CELLS = {
     FieldType.TIMESTAMP: CellType.TIME,
 }
 WIDER_THAN_INT64 = {pl.UInt64(), pl.Int128(), pl.UInt128()}
+LIST_OPS = {FeatureOp.DISTINCT, FeatureOp.LAST, FeatureOp.TOP_K, FeatureOp.QUANTILE}
 SUMMABLE = {CellType.INT, CellType.FLOAT, CellType.DECIMAL, CellType.BOOL}
 
 
@@ -110,7 +112,7 @@ class _Compiler:
         cell = 0
         final: list[Feature] = []
         for draft in drafts:
-            if draft.op in {FeatureOp.DISTINCT, FeatureOp.LAST}:
+            if draft.op in LIST_OPS:
                 placed = dataclasses.replace(draft, cell=cell)
             else:
                 placed = dataclasses.replace(
@@ -187,6 +189,10 @@ class _Compiler:
         if op is FeatureOp.LAST:
             a = self._last(where, aggregation, window, source, mask)
             return _feature(op, a, -1, type_, scale, aggregation.n)
+        if op in {FeatureOp.TOP_K, FeatureOp.QUANTILE}:
+            a = self._ranked(where, aggregation, window, source, mask)
+            made = _feature(op, a, -1, type_, scale, aggregation.n)
+            return dataclasses.replace(made, q=float(aggregation.q))
         a, b = self._numeric(where, op, window, source, mask)
         return _feature(op, a, b, type_, scale)
 
@@ -211,6 +217,14 @@ class _Compiler:
         reach = aggregation.window_ns
         horizon = reach + aggregation.slide_ns if reach else self.ttl_ns
         return self._list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon)
+
+    def _ranked(
+        self, where: str, aggregation: Aggregation, window: Window, source: int, mask: int
+    ) -> int:
+        kind = ranked_list(where, aggregation, self.inputs[source][1])
+        if window.keep:
+            return self._events(where, window, source, mask)
+        return self._list(where, kind, window.width, source, mask, aggregation.bound, 0)
 
     def _numeric(
         self, where: str, op: FeatureOp, window: Window, source: int, mask: int
@@ -338,7 +352,7 @@ def _cell_type(dtype: pl.DataType, where: str) -> CellType:
 
 def _check_size(plan: Plan) -> None:
     """:class:`DefinitionError` if the largest row would not be one that is read at every event."""
-    words = sum(state.bound * 3 for state in plan.lists)
+    words = sum(_list_words(plan, state) for state in plan.lists)
     for number, ring in enumerate(plan.rings):
         words += ring.tiles * (1 + sum(a.ring == number for a in plan.accumulators))
     if words > MAX_ROW_WORDS:
@@ -347,6 +361,13 @@ def _check_size(plan: Plan) -> None:
             f"a full row would take {words * 8 >> 20} MiB (at most {MAX_ROW_WORDS * 8 >> 20}): "
             "choose longer slides, smaller bounds, or several views",
         )
+
+
+def _list_words(plan: Plan, state: ListState) -> int:
+    """What a full list takes in memory: tiles have three words, their entries two."""
+    if state.kind in {ListKind.COUNTS, ListKind.FREQUENT}:
+        return 3 * plan.rings[state.ring].tiles + 2 * state.bound
+    return 3 * state.bound
 
 
 def _fingerprint(plan: Plan) -> int:

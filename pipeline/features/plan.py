@@ -16,8 +16,10 @@ than the ring is refused by it. Each tile holds one 8-byte cell per accumulator.
 *Lists.* ``distinct`` keeps, per value, the newest tile in which it occurred
 (that is all any window ending at T >= the newest event needs), sorted by value.
 ``last`` keeps the newest n values by (event time, offset). Both are bounded; what a
-full list drops is remembered by its time, and a read that would need it says
-``degraded``.
+full list of events drops is remembered by its time, and a read that would need it says
+``degraded``. ``quantile`` and ``top_k`` keep, per tile, how often each value occurred. Full lists
+of values become sketches (:mod:`pipeline.kernels.distinct`, :mod:`pipeline.kernels.counts`), and a
+read that comes from one says ``estimated``.
 
 *Exact windows.* ``over(W)`` without a slide read at ``T`` covers ``(T - W, T]``. An ``events`` list
 keeps (event time, offset, value) of each event as far back as the longest window that uses it, and
@@ -76,11 +78,13 @@ class AccOp(IntEnum):
 
 
 class ListKind(IntEnum):
-    """The three kinds of bounded lists."""
+    """The kinds of bounded lists."""
 
     DISTINCT = 0  # entries (value, newest tile), ascending by value
     LAST = 1  # entries (event time, offset, value), ascending by (event time, offset)
     EVENTS = 2  # the same, or (event time, offset) without an input; what is dropped is remembered
+    COUNTS = 4  # entries (tile, value, count), ascending; beyond the bound buckets of values
+    FREQUENT = 6  # the same; beyond the bound rare values go and the others' error is remembered
 
 
 class FeatureOp(IntEnum):
@@ -94,6 +98,8 @@ class FeatureOp(IntEnum):
     RATIO = 5  # a / b, both as float64
     DISTINCT = 6  # a = list
     LAST = 7  # a = list; n cells
+    TOP_K = 13  # a = list; k cells
+    QUANTILE = 14  # a = list; float64 at rank max(1, ceil(q * n))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +126,9 @@ class Accumulator:
 
 @dataclass(frozen=True, slots=True)
 class ListState:
-    """A bounded list. ``ring`` positions a DISTINCT list; the others have -1 and ``horizon_ns``:
-    an entry not later than newest event time - horizon is dropped (LAST with 0: never).
-    ``input`` is -1 for an EVENTS list that keeps no values; its ``type`` is then INT."""
+    """A bounded list. ``ring`` positions a DISTINCT, COUNTS or FREQUENT list; the others have -1
+    and ``horizon_ns``: an entry not later than newest event time - horizon is dropped (LAST with 0:
+    never). ``input`` is -1 for an EVENTS list that keeps no values; its ``type`` is then INT."""
 
     kind: ListKind
     ring: int
@@ -137,8 +143,8 @@ class ListState:
 class Feature:
     """A named output. ``cell`` is its first of ``width`` output cells.
 
-    ``type`` is the type of the input the cells carry; outputs of MEAN, RATIO are float64
-    whatever it is. DECIMAL outputs are float64: the exact scaled integer over 10**scale,
+    ``type`` is the type of the input the cells carry; outputs of MEAN, RATIO, QUANTILE are
+    float64 whatever it is. DECIMAL outputs are float64: the exact scaled integer over 10**scale,
     rounded once. ``default`` replaces null (NaN: none).
     """
 
@@ -154,6 +160,7 @@ class Feature:
     scale: int
     default: float
     delay_ns: int = 0  # left out of JSON and fingerprint where it is 0
+    q: float = 0.0  # of a QUANTILE, 0 to 1; left out for every other
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +220,7 @@ class Plan:
                         f.window_ns,
                         f.slide_ns,
                         f.a,
-                        f.b,
+                        f.b if f.op is not FeatureOp.QUANTILE else _bits(f.q),
                         f.cell,
                         f.width,
                         f.type,
@@ -240,6 +247,8 @@ def plan_fields(plan: Plan) -> dict[str, Any]:
     for feature in fields["features"]:
         if not feature["delay_ns"]:
             del feature["delay_ns"]
+        if feature["op"] is not FeatureOp.QUANTILE:
+            del feature["q"]
     return fields
 
 
@@ -250,7 +259,8 @@ class PlanTables:
     ``rings``         int64[r, 4]  width_ns, tiles, first accumulator, end accumulator
     ``accumulators``  int64[a, 4]  ring, op, input, mask
     ``lists``         int64[l, 7]  kind, ring, input, mask, bound, horizon_ns, type
-    ``features``      int64[f, 10] op, window_ns, slide_ns, a, b, cell, width, type, scale, delay_ns
+    ``features``      int64[f, 10] op, window_ns, slide_ns, a, b (of a QUANTILE: the bits of q),
+                      cell, width, type, scale, delay_ns
     ``defaults``      float64[f]
     """
 
@@ -262,6 +272,10 @@ class PlanTables:
     ttl_ns: int
     filter: int
     fingerprint: np.uint64
+
+
+def _bits(value: float) -> int:
+    return int(np.float64(value).view(np.int64))
 
 
 def _table(rows: list[tuple[int, ...]], width: int) -> I64:

@@ -11,11 +11,14 @@ import numpy.typing as npt
 from pipeline.features.plan import CellType, ListKind, Plan
 from pipeline.kernels import apply as applying
 from pipeline.kernels.arena import HEADS, LIVE, TOP, size_class
+from pipeline.kernels.counts import counts_words
+from pipeline.kernels.distinct import DISTINCT_WORDS, MAX_STEPS
 from pipeline.kernels.evict import compact_arena, evict_slots, evictable, settle_slots
 from pipeline.kernels.finalize import finalize_slots
 from pipeline.kernels.hash import hash_keys
-from pipeline.kernels.lists import DISTINCT_WORDS, LAST_WORDS
+from pipeline.kernels.lists import LAST_WORDS
 from pipeline.kernels.load import load_slots
+from pipeline.kernels.ranking import scratch_words
 from pipeline.kernels.rows import encode_slots
 from pipeline.kernels.table import (
     EVENT_TIME,
@@ -353,18 +356,23 @@ def _words_needed(plan: Plan) -> int:
         for ring, entry in zip(plan.rings, entries, strict=True)
     ]
     for state in plan.lists:
-        entry = DISTINCT_WORDS if state.kind is ListKind.DISTINCT else LAST_WORDS
-        most = state.bound * entry
-        if state.kind is ListKind.EVENTS:
-            most = spacious(state.bound + 1, entry)
+        if state.kind is ListKind.DISTINCT:
+            most = state.bound * DISTINCT_WORDS + MAX_STEPS
+        elif state.kind in (ListKind.COUNTS, ListKind.FREQUENT):
+            most = spacious(counts_words(plan.rings[state.ring].tiles + 1, state.bound + 1), 1)
+        elif state.kind is ListKind.EVENTS:
+            most = spacious(state.bound + 1, LAST_WORDS)
+        else:
+            most = state.bound * LAST_WORDS
         words.append(1 << size_class(most))
     return int(sum(words))
 
 
 def _scratch_needed(plan: Plan) -> int:
-    """Words that counting the different values of an events list takes at most."""
-    bounds = [s.bound for s in plan.lists if s.kind is ListKind.EVENTS and s.input >= 0]
-    return 1 << int(size_class(2 * max(bounds, default=0)))
+    """Words that counting or ranking the values of a list takes at most."""
+    kinds = (ListKind.EVENTS, ListKind.COUNTS, ListKind.FREQUENT)
+    bounds = [s.bound for s in plan.lists if s.kind in kinds and s.input >= 0]
+    return int(scratch_words(max(bounds))) if bounds else 1
 
 
 def _grown(array: A, at_least: int) -> A:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.features import plan as plans
 from pipeline.kernels import apply as applying
-from pipeline.kernels import arena, finalize, lists, table, tiles
+from pipeline.kernels import arena, cells, lists, table, tiles
 from pipeline.kernels.jit import JIT_ENABLED
 from pipeline.state.batch import Outcome, TriggerKind
 from pipeline.state.status import Status
@@ -204,11 +204,11 @@ def test_kernels_and_plans_number_things_alike() -> None:
     for kind in plans.ListKind:
         assert getattr(lists, kind.name) == kind
     for op in plans.FeatureOp:
-        assert getattr(finalize, f"OP_{op.name}") == op
+        assert getattr(cells, f"OP_{op.name}") == op
     for status in Status:
-        assert getattr(finalize, f"S_{status.name}") == status
+        assert getattr(cells, f"S_{status.name}") == status
     for outcome in Outcome:
         assert getattr(applying, outcome.name) == outcome
     for trigger in TriggerKind:
         assert getattr(applying, trigger.name) == trigger
-    assert (finalize.INT, finalize.FLOAT, finalize.DECIMAL) == (0, 1, 2)
+    assert (cells.INT, cells.FLOAT, cells.DECIMAL) == (0, 1, 2)
