@@ -65,7 +65,7 @@ def make_plan(rng: random.Random) -> Plan:
         for _ in range(rng.choice((0, 0, 1, 2))):
             kind = rng.choice((ListKind.COUNTS, ListKind.FREQUENT))
             source = rng.choice((0, 1, 2) if kind is ListKind.COUNTS else (0, 1, 2, 4))
-            bound = rng.choice((1, 2, 5, 12, 300))
+            bound = rng.choice((1, 4, 8, 20, 300))
             lists.append(ListState(kind, r, source, _mask(rng), bound, 0, INPUTS[source]))
             features += [
                 _ranked(rng, kind is ListKind.COUNTS, window, slide, delay, len(lists) - 1, source)

@@ -105,10 +105,8 @@ def coarsen(tally: Tally, level: int) -> Tally:
     """The tally at a higher level."""
     made = Tally(level)
     for value, count in tally.counts.items():
-        index = int(value)
-        if tally.note == 0:
-            index = bucket(value, level)
-        elif index != 0 and abs(index) != INFINITE:
+        index = bucket(value, level) if tally.note == 0 else int(value)
+        if tally.note and index != 0 and abs(index) != INFINITE:
             sign = 1 if index > 0 else -1
             index = sign * ((abs(index) - 1) // 2 ** (level - tally.note) + 1)
         made.counts[index] = made.counts.get(index, 0) + count
