@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pipeline.config import AppConfig
 from pipeline.features.plan import Plan
 from pipeline.ingest.batch import TopicPartition
+from pipeline.ingest.entity import split_keys
 from pipeline.kernels.take import take_bytes, taken_offsets
 from pipeline.state.batch import Finalized
 from pipeline.state.columns import feature_columns, feature_type
@@ -26,7 +27,7 @@ __all__ = [
     "TopicNames",
     "changes_batch",
     "changes_schema",
-    "entity_array",
+    "entity_arrays",
     "ipc_messages",
     "message_slices",
     "select_bytes",
@@ -35,7 +36,12 @@ __all__ = [
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 MESSAGE_BYTES = 512 << 10  # a broker refuses more than 1 MiB unless told otherwise
-ENTITY_TYPES: dict[str, Any] = {"int64": pa.int64(), "string": pa.string()}
+ENTITY_TYPES: dict[str, Any] = {
+    "int64": pa.int64(),
+    "string": pa.string(),
+    "uuid": pa.string(),
+    "bytes": pa.binary(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +78,9 @@ class TopicNames:
 
 
 def changes_schema(plan: Plan, app: str, topic_id: str) -> pa.Schema:
-    """Columns of a changes batch: entity, position, event time, then one column per feature."""
+    """Columns of a changes batch: one per field of the entity, position, one per feature."""
     position = [
-        pa.field(plan.entity, ENTITY_TYPES[plan.entity_type], nullable=False),
+        *(pa.field(n, ENTITY_TYPES[kind], nullable=False) for n, kind in plan.entities.items()),
         pa.field("event_time", pa.timestamp("ns", "UTC"), nullable=False),
         pa.field("source_partition", pa.int32(), nullable=False),
         pa.field("source_offset", pa.int64(), nullable=False),
@@ -97,7 +103,7 @@ def changes_batch(
     """The changed rows of one partition, each as of its own last event."""
     n = len(event_time)
     columns: list[Any] = [
-        entity_array(plan.entity_type, keys, key_offsets),
+        *entity_arrays(plan, keys, key_offsets),
         pa.array(event_time).cast(pa.timestamp("ns", "UTC")),
         pa.array(np.full(n, source.partition, dtype=np.int32)),
         pa.array(source_offset),
@@ -106,21 +112,25 @@ def changes_batch(
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def entity_array(entity_type: str, keys: U8, key_offsets: I64) -> Any:
-    """Message keys as entity values: int64 from ASCII decimals, or strings from UTF-8."""
-    n = len(key_offsets) - 1
-    text = pa.Array.from_buffers(
-        pa.large_string(), n, [None, pa.py_buffer(key_offsets.data), pa.py_buffer(keys.data)]
-    )
-    return text.cast(ENTITY_TYPES[entity_type])
+def entity_arrays(plan: Plan, keys: U8, key_offsets: I64) -> list[Any]:
+    """Message keys as columns of the fields of their entity: the inverse of making keys."""
+    kinds = list(plan.entities.values())
+    arrays = []
+    for kind, (data, bounds) in zip(kinds, split_keys(keys, key_offsets, kinds), strict=True):
+        buffers: Any = [None, pa.py_buffer(bounds.data), pa.py_buffer(data.data)]
+        raw = pa.large_binary() if kind == "bytes" else pa.large_string()
+        text = pa.Array.from_buffers(raw, len(bounds) - 1, buffers)
+        arrays.append(text.cast(ENTITY_TYPES[kind]))
+    return arrays
 
 
 def ipc_messages(batch: pa.RecordBatch) -> Iterator[bytes]:
     """The batch as self-contained Arrow IPC streams, each well below a broker's default limit."""
     sizes = np.full(len(batch), batch.nbytes // max(len(batch), 1), dtype=np.int64)
-    entity: Any = batch.column(0)
-    if pa.types.is_string(entity.type):
-        sizes += pc.binary_length(entity).to_numpy()
+    columns: list[Any] = batch.columns
+    for column in columns:
+        if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
+            sizes += pc.binary_length(column).to_numpy()
     for rows in message_slices(sizes):
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as writer:

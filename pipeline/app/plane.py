@@ -71,7 +71,7 @@ def decoder(stream: EventStream, partitions: int) -> JsonDecoder:
     """The decoder of a stream whose topic has so many partitions."""
     return JsonDecoder(
         contract=stream.schema,
-        key_field=stream.key,
+        key=stream.key_fields,
         time_field=stream.time,
         partitions=partitions,
         max_future_ms=stream.max_future_ms,

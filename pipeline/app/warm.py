@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.app.partition import Partition
 from pipeline.app.plane import Topic, decoder
 from pipeline.contracts.contract import Contract, FieldType
+from pipeline.features.entity import event_key
 from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import BinaryBatch, Reason, TopicPartition
 from pipeline.store.memory import MemoryStore
@@ -29,6 +30,8 @@ SAMPLES: dict[FieldType, Any] = {
     FieldType.DECIMAL: 1.0,
     FieldType.BOOL: True,
     FieldType.STRING: "a",
+    FieldType.UUID: "00000000-0000-0000-0000-000000000000",
+    FieldType.BYTES: "AA==",
 }
 
 
@@ -61,7 +64,7 @@ def sample_batch(stream: EventStream, offset: int) -> BinaryBatch:
     """One well-formed event at ``offset`` of partition 0 of 1."""
     event = sample_event(stream.schema)
     value = np.frombuffer(json.dumps(event).encode(), dtype=np.uint8)
-    key = np.frombuffer(str(event[stream.key]).encode(), dtype=np.uint8)
+    key = np.frombuffer(event_key(stream.schema, stream.key_fields, event), dtype=np.uint8)
     return BinaryBatch(
         source=TopicPartition(stream.topic, 0),
         payload=value.copy(),

@@ -19,7 +19,7 @@ from pipeline.settings import suggest
 if TYPE_CHECKING:
     from pipeline.app.application import App
 
-__all__ = ["APP_HELP", "load_app", "load_config", "show_progress"]
+__all__ = ["APP_HELP", "application_name", "load_app", "load_config", "show_progress"]
 
 APP_HELP = "the application: 'module:name' or 'path/to/file.py:name'"
 
@@ -43,6 +43,11 @@ def show_progress(arguments: argparse.Namespace) -> None:
     """Log what the pipeline does; what Faust does only under ``-v``."""
     if arguments.verbose < 2:
         logging.getLogger("pipeline").setLevel(logging.INFO)
+
+
+def application_name(name: str) -> str:
+    """The name of an application: ``name`` itself, or that of what it stands for in a file."""
+    return str(load_app(name).conf.id) if ":" in name or name.endswith(".py") else name
 
 
 def load_app(name: str) -> App:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import pipeline
-from pipeline.cli import demo, doctor, infer, plan, produce, read, run
+from pipeline.cli import demo, dlq, doctor, infer, plan, produce, read, run
 from pipeline.cli.screen import error_console
 from pipeline.settings import suggest
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "produce": produce,
     "read": read,
     "plan": plan,
+    "dlq": dlq,
     "doctor": doctor,
 }
 

@@ -63,7 +63,8 @@ def _print_view(out: Console, view: FeatureView, triggers: list[Trigger]) -> Non
     out.print(
         plain(f"view {plan.view}", "bold"), plain(f"fingerprint {plan.fingerprint:016x}", "dim")
     )
-    out.print(plain(f"  one row per {plan.entity} ({plan.entity_type}), from topic {plan.source}"))
+    entity = ", ".join(f"{name} ({kind})" for name, kind in plan.entities.items())
+    out.print(plain(f"  one row per {entity}, from topic {plan.source}"))
     out.print(plain(f"  a row expires {ttl}"))
     if plan.filter >= 0:
         out.print(plain(f"  only events where {_expression(plan.masks[plan.filter])}"))

@@ -51,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSON Schema (.json) or Avro (.avsc) of an event",
     )
     parser.add_argument(
-        "--key", required=True, metavar="FIELD", help="field whose value is the message key"
+        "--key",
+        required=True,
+        metavar="FIELD[,...]",
+        help="field whose value is the message key, or the fields that make it",
     )
     parser.add_argument(
         "--timezone", metavar="ZONE", help="zone of times that carry none, such as UTC"
@@ -78,7 +81,9 @@ def command(arguments: argparse.Namespace) -> int:
             raise ConfigurationError(f"--{option}: must be at least {least}, got {given}")
     broker = load_config(arguments).broker
     contract = Contract.load(arguments.contract)
-    contract.field(arguments.key)
+    key = arguments.key.split(",")
+    for name in key:
+        contract.field(name)
     events = read_events(arguments.file, contract, arguments.limit)
     if arguments.timezone is not None:
         events = _in_zone(events, contract, arguments.timezone)
@@ -89,7 +94,7 @@ def command(arguments: argparse.Namespace) -> int:
         producer = EventProducer(
             contract,
             arguments.topic,
-            arguments.key,
+            key,
             brokers=broker,
             rate=arguments.rate,
             on_progress=advance,
@@ -134,7 +139,7 @@ def read_events(path: Path, contract: Contract, limit: int | None = None) -> pl.
     if not path.is_file():
         raise ConfigurationError(f"no file {str(path)!r} (looked in {Path.cwd()})")
     try:
-        return reader()
+        return _from_base64(path, reader(), contract)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ConfigurationError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
 
@@ -171,8 +176,24 @@ def _types(contract: Contract) -> dict[str, pl.DataType]:
                 FieldType.DECIMAL: pl.Float64(),
                 FieldType.BOOL: pl.Boolean(),
                 FieldType.STRING: pl.String(),
+                FieldType.UUID: pl.String(),
+                FieldType.BYTES: pl.String(),
             }[field.type]
     return types
+
+
+def _from_base64(path: Path, events: pl.DataFrame, contract: Contract) -> pl.DataFrame:
+    """``events`` with the text of the contract's bytes decoded."""
+    import polars as pl
+
+    from pipeline.contracts.contract import FieldType
+
+    names = [field.name for field in contract.fields if field.type is FieldType.BYTES]
+    texts = [name for name in names if events.schema.get(name) == pl.String]
+    try:
+        return events.with_columns(pl.col(texts).str.decode("base64")) if texts else events
+    except pl.exceptions.PolarsError as error:
+        raise ConfigurationError(f"{path}: {', '.join(texts)} is not base64: {error}") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from pipeline.cli.keys import key_columns
 from pipeline.cli.options import load_config
 from pipeline.cli.screen import console, plain, table
 from pipeline.errors import ConfigurationError, UnknownNameError
@@ -16,8 +17,6 @@ from pipeline.units import format_duration, parse_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from pipeline.serve.query import Query
 
 __all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "HINTS", "USAGE", "add_arguments", "command"]
 
@@ -34,6 +33,7 @@ EXAMPLES = """\
   pipeline read household_activity:spend_7d,spend_30d 900 1228 --at event
   pipeline read household_activity 900 --at 2017-12-31T00:00:00Z
   pipeline read household_activity 900 --json | jq .spend_7d
+  pipeline read transfers 'ann|bob'
 """
 
 HINTS = {UnknownNameError: "'pipeline run APP' registers the views of an application"}
@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "view", metavar="VIEW[:FEATURE,...]", help="a view, or some of its features"
     )
-    parser.add_argument("keys", metavar="KEY", nargs="+", help="an entity key")
+    parser.add_argument(
+        "keys", metavar="KEY", nargs="+", help="an entity key; of several fields a|b"
+    )
     parser.add_argument(
         "--at",
         default="now",
@@ -71,9 +73,9 @@ def command(arguments: argparse.Namespace) -> int:
     asked = [f"{view}:{name}" for name in re.split(r"[,\s]+", features) if name] or [view]
     with FeatureClient(store.url, timeout_ms=store.timeout_ms) as client:
         query = client.prepare(asked)
-        entity, keys = _keys(query, arguments.keys)
-        found = query.read({entity: keys}, at=at, max_staleness=staleness).to_pylist()
-    rows = [_Row(view, entity, query.features, values) for values in found]
+        keys = key_columns(query.entities, arguments.keys)
+        found = query.read(keys, at=at, max_staleness=staleness).to_pylist()
+    rows = [_Row(view, list(keys), query.features, values) for values in found]
     if arguments.json:
         for row in rows:
             print(row.json())
@@ -86,20 +88,20 @@ class _Row:
     """One key's answer."""
 
     def __init__(
-        self, view: str, entity: str, features: Sequence[str], values: Mapping[str, Any]
+        self, view: str, fields: Sequence[str], features: Sequence[str], values: Mapping[str, Any]
     ) -> None:
-        self.entity = entity
-        self.key = str(values[entity])
+        self._keys = {name: _shown(values[name]) for name in fields}
+        self.entity = "|".join(fields)
+        self.key = "|".join(map(str, self._keys.values()))
         self.status = str(values[f"{view}__status"])
         self.event_time = values[f"{view}__event_time"]
         self.age = values[f"{view}__age"]
         self.features = {name: values[name] for name in features}
-        self._key = values[entity]
 
     def json(self) -> str:
         """One line; times as text, age in seconds."""
         fields: dict[str, object] = {
-            self.entity: self._key,
+            **self._keys,
             "status": self.status,
             "event_time": None if self.event_time is None else _time_text(self.event_time),
             "age_s": None if self.age is None else _nanoseconds(self.age) / 1e9,
@@ -149,19 +151,8 @@ def _column_width(row: _Row) -> int:
     return max(map(len, (row.key, row.status, *time, *texts)))
 
 
-def _keys(query: Query, texts: Sequence[str]) -> tuple[str, list[int] | list[str]]:
-    entity, kind = next(iter(query.entities.items()))
-    if kind != "int64":
-        return entity, list(texts)
-    keys: list[int] = []
-    for text in texts:
-        try:
-            keys.append(int(text))
-        except ValueError as error:
-            raise ConfigurationError(f"{entity} is a whole number, got {text!r}") from error
-        if not -(2**63) <= keys[-1] < 2**63:
-            raise ConfigurationError(f"{entity} is 64 bits wide, {text} does not fit")
-    return entity, keys
+def _shown(key: object) -> object:
+    return key.hex() if isinstance(key, bytes) else key
 
 
 def _at(text: str) -> Any:

@@ -4,6 +4,8 @@
     double, float         float64
     boolean               bool
     string                string
+    bytes                 bytes
+    uuid (on string)      uuid
     timestamp-millis, -micros, -nanos (on long)    timestamp
     decimal (on bytes; precision at most 18)       exact decimal
     ["null", T] or [T, "null"]                     nullable; with ``"default": null`` not required
@@ -29,6 +31,7 @@ _PRIMITIVE = {
     "float": FieldType.FLOAT64,
     "boolean": FieldType.BOOL,
     "string": FieldType.STRING,
+    "bytes": FieldType.BYTES,
 }
 _TIME = {"timestamp-millis": "ms", "timestamp-micros": "us", "timestamp-nanos": "ns"}
 _RECORD = {"type", "name", "namespace", "doc", "aliases", "fields", "x-version"}
@@ -95,6 +98,9 @@ def _type(declared: object, where: str) -> tuple[FieldType, int, str]:
     if logical in _TIME and base == "long":
         _known(schema, {"type", "logicalType"}, where)
         return FieldType.TIMESTAMP, 0, _TIME[logical]
+    if logical == "uuid" and base == "string":
+        _known(schema, {"type", "logicalType"}, where)
+        return FieldType.UUID, 0, ""
     if logical == "decimal" and base == "bytes":
         _known(schema, {"type", "logicalType", "precision", "scale"}, where)
         return FieldType.DECIMAL, _scale(schema, where), ""

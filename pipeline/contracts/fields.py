@@ -28,6 +28,8 @@ class FieldType(Enum):
     STRING = "string"
     TIMESTAMP = "timestamp"
     DECIMAL = "decimal"
+    UUID = "uuid"
+    BYTES = "bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +86,6 @@ class Field:
             FieldType.FLOAT64: pa.float64(),
             FieldType.BOOL: pa.bool_(),
             FieldType.STRING: pa.string(),
+            FieldType.UUID: pa.string(),
+            FieldType.BYTES: pa.binary(),
         }[self.type]

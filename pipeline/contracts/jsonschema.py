@@ -15,7 +15,9 @@ Supported, with our own annotations (they start with ``x-``, so other tools igno
        "g": {"type": "string", "format": "date-time",
              "x-timezone": "UTC"},                             the same; text without offset is UTC
        "h": {"type": "integer", "x-unix-time": "ms"},          timestamp, epoch s, ms, us or ns
-       "i": {"type": ["integer", "null"]}},                    nullable
+       "i": {"type": "string", "format": "uuid"},              uuid, 8-4-4-4-12 hexadecimal digits
+       "j": {"type": "string", "contentEncoding": "base64"},   bytes, padded base64 (RFC 4648)
+       "k": {"type": ["integer", "null"]}},                    nullable
      "required": ["a", "b"],                   others may be absent (and are nullable)
      "additionalProperties": false}            default true: unknown fields are skipped
 
@@ -37,13 +39,14 @@ _TEXT = {"title", "description", "examples", "deprecated", "readOnly", "writeOnl
 _TOP = _TEXT | {"$schema", "$id", "type", "properties", "required", "additionalProperties"}
 _TOP |= {"x-version"}
 _PROPERTY = _TEXT | {"type", "format", "x-decimal", "x-unix-time", "x-timezone"}
+_PROPERTY |= {"contentEncoding"}
 _TYPES = {
     "integer": FieldType.INT64,
     "number": FieldType.FLOAT64,
     "boolean": FieldType.BOOL,
     "string": FieldType.STRING,
 }
-_TEXT_FORMATS = {"uuid", "email", "uri", "hostname", "ipv4", "ipv6"}  # plain strings to us
+_TEXT_FORMATS = {"email", "uri", "hostname", "ipv4", "ipv6"}  # plain strings to us
 
 
 def parse(
@@ -108,8 +111,15 @@ def _field(name: str, schema: object, where: str, required: bool) -> Field:
         _only(json_type, "string", f"{where}.format")
         if schema["format"] == "date-time":
             kind, unit = FieldType.TIMESTAMP, "iso"
+        elif schema["format"] == "uuid":
+            kind = FieldType.UUID
         elif schema["format"] not in _TEXT_FORMATS:
             raise DefinitionError(f"{where}.format", f"{schema['format']!r} is not supported")
+    if "contentEncoding" in schema:
+        _only(json_type, "string", f"{where}.contentEncoding")
+        if schema["contentEncoding"] != "base64" or "format" in schema:
+            raise DefinitionError(f"{where}.contentEncoding", "is 'base64', without a format")
+        kind = FieldType.BYTES
     if "x-timezone" in schema:
         if unit != "iso" or schema["x-timezone"] != "UTC":
             raise DefinitionError(f"{where}.x-timezone", "is 'UTC', on a date-time only")

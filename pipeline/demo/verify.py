@@ -17,7 +17,7 @@ from pipeline.demo.questions import QUESTIONS
 from pipeline.demo.report import Accounting, Quantiles
 from pipeline.features.plan import Plan
 from pipeline.ingest.scan import scan
-from pipeline.serve.entity import encode_keys
+from pipeline.serve.entity import encode_keys, key_column
 from pipeline.store.open import open_store
 from pipeline.store.partition import RowRead
 
@@ -77,7 +77,7 @@ def verify(
 
 def read_stored(url: str, app: str, plan: Plan, partitions: int, households: pl.Series) -> Stored:
     """Sizes of the stored rows of ``households`` and the accounting in the markers."""
-    keys = encode_keys(plan.entity, plan.entity_type, households.to_arrow())
+    keys = encode_keys([key_column(plan.entity, plan.entity_type, households.to_arrow())])
     store = open_store(url)
     read = RowRead(
         app, plan.source, plan.fingerprint, keys.keys, keys.key_offsets,

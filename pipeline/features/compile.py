@@ -7,13 +7,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
 from pipeline.contracts.contract import Contract, FieldType
 from pipeline.errors import DefinitionError
 from pipeline.features.aggregations import Aggregation, Column
+from pipeline.features.entity import entity_name, entity_type
 from pipeline.features.expressions import output_type, serialize
 from pipeline.features.plan import (
     AccOp,
@@ -42,6 +43,8 @@ FIELD_CELLS = {
     FieldType.DECIMAL: CellType.DECIMAL,
     FieldType.BOOL: CellType.BOOL,
     FieldType.STRING: CellType.HASH,
+    FieldType.UUID: CellType.HASH,
+    FieldType.BYTES: CellType.HASH,
     FieldType.TIMESTAMP: CellType.TIME,
 }
 WIDER_THAN_INT64 = {pl.UInt64(), pl.Int128(), pl.UInt128()}
@@ -60,17 +63,18 @@ def check_name(where: str, name: str) -> None:
 def compile_plan(
     view: str,
     source: EventStream,
-    entity: str,
+    entity: Sequence[str],
     ttl_ns: int,
     where: pl.Expr | None,
     features: Mapping[str, Aggregation],
 ) -> Plan:
     """The plan of a view; :class:`DefinitionError` names the feature and argument that is wrong."""
     check_name("FeatureView.name", view)
-    if entity != source.key:
+    if tuple(entity) != source.key_fields:
         raise DefinitionError(
             f"{view}.entity",
-            f"{entity!r} is not the key of topic {source.topic!r} ({source.key!r}); "
+            f"{', '.join(entity)} is not the key of topic {source.topic!r} "
+            f"({', '.join(source.key_fields)}); "
             "a view belongs to the key its topic is partitioned by",
         )
     if not features:
@@ -96,7 +100,7 @@ class _Compiler:
         self.lists: list[tuple[ListKind, int, int, int, int, int, CellType]] = []
 
     def compile(
-        self, entity: str, where: pl.Expr | None, features: Mapping[str, Aggregation]
+        self, entity: Sequence[str], where: pl.Expr | None, features: Mapping[str, Aggregation]
     ) -> Plan:
         selected = self._mask(where, f"{self.view}.where")
         drafts = [self._feature(name, aggregation) for name, aggregation in features.items()]
@@ -126,8 +130,8 @@ class _Compiler:
         accumulators = [self.accumulators[i] for i in order]
         plan = Plan(
             view=self.view,
-            entity=entity,
-            entity_type=self.source.key_type,
+            entity=entity_name(entity),
+            entity_type=entity_type(f"{self.view}.entity", self.contract, entity),
             source=self.source.topic,
             ttl_ns=self.ttl_ns,
             inputs=tuple(i[0] for i in self.inputs),

@@ -41,6 +41,8 @@ POLARS_TYPES: dict[FieldType, pl.DataType] = {
     FieldType.DECIMAL: pl.Float64(),
     FieldType.BOOL: pl.Boolean(),
     FieldType.STRING: pl.String(),
+    FieldType.UUID: pl.String(),
+    FieldType.BYTES: pl.Binary(),
     FieldType.TIMESTAMP: pl.Datetime("ns", "UTC"),
 }
 

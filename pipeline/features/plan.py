@@ -173,8 +173,8 @@ class Plan:
     """
 
     view: str
-    entity: str
-    entity_type: str  # "int64" or "string"
+    entity: str  # field that names it; several are joined by |
+    entity_type: str  # int64, string, uuid or bytes; of several fields joined by |
     source: str  # topic
     ttl_ns: int  # 0: rows never expire
     inputs: tuple[str, ...]
@@ -187,6 +187,11 @@ class Plan:
     lists: tuple[ListState, ...]
     features: tuple[Feature, ...]
     fingerprint: int  # uint64: hash of everything above and of the row format version
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """Fields of the entity in key order, with their types."""
+        return dict(zip(self.entity.split("|"), self.entity_type.split("|"), strict=True))
 
     @property
     def cells(self) -> int:

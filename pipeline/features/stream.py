@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pipeline.contracts.contract import Contract, FieldType
 from pipeline.errors import DefinitionError
+from pipeline.features.entity import entity_fields, entity_type
 from pipeline.units import parse_duration
 
 __all__ = ["EventStream"]
 
 TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
-KEY_TYPES = {FieldType.INT64: "int64", FieldType.STRING: "string"}
 
 
 @dataclass(frozen=True)
 class EventStream:
     """Events of one topic, keyed by the field ``key``, ordered in time by the field ``time``.
 
+    ``key``              an int64, string, uuid or bytes field, or several; what message keys are
+                         made of them: :mod:`pipeline.ingest.entity`
     ``contract``         a :class:`Contract`, or the path of a JSON Schema or Avro (.avsc) file
     ``max_future``       an event later than its broker time plus this is dead-lettered
     ``earliest``         an event before this time is dead-lettered (default: 1970)
@@ -31,7 +34,7 @@ class EventStream:
 
     topic: str
     contract: Contract | str | Path
-    key: str
+    key: str | Sequence[str]
     time: str
     max_future: str | int | timedelta = "1h"
     earliest: datetime = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,7 +53,8 @@ class EventStream:
             self.contract if isinstance(self.contract, Contract) else Contract.load(self.contract)
         )
         types = {f.name: f for f in contract.fields}
-        for argument, name in (("key", self.key), ("time", self.time)):
+        key = entity_fields(f"{where}.key", self.key)
+        for argument, name in (*(("key", name) for name in key), ("time", self.time)):
             if name not in types:
                 raise DefinitionError(
                     f"{where}.{argument}",
@@ -58,11 +62,7 @@ class EventStream:
                 )
             if types[name].nullable:
                 raise DefinitionError(f"{where}.{argument}", f"field {name!r} must not be nullable")
-        if types[self.key].type not in KEY_TYPES:
-            raise DefinitionError(
-                f"{where}.key",
-                f"{self.key!r} is {types[self.key].type.value}; a key is an integer or a string",
-            )
+        entity_type(f"{where}.key", contract, key)
         if types[self.time].type is not FieldType.TIMESTAMP:
             raise DefinitionError(
                 f"{where}.time", f"{self.time!r} is {types[self.time].type.value}, not a timestamp"
@@ -76,11 +76,17 @@ class EventStream:
         except ValueError as error:
             raise DefinitionError(f"{where}.max_future", str(error)) from error
         elapsed = self.earliest - datetime(1970, 1, 1, tzinfo=UTC)
+        object.__setattr__(self, "key", key[0] if len(key) == 1 else key)
         object.__setattr__(self, "schema", contract)
         object.__setattr__(self, "max_future_ms", future_ns // 1_000_000)
         object.__setattr__(self, "earliest_ns", elapsed // timedelta(microseconds=1) * 1000)
 
     @property
+    def key_fields(self) -> tuple[str, ...]:
+        """The fields that the key is made of, one or more."""
+        return (self.key,) if isinstance(self.key, str) else tuple(self.key)
+
+    @property
     def key_type(self) -> str:
-        """``"int64"`` or ``"string"``: how entity keys become message keys."""
-        return KEY_TYPES[next(f.type for f in self.schema.fields if f.name == self.key)]
+        """``int64``, ``string``, ``uuid`` or ``bytes``; of several fields joined by ``|``."""
+        return entity_type(f"EventStream({self.topic!r}).key", self.schema, self.key_fields)

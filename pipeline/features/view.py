@@ -11,6 +11,7 @@ import polars as pl
 from pipeline.errors import DefinitionError
 from pipeline.features.aggregations import Aggregation
 from pipeline.features.compile import check_name, compile_plan
+from pipeline.features.entity import entity_fields
 from pipeline.features.expressions import output_type, serialize
 from pipeline.features.plan import ListKind, Plan
 from pipeline.features.stream import EventStream
@@ -23,7 +24,7 @@ __all__ = ["Changed", "Changes", "FeatureView", "Trigger", "changed"]
 class FeatureView:
     """Features of one entity, computed from one stream.
 
-    ``entity``    field of the contract that names the entity; the topic's key
+    ``entity``    field or fields of the contract that name the entity; the topic's key
     ``ttl``       a row expires this long after its last event (None: never)
     ``where``     events for which this is not true are counted as ``filtered``
     ``features``  name -> aggregation, see :mod:`pipeline.features.aggregations`
@@ -33,7 +34,7 @@ class FeatureView:
 
     name: str
     source: EventStream
-    entity: str
+    entity: str | Sequence[str]
     features: Mapping[str, Aggregation]
     ttl: str | int | timedelta | None = None
     where: pl.Expr | None = None
@@ -46,7 +47,9 @@ class FeatureView:
             raise DefinitionError(f"{self.name}.ttl", str(error)) from error
         if self.ttl is not None and ttl_ns <= 0:
             raise DefinitionError(f"{self.name}.ttl", "must be longer than 0")
-        plan = compile_plan(self.name, self.source, self.entity, ttl_ns, self.where, self.features)
+        entity = entity_fields(f"{self.name}.entity", self.entity)
+        plan = compile_plan(self.name, self.source, entity, ttl_ns, self.where, self.features)
+        object.__setattr__(self, "entity", entity[0] if len(entity) == 1 else entity)
         object.__setattr__(self, "plan", plan)
 
     @property

@@ -137,11 +137,11 @@ class EventBatch:
     the record may be applied, and column values of other rows are undefined.
 
     ``columns``     field name -> int64[n] (integers, decimals scaled to integers, timestamps
-                    in ns since the Unix epoch, booleans as 0/1), float64[n], or for strings
-                    int64[n] holding the xxh64 (seed 0) of the UTF-8 bytes
+                    in ns since the Unix epoch, booleans as 0/1), float64[n], or for strings,
+                    uuids and bytes int64[n] holding the xxh64 (seed 0) of what ``strings`` has
     ``valid``       field name -> uint8[n], 1 where not null
-    ``strings``     string field name -> (bytes uint8[..], start int64[n], length int64[n]);
-                    unescaped UTF-8
+    ``strings``     string, uuid or bytes field name -> (bytes uint8[..], start int64[n], length
+                    int64[n]): unescaped UTF-8, 36 lower-case characters, the bytes themselves
     ``event_time``  int64[n], ns since the Unix epoch
     ``reason``      uint8[n], a :class:`Reason`
     ``fields``      field name -> its contract field; for conversions, kernels need none

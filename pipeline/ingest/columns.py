@@ -25,13 +25,19 @@ _FLAT: dict[FieldType, Any] = {
     FieldType.INT64: pa.int64(),
     FieldType.TIMESTAMP: pa.timestamp("ns", tz="UTC"),
 }
+_VIEWS: dict[FieldType, Any] = {
+    FieldType.STRING: pa.string_view(),
+    FieldType.UUID: pa.string_view(),
+    FieldType.BYTES: pa.binary_view(),
+}
 _MAX_VIEW = 2**31 - 1  # a string view refers to its buffer by an int32
 
 
 def to_arrow(events: EventBatch, names: Iterable[str]) -> pa.RecordBatch:
     """The named columns of all ``n`` records, in the order of ``names``.
 
-    INT64 int64, FLOAT64 float64, BOOL bool, TIMESTAMP timestamp(ns, UTC), STRING string_view;
+    INT64 int64, FLOAT64 float64, BOOL bool, TIMESTAMP timestamp(ns, UTC), STRING and UUID
+    string_view, BYTES binary_view;
     DECIMAL **float64** (the scaled integer over 10**scale: what expressions see; the exact integer
     is in ``events.columns``). Null where the field is null and on every rejected row. Refers to the
     buffers of ``events``. Raises :class:`UnknownNameError` for a name that is no field.
@@ -46,7 +52,8 @@ def to_arrow(events: EventBatch, names: Iterable[str]) -> pa.RecordBatch:
 
 
 def to_polars(events: EventBatch, names: Iterable[str]) -> pl.DataFrame:
-    """As :func:`to_arrow`, as a frame: Int64, Float64, Boolean, Datetime(ns, UTC), String."""
+    """As :func:`to_arrow`, as a frame: Int64, Float64, Boolean, Datetime(ns, UTC), String,
+    Binary."""
     wanted = list(names)
     if not wanted:
         return pl.DataFrame(height=len(events))
@@ -65,8 +72,8 @@ def _array(events: EventBatch, name: str, rejected: npt.NDArray[np.bool_] | None
         )
     n, column = len(events), events.columns[name]
     bits = _validity(events.valid[name], rejected)
-    if field.type is FieldType.STRING:
-        return _strings(events, name, bits)
+    if field.type in _VIEWS:
+        return _strings(events, name, bits, _VIEWS[field.type])
     if field.type is FieldType.DECIMAL:
         column = column / float(10**field.scale)
     elif field.type is FieldType.BOOL:
@@ -89,7 +96,7 @@ def _validity(valid: npt.NDArray[np.uint8], rejected: npt.NDArray[np.bool_] | No
     return _buffer(np.packbits(present, bitorder="little"))
 
 
-def _strings(events: EventBatch, name: str, bits: Any) -> Any:
+def _strings(events: EventBatch, name: str, bits: Any, kind: Any) -> Any:
     text, start, length = events.strings[name]
     if len(text) > _MAX_VIEW:
         raise ValueError(f"{len(text)} bytes in a batch; strings can refer to 2 GiB at most")
@@ -98,4 +105,4 @@ def _strings(events: EventBatch, name: str, bits: Any) -> Any:
     views = np.empty((len(events), 16), dtype=np.uint8)
     string_views(frozen, start, length, events.reason, views)
     buffers = [bits, _buffer(views), _buffer(text)]
-    return pa.Array.from_buffers(pa.string_view(), len(events), buffers)
+    return pa.Array.from_buffers(kind, len(events), buffers)

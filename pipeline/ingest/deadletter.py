@@ -13,21 +13,62 @@ A message's value is one JSON object:
 
 Its key is ``<topic>/<partition>/<offset>`` and, for one view, ``/<view>``: the same record gives
 the same key again after a crash, so readers drop ids they have seen, and a compacted topic keeps
-one.
+one. A null value says that the letter was dealt with.
 """
 
 from __future__ import annotations
 
 import base64
+import binascii
 import json
+from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import CorruptRowError
 from pipeline.ingest.batch import BinaryBatch, Reason, Rejects
 
-__all__ = ["dead_letters"]
+__all__ = ["DeadLetter", "dead_letters"]
 
 MAX_BODY_BYTES = 1024
 MAX_KEY_BYTES = 65_536  # a record that is all key must not make a letter that no broker takes
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead letter as it was read back; ``id`` is its key. ``key`` and ``value`` may be cut."""
+
+    id: str
+    reason: str
+    view: str | None
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    size: int
+    key: bytes | None
+    value: bytes | None
+
+    @classmethod
+    def from_message(cls, key: bytes, value: bytes) -> DeadLetter:
+        """The letter in a message of the dead-letter topic; CorruptRowError if it is none."""
+        try:
+            fields = json.loads(value)
+            return cls(
+                id=key.decode(),
+                reason=str(fields["reason"]),
+                view=fields["view"],
+                topic=str(fields["topic"]),
+                topic_id=str(fields["topic_id"]),
+                partition=int(fields["partition"]),
+                offset=int(fields["offset"]),
+                timestamp_ms=int(fields["timestamp_ms"]),
+                size=int(fields["size"]),
+                key=_bytes(fields["key"]),
+                value=_bytes(fields["value"]),
+            )
+        except (ValueError, KeyError, TypeError, binascii.Error) as problem:
+            raise CorruptRowError(f"{key!r} is not a dead letter: {problem!r}") from problem
 
 
 def dead_letters(
@@ -68,3 +109,7 @@ def _letter(
 
 def _base64(data: bytes | None) -> str | None:
     return None if data is None else base64.b64encode(data).decode("ascii")
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text, validate=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import numpy.typing as npt
 from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.errors import DefinitionError
 from pipeline.ingest.batch import BinaryBatch, EventBatch, Reason
+from pipeline.ingest.entity import KEY_TYPES, match_keys
 from pipeline.ingest.fieldtable import FieldTable
+from pipeline.ingest.forms import Text, base64_bytes, lower_uuids
 from pipeline.kernels import checks
 from pipeline.kernels import json as kernel
 
@@ -22,6 +25,7 @@ U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
+_FORMS = {FieldType.UUID: lower_uuids, FieldType.BYTES: base64_bytes}
 _NUMBER = re.compile(rb"[-+.0-9eE]+")
 
 
@@ -30,7 +34,8 @@ class JsonDecoder:
 
     Holds no state between batches, so the result does not depend on how a log is cut into them.
 
-    ``key_field``        the entity: an INT64 (its message key is ASCII decimal) or STRING (UTF-8)
+    ``key``              the field or fields of the entity; their message key is that of
+                         :mod:`pipeline.ingest.entity`
     ``time_field``       the event time: a TIMESTAMP
     ``partitions``       number of partitions of the topic, to see misrouted records
     ``max_future_ms``    how far an event time may be after the broker time
@@ -44,6 +49,8 @@ class JsonDecoder:
     * DECIMAL: a number, exact. Nonzero digits beyond the scale, or beyond int64: RANGE.
     * FLOAT64: a number, the nearest float64 to the last bit. Beyond the largest one: RANGE.
     * BOOL, STRING: true or false; a string.
+    * UUID: a string of 8-4-4-4-12 hexadecimal digits, read in lower case; else SCHEMA.
+    * BYTES: a string of padded base64; else SCHEMA.
     * TIMESTAMP: RFC 3339 text or an integer of the field's unit. Text that is no such time:
       SCHEMA. Beyond int64 ns, finer than 1 ns, a leap second: RANGE.
     * null is SCHEMA unless the field is nullable; so is a required field that is missing.
@@ -54,7 +61,7 @@ class JsonDecoder:
     def __init__(
         self,
         contract: Contract,
-        key_field: str,
+        key: str | Sequence[str],
         time_field: str,
         partitions: int,
         max_future_ms: int = 3_600_000,
@@ -62,7 +69,9 @@ class JsonDecoder:
         max_value_bytes: int = 1 << 20,
     ) -> None:
         self.contract = contract
-        self._key = _required(contract, key_field, {FieldType.INT64, FieldType.STRING})
+        self._key = (key,) if isinstance(key, str) else tuple(key)
+        for name in self._key:
+            _required(contract, name, set(KEY_TYPES))
         self._time = _required(contract, time_field, {FieldType.TIMESTAMP})
         if partitions < 1:
             raise DefinitionError(f"{contract.name}.partitions", "must be at least 1")
@@ -72,6 +81,7 @@ class JsonDecoder:
         self._max_value_bytes = max_value_bytes
         self._fields = FieldTable.of(contract)
         self._by_name = {field.name: field for field in contract.fields}
+        self._row = {name: row for row, name in enumerate(contract.names)}
 
     def decode(self, batch: BinaryBatch) -> EventBatch:
         """Typed columns of all records of ``batch``. Never raises for what a record holds."""
@@ -115,12 +125,14 @@ class JsonDecoder:
             np.empty(len(fields.table) + 1, dtype=np.int64),
         )
         text = payload if used == 0 else np.concatenate([payload, side[:used]])
+        columns = self._columns(payload, out, valid, reason)
         events = EventBatch(
             binary=batch,
-            columns=self._columns(payload, out, valid, reason),
+            columns=columns,
             valid=dict(zip(self.contract.names, valid, strict=True)),
             strings={
-                name: (text, start[row], length[row]) for row, name in enumerate(fields.texts)
+                name: self._text(name, (text, start[row], length[row]), valid, reason, out)
+                for row, name in enumerate(fields.texts)
             },
             event_time=out[self.contract.fields.index(self._time)],
             reason=reason,
@@ -142,28 +154,16 @@ class JsonDecoder:
                 columns[field.name] = column
         return columns
 
+    def _text(self, name: str, text: Text, valid: U8, reason: U8, out: I64) -> Text:
+        row = self._row[name]
+        settle = _FORMS.get(self.contract.fields[row].type)
+        return text if settle is None else settle(text, valid[row], reason, out[row])
+
     def _check(self, events: EventBatch) -> None:
-        batch, name = events.binary, self._key.name
-        if self._key.type is FieldType.INT64:
-            checks.match_integer_keys(
-                events.columns[name].view(np.int64),
-                _frozen(batch.keys),
-                _frozen(batch.key_offsets),
-                events.reason,
-            )
-        else:
-            text, start, length = events.strings[name]
-            checks.match_text_keys(
-                _frozen(text),
-                start,
-                length,
-                _frozen(batch.keys),
-                _frozen(batch.key_offsets),
-                events.reason,
-            )
+        match_keys(events, self._key)
         checks.within_time(
             events.event_time,
-            _frozen(batch.timestamps_ms),
+            _frozen(events.binary.timestamps_ms),
             self._max_future_ms,
             self._earliest_ns,
             events.reason,

@@ -24,7 +24,10 @@ _KINDS = {
     FieldType.FLOAT64: kernel.REAL,
     FieldType.BOOL: kernel.BOOLEAN,
     FieldType.STRING: kernel.STRING,
+    FieldType.UUID: kernel.STRING,
+    FieldType.BYTES: kernel.STRING,
 }
+_TEXTS = {FieldType.STRING, FieldType.UUID, FieldType.BYTES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class FieldTable:
     masks: U64
     names: U8
     slots: I64
-    texts: tuple[str, ...]  # string fields, in the order of their rows in start and length
+    texts: tuple[str, ...]  # fields of text, in the order of their rows in start and length
 
     @classmethod
     def of(cls, contract: Contract) -> FieldTable:
@@ -44,7 +47,7 @@ class FieldTable:
         encoded = [field.name.encode() for field in contract.fields]
         offsets = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
         names = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        texts = tuple(f.name for f in contract.fields if f.type is FieldType.STRING)
+        texts = tuple(f.name for f in contract.fields if f.type in _TEXTS)
         table = np.zeros((len(encoded), kernel.COLUMNS), dtype=np.int64)
         for row, field in zip(table, contract.fields, strict=True):
             row[kernel.KIND], row[kernel.FACTOR] = _kind(field)

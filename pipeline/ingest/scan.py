@@ -1,8 +1,11 @@
-"""Reads a topic once, from its start to where it ended when asked; no group, no offsets."""
+"""Reads a topic once, from its start to where it ended when asked, or chosen records of it.
+
+No group is joined and no offset is committed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import confluent_kafka
@@ -10,10 +13,11 @@ from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import BrokerUnavailableError, UnknownNameError
 
-__all__ = ["ScannedRecord", "scan"]
+__all__ = ["ScannedRecord", "fetch", "scan"]
 
 AT_ONCE = 1000
 SLICE_S = 0.1  # the client returns early only once it has AT_ONCE messages
+FAR = 10_000  # records: beyond, asking for another offset is quicker than reading on
 QUIET_S = 10.0  # longest wait for the next message of a topic that is known to have more
 
 
@@ -33,6 +37,22 @@ def scan(properties: Mapping[str, str], topic: str) -> Iterator[ScannedRecord]:
     ``properties`` are librdkafka's, with ``bootstrap.servers``. Raises UnknownNameError for a
     topic that does not exist, BrokerUnavailableError when no broker answers for 10 s.
     """
+    yield from _consume(properties, topic, lambda consumer: _read(consumer, topic))
+
+
+def fetch(
+    properties: Mapping[str, str], topic: str, offsets: Mapping[int, Sequence[int]]
+) -> Iterator[ScannedRecord]:
+    """The records at these ascending ``offsets``, by partition; those that are gone are left out.
+
+    Raises as :func:`scan` does.
+    """
+    yield from _consume(properties, topic, lambda consumer: _pick(consumer, topic, offsets))
+
+
+def _consume(
+    properties: Mapping[str, str], topic: str, read: Callable[[Any], Iterator[ScannedRecord]]
+) -> Iterator[ScannedRecord]:
     consumer = confluent_kafka.Consumer(
         {
             **properties,
@@ -43,11 +63,51 @@ def scan(properties: Mapping[str, str], topic: str) -> Iterator[ScannedRecord]:
         }
     )
     try:
-        yield from _read(consumer, topic)
+        yield from read(consumer)
     except KafkaException as error:
         raise BrokerUnavailableError(f"cannot read topic {topic!r}: {error.args[0]}") from error
     finally:
         consumer.close()
+
+
+def _pick(
+    consumer: Any, topic: str, offsets: Mapping[int, Sequence[int]]
+) -> Iterator[ScannedRecord]:
+    for partition, wanted in offsets.items():
+        place = confluent_kafka.TopicPartition(topic, partition)
+        low, high = consumer.get_watermark_offsets(place, timeout=QUIET_S)
+        position, asked = -1, set(wanted)
+        for offset in wanted:
+            if not low <= offset < high or offset < position:
+                continue
+            if position < 0 or offset - position > FAR:
+                place.offset = offset
+                consumer.assign([place])
+            for record in _from_one(consumer, topic, offset):
+                position = record.offset + 1
+                if record.offset in asked:
+                    yield record
+
+
+def _from_one(consumer: Any, topic: str, offset: int) -> Iterator[ScannedRecord]:
+    """What comes next, up to ``offset`` or what stands in its place."""
+    quiet_s = 0.0
+    while quiet_s <= QUIET_S:
+        message = consumer.poll(SLICE_S)
+        if message is None:
+            quiet_s += SLICE_S
+            continue
+        if message.error() is not None:
+            if message.error().code() == KafkaError._PARTITION_EOF:
+                return
+            raise KafkaException(message.error())
+        quiet_s = 0.0
+        yield _record(message)
+        if message.offset() >= offset:
+            return
+    raise BrokerUnavailableError(
+        f"topic {topic!r} has a record {offset}, but nothing came for {QUIET_S:g} s"
+    )
 
 
 def _read(consumer: Any, topic: str) -> Iterator[ScannedRecord]:
@@ -73,15 +133,19 @@ def _read(consumer: Any, topic: str) -> Iterator[ScannedRecord]:
         for message in messages:
             error = message.error()
             if error is None:
-                kind, timestamp_ms = message.timestamp()
-                yield ScannedRecord(
-                    message.partition(),
-                    message.offset(),
-                    -1 if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
-                    message.key(),
-                    message.value(),
-                )
+                yield _record(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 unfinished.discard(message.partition())
             else:
                 raise KafkaException(error)
+
+
+def _record(message: Any) -> ScannedRecord:
+    kind, timestamp_ms = message.timestamp()
+    return ScannedRecord(
+        message.partition(),
+        message.offset(),
+        -1 if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
+        message.key(),
+        message.value(),
+    )

@@ -47,6 +47,7 @@ from pipeline.kernels.tiles import (
     is_nan,
     tile_of,
 )
+from pipeline.kernels.tombstones import DELETE, delete_entity, was_deleted
 
 __all__ = ["APPLIED", "FILTERED", "LATE", "SKIPPED", "apply_events"]
 
@@ -107,7 +108,12 @@ def _joins(
     slots: I64, arena: I64, heads: I64, slot: Int, rings: I64, lists: I64,
     ttl_ns: Int, time: Int, joined: U8,
 ) -> bool:  # fmt: skip
-    """Which rings, then lists, hold the event's time into ``joined``; whether any does."""
+    """Which rings, then lists, hold the event's time into ``joined``; whether any does.
+
+    None does if the entity was deleted at that time or later.
+    """
+    if was_deleted(slots, slot, time):
+        return False
     if ttl_ns > 0:
         _expire(slots, arena, heads, slot, len(lists), ttl_ns, time)
     newest = slots[slot, EVENT_TIME]
@@ -221,6 +227,16 @@ def _include(
             add_counted(arena, heads, slots, slot, s, evicted + i, lists, i, value, tile, first)
 
 
+@inlined
+def _touch(slots: I64, slot: Int, sequence: Int, dirty: I32, touched: Int) -> Int:
+    """Append the slot to ``dirty`` where this is its first event; returns how many were added."""
+    if slots[slot, USED] == sequence:
+        return np.int64(0)
+    slots[slot, USED] = sequence
+    dirty[touched] = slot
+    return np.int64(1)
+
+
 @bare
 def apply_events(
     slots: I64, arena: I64, heads: I64, need: Int, sequence: Int,
@@ -236,23 +252,33 @@ def apply_events(
 
     Event ``e`` belongs to slot ``chosen[e]``; ``inputs`` int64[k, n], ``valid`` uint8[k, n] and
     ``masks`` uint8[m, n] are its values, mask ``selecting`` (-1: none) filters, ``real`` uint8[k]
-    marks float inputs. Writes ``outcome`` uint8[n], the touched slots to ``dirty`` int32[n], and a
-    row of features per fired trigger. Stops before an event that might need more than ``need``
-    words of the arena, or more rows of ``fired_event`` than there are, or whose slot is not
-    loaded, with the reason in ``progress[STOPPED]``; else DONE.
+    marks float inputs. ``select`` is 0 to skip, 1, or DELETE for a tombstone. Writes ``outcome``
+    uint8[n], the touched slots to ``dirty`` int32[n], and a row of features per fired trigger.
+    Stops before an event that might need more than ``need`` words of the arena, or more rows of
+    ``fired_event`` than there are, or whose slot is not loaded, with the reason in
+    ``progress[STOPPED]``; else DONE.
     """
     touched, fired = progress[N_DIRTY], progress[N_FIRED]
     stopped = np.int64(DONE)
     e = progress[EVENT]
     while e < len(chosen):
         slot = chosen[e]
-        if select[e] == 0 or (selecting >= 0 and masks[selecting, e] == 0):
+        deleting = select[e] == DELETE
+        if select[e] == 0 or (not deleting and selecting >= 0 and masks[selecting, e] == 0):
             outcome[e] = SKIPPED if select[e] == 0 else FILTERED
             e += 1
             continue
         stopped = _obstacle(slots, arena, heads, slot, need, len(fired_event) - fired, triggers)
         if stopped != DONE:
             break
+        if deleting:
+            delete_entity(
+                slots, arena, heads, slot, len(lists), event_time[e], timestamps_ms[e], offsets[e]
+            )
+            touched += _touch(slots, slot, sequence, dirty, touched)
+            outcome[e] = APPLIED
+            e += 1
+            continue
         if not _joins(slots, arena, heads, slot, rings, lists, ttl_ns, event_time[e], joined):
             outcome[e] = LATE
             e += 1
@@ -267,10 +293,7 @@ def apply_events(
             slots, arena, heads, slot, rings, accumulators, lists,
             event_time[e], offsets[e], joined, values, usable, passed,
         )  # fmt: skip
-        if slots[slot, USED] != sequence:
-            slots[slot, USED] = sequence
-            dirty[touched] = slot
-            touched += 1
+        touched += _touch(slots, slot, sequence, dirty, touched)
         for t in range(len(triggers)):
             if firing and fires[t] != 0:
                 fired_event[fired] = e

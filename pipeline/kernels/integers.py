@@ -16,6 +16,7 @@ __all__ = [
     "add_wrapping",
     "divide",
     "divide_scaled",
+    "magnitude",
     "minus",
     "subtract_wrapping",
 ]
@@ -58,7 +59,8 @@ def add_exact(a: Int, b: Int) -> Int:
 
 
 @inlined
-def _magnitude(a: Int) -> Int:
+def magnitude(a: Int) -> Int:
+    """``abs(a)`` as a uint64, which holds that of -2**63 too."""
     u = np.int64(a).view(np.uint64)
     return u if a >= 0 else ~u + _U1
 
@@ -66,7 +68,7 @@ def _magnitude(a: Int) -> Int:
 @bare
 def _divide_long(a: Int, b: Int) -> Int:
     """Long division to 55 bits or more and a sticky one; the cast to float64 rounds once."""
-    n, d = _magnitude(a), _magnitude(b)
+    n, d = magnitude(a), magnitude(b)
     q = n // d
     r = n - q * d
     shift = 0
@@ -86,11 +88,11 @@ def _divide_long(a: Int, b: Int) -> Int:
 
 @bare
 def divide(a: Int, b: Int) -> Int:
-    """The float64 nearest to ``a / b``; ``b != 0``."""
-    if -_EXACT <= a <= _EXACT and -_EXACT <= b <= _EXACT:
-        return np.float64(a) / np.float64(b)
+    """The float64 nearest to ``a / b``; ``b != 0``. 0 has no sign, whatever ``b`` is."""
     if a == 0:
         return 0.0
+    if -_EXACT <= a <= _EXACT and -_EXACT <= b <= _EXACT:
+        return np.float64(a) / np.float64(b)
     return _divide_long(a, b)
 
 

@@ -1,8 +1,8 @@
-"""Row layout v1: bytes to a slot's state, for bytes that anybody may have written.
+"""Row layout v2, and v1: bytes to a slot's state, for bytes that anybody may have written.
 
-A row is accepted only if encoding what was read gives the same bytes again: lengths, order,
-ranges and shortest forms are all checked. Nothing outside of the row is read. A refused row
-leaves its slot empty and not loaded.
+A row is accepted only if encoding what was read gives the same bytes again (but for the version
+of a v1 row): lengths, order, ranges and shortest forms are all checked. Nothing outside of the row
+is read. A refused row leaves its slot empty and not loaded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipeline.kernels.arena import allocate, has_room, release, size_class
 from pipeline.kernels.countrows import load_counts
 from pipeline.kernels.distinct import load_distinct
 from pipeline.kernels.events import event_words
-from pipeline.kernels.hash import xxh64
+from pipeline.kernels.header import BODY, OK, blank_header, check_header, read_header
 from pipeline.kernels.integers import add_wrapping, minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
@@ -26,13 +26,11 @@ from pipeline.kernels.lists import (
     LIST_RING,
     LIST_TYPE,
 )
-from pipeline.kernels.rows import CHECKSUM_AT, HEADER, MAGIC, first_held
+from pipeline.kernels.rows import first_held
 from pipeline.kernels.table import (
     EVENT_TIME,
-    KNOWN_TIME,
     LOADED,
     NOTHING,
-    PRESENT,
     SECTION,
     SOURCE_OFFSET,
     STATE,
@@ -50,13 +48,11 @@ from pipeline.kernels.tiles import (
 )
 from pipeline.kernels.varint import read_varint, read_word, unzigzag
 
-__all__ = ["BODY", "CHECKSUM", "FORMAT", "LAYOUT", "OK", "TRUNCATED", "clear_slot", "load_slots"]
+__all__ = ["clear_slot", "load_slots"]
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
-
-OK, TRUNCATED, FORMAT, LAYOUT, CHECKSUM, BODY = range(6)
 
 _FLOAT = 1
 _NAN = 0x7FF8000000000000
@@ -258,39 +254,14 @@ def _load_events(
 
 
 @bare
-def _check_header(data: U8, start: Int, end: Int, layout_hash: Int) -> Int:
-    size = end - start
-    if size < HEADER:
-        return TRUNCATED
-    word, _ = read_word(data, start, end)
-    if (word & 0xFFFFFFFF) != MAGIC:
-        return FORMAT
-    if ((word >> 32) & 0xFFFFFFFF) != size:
-        return TRUNCATED
-    found, _ = read_word(data, start + 8, end)
-    if found != layout_hash:
-        return LAYOUT
-    return OK
-
-
-@bare
-def _checksum_holds(data: U8, start: Int, end: Int) -> bool:
-    """Whether the checksum is right; ``data`` is scratch: the field is zeroed while it is taken."""
-    found, _ = read_word(data, start + CHECKSUM_AT, end)
-    for k in range(8):
-        data[start + CHECKSUM_AT + k] = 0
-    return bool(np.uint64(xxh64(data, start, end, 0)).view(np.int64) == found)
-
-
-@bare
 def _load_body(
     arena: I64, heads: I64, slots: I64, slot: Int, rings: I64, accumulators: I64, lists: I64,
     data: U8, start: Int, end: Int,
 ) -> Int:  # fmt: skip
-    newest, _ = read_word(data, start + 16, end)
-    known, _ = read_word(data, start + 24, end)
-    offset, _ = read_word(data, start + 32, end)
-    at = start + HEADER
+    at = read_header(slots, slot, data, start, end)
+    newest, offset = slots[slot, EVENT_TIME], slots[slot, SOURCE_OFFSET]
+    if at == end and slots[slot, STATE] == LOADED:
+        return OK
     for ring in range(len(rings)):
         if at >= 0:
             at = _load_ring(
@@ -309,11 +280,8 @@ def _load_body(
             )
     if at != end:
         clear_slot(arena, heads, slots, slot, len(lists))
+        blank_header(slots, slot)
         return BODY
-    slots[slot, EVENT_TIME] = newest
-    slots[slot, KNOWN_TIME] = known
-    slots[slot, SOURCE_OFFSET] = offset
-    slots[slot, STATE] = LOADED | PRESENT
     return OK
 
 
@@ -334,13 +302,11 @@ def load_slots(
             return i
         slot, start, end = chosen[i], offsets[i], offsets[i + 1]
         clear_slot(arena, heads, slots, slot, len(lists))
-        slots[slot, STATE] = LOADED
+        blank_header(slots, slot)
         if absent[i] != 0:
+            slots[slot, STATE] = LOADED
             continue
-        slots[slot, STATE] = 0
-        errors[i] = _check_header(data, start, end, layout_hash)
-        if errors[i] == OK and not _checksum_holds(data, start, end):
-            errors[i] = CHECKSUM
+        errors[i] = check_header(data, start, end, layout_hash)
         if errors[i] == OK:
             errors[i] = _load_body(
                 arena, heads, slots, slot, rings, accumulators, lists, data, start, end

@@ -1,4 +1,4 @@
-"""Row layout v1: a slot's state to bytes. ``docs/row-layout.md`` is the specification."""
+"""Row layout v2: a slot's state to bytes. ``docs/row-layout.md`` is the specification."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pipeline.kernels.countrows import encode_counts
 from pipeline.kernels.distinct import MAX_STEPS, encode_distinct
 from pipeline.kernels.events import event_words, first_counted
-from pipeline.kernels.hash import xxh64
+from pipeline.kernels.header import LONGEST_HEADER, has_row, seal, write_header
 from pipeline.kernels.integers import minus, subtract_wrapping
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
@@ -26,7 +26,6 @@ from pipeline.kernels.table import (
     DIRTY,
     EVENT_TIME,
     FLIGHT,
-    KNOWN_TIME,
     NOTHING,
     PRESENT,
     SECTION,
@@ -46,15 +45,12 @@ from pipeline.kernels.tiles import (
 )
 from pipeline.kernels.varint import write_varint, write_word, zigzag
 
-__all__ = ["CHECKSUM_AT", "HEADER", "MAGIC", "encode_slots", "first_held"]
+__all__ = ["encode_slots", "first_held"]
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
-HEADER = 48
-CHECKSUM_AT = 40
-MAGIC = 0x46 | 0x52 << 8 | 1 << 16  # "FR", version 1, flags 0
 _FLOAT = 1
 
 
@@ -67,7 +63,7 @@ def first_held(rings: I64, ring: Int, newest: Int) -> Int:
 @inlined
 def _bound(slots: I64, slot: Int, rings: I64, lists: I64) -> Int:
     """Bytes that the row can take at most."""
-    size = np.int64(HEADER)
+    size = np.int64(LONGEST_HEADER)
     for s in range(len(rings) + len(lists)):
         words = np.int64(3)
         if s < len(rings):
@@ -166,30 +162,14 @@ def _encode_events(
 
 
 @inlined
-def _encode_header(slots: I64, slot: Int, layout_hash: Int, out: U8, at: Int) -> None:
-    write_word(out, at, np.int64(MAGIC))  # the length follows when it is known
-    write_word(out, at + 8, layout_hash)
-    write_word(out, at + 16, slots[slot, EVENT_TIME])
-    write_word(out, at + 24, slots[slot, KNOWN_TIME])
-    write_word(out, at + 32, slots[slot, SOURCE_OFFSET])
-    write_word(out, at + CHECKSUM_AT, np.int64(0))
-
-
-@inlined
-def _seal(out: U8, start: Int, at: Int) -> None:
-    size = at - start
-    for k in range(4):
-        out[start + 4 + k] = (size >> (8 * k)) & 0xFF
-    write_word(out, start + CHECKSUM_AT, np.uint64(xxh64(out, start, at, 0)).view(np.int64))
-
-
-@inlined
 def _encode_row(
     slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64,
     layout_hash: Int, out: U8, start: Int,
 ) -> Int:  # fmt: skip
-    _encode_header(slots, slot, layout_hash, out, start)
-    at = start + HEADER
+    at = write_header(slots, slot, layout_hash, out, start)
+    if (slots[slot, STATE] & PRESENT) == 0:
+        seal(out, start, at)
+        return at
     for ring in range(len(rings)):
         at = _encode_ring(slots, arena, slot, ring, rings, accumulators, out, at)
     evicted = slots.shape[1] - len(lists)
@@ -212,7 +192,7 @@ def _encode_row(
             at = _encode_last(
                 slots, arena, slot, column, lists[i, LIST_HORIZON], lists[i, LIST_TYPE], out, at
             )
-    _seal(out, start, at)
+    seal(out, start, at)
     return at
 
 
@@ -224,12 +204,13 @@ def encode_slots(
     """Rows of the ``chosen`` slots from the ``first`` on, back to back into ``out``.
 
     Row ``i`` is ``out[offsets[i]:offsets[i + 1]]``; ``offsets`` int64[n+1] is filled up to where it
-    gets, ``offsets[first]`` is given. A slot without events gets 0 bytes. A DIRTY slot becomes
-    clean and gets one more FLIGHT. Returns the position it stopped at, for lack of room, or n.
+    gets, ``offsets[first]`` is given. A slot without events or deletion gets 0 bytes. A DIRTY slot
+    becomes clean and gets one more FLIGHT. Returns the position it stopped at, for lack of room, or
+    n.
     """
     for i in range(first, len(chosen)):
         slot, at = chosen[i], offsets[i]
-        if (slots[slot, STATE] & PRESENT) != 0:
+        if has_row(slots, slot):
             if at + _bound(slots, slot, rings, lists) > len(out):
                 return i
             at = _encode_row(slots, arena, slot, rings, accumulators, lists, layout_hash, out, at)

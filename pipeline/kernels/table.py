@@ -3,13 +3,14 @@
 A *slot* is a row of ``slots`` int64[capacity, SECTION + 3 * sections + lists]:
 
 ===============  =========================================================================
-``EVENT_TIME``   newest event time, ns
+``EVENT_TIME``   newest event time, ns; without events the deletion time, if there was one
 ``KNOWN_TIME``   largest broker time of the included events, ms; ``NOTHING`` before the first
 ``SOURCE_OFFSET``  offset of the last included event
 ``KEY_START``    first byte of the key in ``keys``; next free slot (or -1) while free
 ``KEY_SIZE``     bytes of the key; -1 while free
 ``USED``         number of the call that used the slot last
 ``STATE``        ``LOADED | PRESENT | DIRTY`` + ``FLIGHT`` per encoding under way
+``DELETED``      newest time the entity was deleted at, ns; ``NOTHING`` if it never was
 ``SECTION``...   per section: block in the arena (-1: none), number of entries, size class
 ...              per list: newest dropped tile (DISTINCT) or time (EVENTS), ``NOTHING`` if none was
 ===============  =========================================================================
@@ -29,6 +30,7 @@ from pipeline.kernels.hash import equal_bytes
 from pipeline.kernels.jit import Int, bare, inlined
 
 __all__ = [
+    "DELETED",
     "DIRTY",
     "EVENT_TIME",
     "FLIGHT",
@@ -59,7 +61,17 @@ U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
-EVENT_TIME, KNOWN_TIME, SOURCE_OFFSET, KEY_START, KEY_SIZE, USED, STATE, SECTION = range(8)
+(
+    EVENT_TIME,
+    KNOWN_TIME,
+    SOURCE_OFFSET,
+    KEY_START,
+    KEY_SIZE,
+    USED,
+    STATE,
+    DELETED,
+    SECTION,
+) = range(9)
 LOADED = 1  # the store's row, or its absence, is known
 PRESENT = 2  # at least one event is included
 DIRTY = 4  # changed since it was encoded last
@@ -105,6 +117,7 @@ def _new_slot(slots: I64, keys: U8, totals: I64, lists: Int, new: U8, start: Int
     for c in range(width - lists, width):
         slots[slot, c] = NOTHING
     slots[slot, KNOWN_TIME] = NOTHING
+    slots[slot, DELETED] = NOTHING
     slots[slot, KEY_START] = at
     slots[slot, KEY_SIZE] = end - start
     return slot

@@ -7,19 +7,22 @@ contract rejects none of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
 from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.contracts.fields import EPOCH_UNITS
 from pipeline.errors import DefinitionError
+from pipeline.kernels.checks import MAX_KEY_BYTES
 from pipeline.settings import suggest
 
 __all__ = ["conform", "encode_json", "encode_keys"]
 
 _OFFSET = r"(Z|[+-]\d{2}:\d{2})"
 _INSTANT = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?"
+_UUID = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
 _EXACT_FLOAT = 2.0**53  # integers up to here are exact in float64
 # Amounts that went through float sums are off by a few units in the last place (real data: 7e-12
 # cents). So much is rounded away; more means that the contract's scale is wrong.
@@ -69,9 +72,40 @@ def encode_json(frame: pl.DataFrame) -> pl.Series:
     return frame.select(pl.concat_str(start, *members, pl.lit("}")).cast(pl.Binary)).to_series()
 
 
-def encode_keys(column: pl.Series) -> pl.Series:
-    """Message keys as Binary[n]: integers as ASCII decimals, strings as UTF-8."""
-    return column.cast(pl.String).cast(pl.Binary)
+def encode_keys(contract: Contract, frame: pl.DataFrame, key: Sequence[str]) -> pl.Series:
+    """Message keys as Binary[n], made of the fields as :mod:`pipeline.ingest.entity` says.
+
+    Raises :class:`DefinitionError` naming the column, and the first row that has no key, or one
+    longer than a record may have.
+    """
+    parts = []
+    for name in key:
+        where = f"{contract.name}.{name}"
+        if name not in frame.columns:
+            raise DefinitionError(where, "is the key and the data has no such column")
+        part = _key_part(where, contract.field(name), frame[name])
+        _refuse_rows(where, part.is_null(), "has no value, and it is the key")
+        if len(key) > 1 and contract.field(name).type is FieldType.BYTES:
+            part = part.bin.encode("hex")
+        elif len(key) > 1:
+            part = part.cast(pl.String).str.replace_all(r"[\\|]", r"\${0}")
+        parts.append(part.cast(pl.Binary))
+    keys = parts[0]
+    for part in parts[1:]:
+        keys = keys + pl.Series([b"|"]) + part
+    where = f"{contract.name}.{','.join(key)}"
+    _refuse_rows(where, keys.bin.size() == 0, "has no value, and it is the key")
+    _refuse_rows(where, keys.bin.size() > MAX_KEY_BYTES, "has a key of more than 64 KiB")
+    return keys
+
+
+def _key_part(where: str, field: Field, column: pl.Series) -> pl.Series:
+    """The values of one field of the key: text, or Binary for bytes."""
+    if field.type is FieldType.BYTES:
+        return _binary(where, field, column)
+    if field.type is FieldType.UUID:
+        return _uuid(where, field, column)
+    return column.cast(pl.String)
 
 
 def _object(names: list[str]) -> pl.Expr:
@@ -162,6 +196,37 @@ def _string(where: str, field: Field, column: pl.Series) -> pl.Series:
     raise _wrong_type(where, field, column)
 
 
+def _uuid(where: str, field: Field, column: pl.Series) -> pl.Series:
+    """Text in lower case, of text, of ``uuid.UUID`` objects, or of 16 bytes."""
+    if column.dtype == pl.Object:
+        values = column.to_list()
+        if not all(value is None or isinstance(value, uuid.UUID) for value in values):
+            raise _wrong_type(where, field, column)
+        return pl.Series(column.name, [None if v is None else str(v) for v in values], pl.String)
+    if column.dtype == pl.Binary:
+        _refuse_rows(where, column.bin.size() != 16, "is no uuid, which has 16 bytes")
+        digits = column.bin.encode("hex")
+        return digits.str.replace(r"^(.{8})(.{4})(.{4})(.{4})(.{12})$", "${1}-${2}-${3}-${4}-${5}")
+    text = _string(where, field, column)
+    if text.dtype == pl.Null:
+        return text
+    _refuse_rows(where, ~text.str.contains(_UUID), "is not a uuid")
+    return text.str.to_lowercase()
+
+
+def _binary(where: str, field: Field, column: pl.Series) -> pl.Series:
+    if column.dtype == pl.String:
+        raise _wrong_type(where, field, column, "; base64 text: .str.decode('base64')")
+    if column.dtype not in (pl.Binary, pl.Null):
+        raise _wrong_type(where, field, column)
+    return column
+
+
+def _base64(where: str, field: Field, column: pl.Series) -> pl.Series:
+    column = _binary(where, field, column)
+    return column if column.dtype == pl.Null else column.bin.encode("base64")
+
+
 def _timestamp(where: str, field: Field, column: pl.Series) -> pl.Series:
     text = field.unit in {"iso", "iso-utc"}
     if column.dtype == pl.Null or (column.dtype.is_integer() and not text):
@@ -201,4 +266,6 @@ _CONVERT: dict[FieldType, Callable[[str, Field, pl.Series], pl.Series]] = {
     FieldType.BOOL: _bool,
     FieldType.STRING: _string,
     FieldType.TIMESTAMP: _timestamp,
+    FieldType.UUID: _uuid,
+    FieldType.BYTES: _base64,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
 
@@ -11,8 +11,9 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.config import BrokerConfig, Config
-from pipeline.contracts.contract import Contract, FieldType
+from pipeline.contracts.contract import Contract
 from pipeline.errors import DefinitionError
+from pipeline.features.entity import entity_fields, entity_type
 from pipeline.features.stream import EventStream
 from pipeline.produce.encode import conform, encode_json, encode_keys
 from pipeline.produce.publisher import Publisher
@@ -26,14 +27,15 @@ _CHUNKS_PER_S = 20  # of a limited rate: even enough for a 50 ms reader, few eno
 
 
 class EventProducer:
-    """Publishes events of one contract to one topic, keyed by one field.
+    """Publishes events of one contract to one topic, keyed by one field or several.
 
     ``stream``       an :class:`EventStream`, or a :class:`Contract` with ``topic`` and ``key``
     ``brokers``      ``host:port,...`` or a :class:`BrokerConfig` (default: file, environment)
     ``rate``         events per second, None for as fast as the broker takes them
     ``on_progress``  called with the number of events handed over so far
 
-    Values are JSON; keys are ASCII decimals or UTF-8, partitioned as Java's clients do. Delivery
+    Values are JSON; keys as :mod:`pipeline.ingest.entity` says, partitioned as Java's clients do. A
+    uuid is text, ``uuid.UUID`` or 16 bytes, bytes are ``bytes``, written as base64. Delivery
     is idempotent with acks=all and in order per key. Leaving a ``with`` block flushes.
     """
 
@@ -41,7 +43,7 @@ class EventProducer:
         self,
         stream: EventStream | Contract,
         topic: str | None = None,
-        key: str | None = None,
+        key: str | Sequence[str] | None = None,
         *,
         brokers: str | BrokerConfig | None = None,
         rate: float | None = None,
@@ -101,13 +103,7 @@ class EventProducer:
     def _send_frame(self, frame: pl.DataFrame) -> None:
         if frame.height == 0:
             return
-        where = f"{self._contract.name}.{self._key}"
-        if self._key not in frame.columns:
-            raise DefinitionError(where, "is the key and the data has no such column")
-        keys = encode_keys(frame[self._key])
-        missing = (keys.is_null() | (keys.bin.size() == 0)).arg_true()
-        if len(missing):
-            raise DefinitionError(where, f"row {missing[0]} has no value, and it is the key")
+        keys = encode_keys(self._contract, frame, self._key)
         checked = conform(self._contract, frame)
         rows = _CHUNK_ROWS
         if self._rate is not None:
@@ -133,18 +129,20 @@ class EventProducer:
 
 
 def _target(
-    stream: EventStream | Contract, topic: str | None, key: str | None
-) -> tuple[Contract, str, str]:
+    stream: EventStream | Contract, topic: str | None, key: str | Sequence[str] | None
+) -> tuple[Contract, str, tuple[str, ...]]:
     if isinstance(stream, EventStream):
-        return stream.schema, topic or stream.topic, key or stream.key
+        topic, key = topic or stream.topic, key or stream.key
+        stream = stream.schema
     if topic is None or key is None:
         raise DefinitionError(
             "EventProducer", "a contract alone names neither topic nor key: give both"
         )
-    if stream.field(key).type not in (FieldType.INT64, FieldType.STRING):
-        kind = stream.field(key).type.value
-        raise DefinitionError(f"{stream.name}.{key}", f"is {kind}; a key is an integer or a string")
-    return stream, topic, key
+    fields = entity_fields(f"{stream.name}.key", key)
+    for name in fields:
+        stream.field(name)
+    entity_type(f"{stream.name}.key", stream, fields)
+    return stream, topic, fields
 
 
 def _frames(events: Events) -> Iterator[pl.DataFrame]:

@@ -46,8 +46,8 @@ class Selection:
 
     @property
     def entities(self) -> dict[str, str]:
-        """Entity name -> ``int64`` or ``string``."""
-        return {view.plan.entity: view.plan.entity_type for view in self.views}
+        """Fields of the views' entities -> ``int64``, ``string``, ``uuid`` or ``bytes``."""
+        return {n: kind for view in self.views for n, kind in view.plan.entities.items()}
 
     def refuse_lists(self) -> None:
         """Raise DefinitionError if a feature holds a list."""
@@ -104,7 +104,9 @@ def _asked_view(record: ViewRecord, plan: Plan, features: list[str]) -> AskedVie
 
 def _columns(pairs: list[tuple[str, str]], views: Sequence[AskedView]) -> tuple[Column, ...]:
     """Short names, and long ones where a short one would stand twice or hide a key column."""
-    short = [feature for _, feature in pairs] + list({v.plan.entity for v in views})
+    short = [feature for _, feature in pairs] + list(
+        {name for v in views for name in v.plan.entities}
+    )
     number = {view.record.name: i for i, view in enumerate(views)}
     return tuple(
         Column(
@@ -119,10 +121,9 @@ def _columns(pairs: list[tuple[str, str]], views: Sequence[AskedView]) -> tuple[
 def _refuse_two_types(views: Sequence[AskedView]) -> None:
     types: dict[str, str] = {}
     for view in views:
-        plan = view.plan
-        if types.setdefault(plan.entity, plan.entity_type) != plan.entity_type:
-            raise DefinitionError(
-                f"{view.record.name}.{plan.entity}",
-                f"is {plan.entity_type}, but {types[plan.entity]} in another view of the query: "
-                "make two queries",
-            )
+        for name, kind in view.plan.entities.items():
+            if types.setdefault(name, kind) != kind:
+                raise DefinitionError(
+                    f"{view.record.name}.{name}",
+                    f"is {kind}, but {types[name]} in another view of the query: make two queries",
+                )

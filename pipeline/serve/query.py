@@ -2,7 +2,7 @@
 
 Layout of the table that :meth:`Query.read` returns, a row per key in the order given::
 
-    <entity>               the keys
+    <entity>               the keys, a column a field of the entity
     <feature>              one column per feature, in the order asked for; <view>__<feature>
                            where the short name would stand twice
     <feature>__status      after its feature; only with status="feature"
@@ -32,7 +32,7 @@ import pyarrow as pa
 
 from pipeline.errors import CorruptRowError
 from pipeline.features.plan import Plan
-from pipeline.serve.entity import EntityKeys, encode_keys
+from pipeline.serve.entity import EntityKeys, KeyColumn, encode_keys, key_column
 from pipeline.serve.names import AskedView, Selection, select
 from pipeline.state.batch import Finalized
 from pipeline.state.columns import feature_columns, feature_matrix
@@ -99,7 +99,7 @@ class Query:
 
     @property
     def entities(self) -> dict[str, str]:
-        """Entities whose keys are needed, with their types ``int64`` or ``string``."""
+        """Fields whose keys are needed, with their types: int64, string, uuid or bytes."""
         return self._selection.entities
 
     def read(
@@ -112,8 +112,9 @@ class Query:
     ) -> pa.Table:
         """Features of ``keys`` as of ``at``, laid out as the module says.
 
-        ``keys``: entity name to a column of keys, or just the column where the query has one
-        entity. Views of several entities take one column each, of equal length. ``at``:
+        ``keys``: name of a field of an entity to a column of keys, or just the column where the
+        query has one. Views of several entities, and entities of several fields, take one column
+        each, of equal length. ``at``:
         ``"now"``, ``"event"`` (each row's own newest event), a datetime with time zone, or ns
         since the Unix epoch. ``max_staleness``: rows whose partition was not read to within that
         of ``at`` (or of now, if earlier) are ``stale``.
@@ -121,14 +122,14 @@ class Query:
         Raises TypeError (wrong keys, names the entity), StoreUnavailableError, CorruptRowError.
         """
         selection = self._current()
-        entities = _encode(selection, keys)
+        columns = _encode(selection, keys)
         time_ns = _time_ns(at, self._clock_ns)
-        answers = self._answers(selection, entities, time_ns, max_staleness)
+        answers = self._answers(selection, columns, time_ns, max_staleness)
         arrays = [
             feature_columns(view.plan, a.finalized.cells, a.finalized.valid, view.features)
             for view, a in zip(selection.views, answers, strict=True)
         ]
-        table: dict[str, Any] = {name: column.column for name, column in entities.items()}
+        table: dict[str, Any] = {name: column.column for name, column in columns.items()}
         for column in selection.columns:
             table[column.name] = arrays[column.view][column.feature]
             if status == "feature":
@@ -147,8 +148,8 @@ class Query:
         """
         selection = self._current()
         selection.refuse_lists()
-        entities = _encode(selection, keys)
-        answers = self._answers(selection, entities, _time_ns(at, self._clock_ns), None)
+        columns = _encode(selection, keys)
+        answers = self._answers(selection, columns, _time_ns(at, self._clock_ns), None)
         parts = []
         for view, answer in zip(selection.views, answers, strict=True):
             cells, valid = answer.finalized.cells, answer.finalized.valid
@@ -171,10 +172,14 @@ class Query:
     def _answers(
         self,
         selection: Selection,
-        entities: Mapping[str, EntityKeys],
+        columns: Mapping[str, KeyColumn],
         time_ns: int | None,
         max_staleness: timedelta | None,
     ) -> list[_Answer]:
+        entities = {
+            view.plan.entity: encode_keys([columns[name] for name in view.plan.entities])
+            for view in selection.views
+        }
         reads = [
             _row_read(view, entities[view.plan.entity], max_staleness is not None)
             for view in selection.views
@@ -241,7 +246,7 @@ def _row_read(view: AskedView, keys: EntityKeys, with_markers: bool) -> RowRead:
     )
 
 
-def _encode(selection: Selection, keys: Keys) -> dict[str, EntityKeys]:
+def _encode(selection: Selection, keys: Keys) -> dict[str, KeyColumn]:
     types = selection.entities
     if not isinstance(keys, Mapping):
         if len(types) > 1:
@@ -254,7 +259,7 @@ def _encode(selection: Selection, keys: Keys) -> dict[str, EntityKeys]:
     for entity, type_ in types.items():
         if entity not in keys:
             raise TypeError(f"{entity}: keys of this entity are missing")
-        encoded[entity] = encode_keys(entity, type_, keys[entity])
+        encoded[entity] = key_column(entity, type_, keys[entity])
     lengths = {name: len(column) for name, column in encoded.items()}
     if len(set(lengths.values())) > 1:
         raise TypeError(f"columns of keys differ in length: {lengths}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -28,7 +29,7 @@ class Outcome(IntEnum):
     """What became of an event in one view."""
 
     SKIPPED = 0  # not selected by the caller
-    APPLIED = 1
+    APPLIED = 1  # a tombstone always is
     LATE = 2  # refused by every ring and list; the row is untouched
     FILTERED = 3  # the view's filter is false
 
@@ -80,6 +81,25 @@ class Fired:
 
     def __len__(self) -> int:
         return len(self.event)
+
+    def first(self, n: int) -> Fired:
+        """Its first ``n`` rows."""
+        return Fired(
+            self.event[:n], self.trigger[:n], self.cells[:n], self.valid[:n], self.status[:n]
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Fired]) -> Fired:
+        """The rows of at least one part, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([p.event for p in parts]),
+            np.concatenate([p.trigger for p in parts]),
+            np.concatenate([p.cells for p in parts]),
+            np.concatenate([p.valid for p in parts]),
+            np.concatenate([p.status for p in parts]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

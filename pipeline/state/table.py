@@ -28,9 +28,11 @@ from pipeline.kernels.table import (
     KEY_SIZE,
     KNOWN_TIME,
     NEXT_SLOT,
+    PRESENT,
     ROWS,
     SECTION,
     SOURCE_OFFSET,
+    STATE,
     TOTALS,
     compact_keys,
     copy_keys,
@@ -151,9 +153,10 @@ class StateTable:
     ) -> Applied:  # fmt: skip
         """Apply n events in offset order to loaded slots.
 
-        ``select`` uint8[n], ``inputs`` int64[k, n], ``valid`` uint8[k, n], ``masks`` uint8[m, n]
-        with the plan's masks first. ``ValueError`` if a slot was not loaded; the events before it
-        are then applied, so the table has to be cleared.
+        ``select`` uint8[n] (0: skip, 1: apply, 2: a tombstone of ``event_time``), ``inputs``
+        int64[k, n], ``valid`` uint8[k, n], ``masks`` uint8[m, n] with the plan's masks first.
+        ``ValueError`` if a slot was not loaded; the events before it are then applied, so the
+        table has to be cleared.
         """
         n = len(slots)
         table = triggers.table if triggers is not None else np.empty((0, 3), dtype=np.int64)
@@ -184,7 +187,7 @@ class StateTable:
                 fired.event, fired.trigger, fired.cells, fired.valid, fired.status,
                 event, usable, passed, joined, fires, self._scratch,
             )  # fmt: skip
-            chunks.append(_first_rows(fired, int(progress[applying.N_FIRED])))
+            chunks.append(fired.first(int(progress[applying.N_FIRED])))
             progress[applying.N_FIRED] = 0
             stopped = progress[applying.STOPPED]
             if stopped == applying.DONE:
@@ -193,10 +196,10 @@ class StateTable:
                 self._grow_arena()
             if stopped == applying.NOT_LOADED:
                 raise ValueError(f"slot {slots[progress[applying.EVENT]]} was not loaded")
-        return Applied(outcome, dirty[: progress[applying.N_DIRTY]].copy(), _joined(chunks))
+        return Applied(outcome, dirty[: progress[applying.N_DIRTY]].copy(), Fired.joined(chunks))
 
     def encode(self, slots: I32) -> EncodedRows:
-        """Rows (layout v1) and keys of slots; a slot without events gives 0 bytes.
+        """Rows (layout v2) and keys of slots; one without events or deletion gives 0 bytes.
 
         A dirty slot stays pinned until a :meth:`settle` for this encoding.
         """
@@ -243,8 +246,13 @@ class StateTable:
         copy_keys(self._slots, self._keys, slots, offsets, out)
         return out, offsets
 
+    def present(self, slots: I32) -> npt.NDArray[np.bool_]:
+        """Whether each slot holds events: loaded, and neither without a row nor deleted."""
+        held: npt.NDArray[np.bool_] = (self._column(slots, STATE) & PRESENT) != 0
+        return held
+
     def event_time(self, slots: I32) -> I64:
-        """Newest event time of each slot, ns; 0 where no event was applied."""
+        """Newest event time of each slot, ns; without events the deletion time, or 0."""
         return self._column(slots, EVENT_TIME)
 
     def known_time(self, slots: I32) -> I64:
@@ -380,21 +388,3 @@ def _grown(array: A, at_least: int) -> A:
     bigger = np.empty((max(at_least, 2 * len(array)), *array.shape[1:]), dtype=array.dtype)
     bigger[: len(array)] = array
     return cast(A, bigger)
-
-
-def _first_rows(fired: Fired, n: int) -> Fired:
-    return Fired(
-        fired.event[:n], fired.trigger[:n], fired.cells[:n], fired.valid[:n], fired.status[:n]
-    )
-
-
-def _joined(chunks: list[Fired]) -> Fired:
-    if len(chunks) == 1:
-        return chunks[0]
-    return Fired(
-        np.concatenate([c.event for c in chunks]),
-        np.concatenate([c.trigger for c in chunks]),
-        np.concatenate([c.cells for c in chunks]),
-        np.concatenate([c.valid for c in chunks]),
-        np.concatenate([c.status for c in chunks]),
-    )

@@ -1,8 +1,9 @@
 """The store in memory, for tests: the same fencing, the same errors, no server.
 
 Everything is kept as the packed bytes that Redis would hold, and a :class:`MemoryStore` can be
-made to fail as a server does: :meth:`MemoryStore.restore` takes it back in time, and
-:attr:`MemoryStore.refuse` makes it answer every call with an error.
+made to fail as a server does: :meth:`MemoryStore.restore` takes it back in time,
+:attr:`MemoryStore.refuse` makes it answer every call with an error, and
+:attr:`MemoryStore.lose_replies` loses the answers of commits that were carried out.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ class MemoryStore:
     """:class:`~pipeline.store.partition.Store` in a dictionary; safe for several threads.
 
     ``values`` is what Redis would hold, key to bytes. ``refuse``, when set, is raised by every
-    call that would ask the server.
+    call that would ask the server. The next ``lose_replies`` commits are carried out, and whoever
+    sent them is told that the connection was lost.
     """
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
         self.refuse: PipelineError | None = None
+        self.lose_replies = 0
         self.lock = threading.RLock()
         self._registry = Registry(_MemoryFields())
 
@@ -195,6 +198,10 @@ class MemoryPartition:
             for marker in markers:
                 key = marker_key(self._tag, marker.fingerprint)
                 self._store.values[key] = self._expected[key] = marker.pack()
+            if self._store.lose_replies:
+                self._store.lose_replies -= 1
+                self._lose(StoreUnavailableError(f"{self._name}: the reply was lost"))
+                raise self._again()
 
     def check(self) -> bool:
         """Whether lease and markers in the store are still the ones written here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import view_plans
 from pipeline.app.plane import DataPlane, PlaneSettings, Topic
 from pipeline.app.sender import Sender
+from pipeline.features.entity import event_key
 from pipeline.features.planjson import to_json
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import TopicPartition
@@ -97,7 +99,8 @@ class Driver:
 
     def pipe(self, topic: str, event: Mapping[str, Any], timestamp_ms: int = -1) -> None:
         """Publish one event as a producer does: JSON, keyed by the stream's key."""
-        key = str(event[self._streams[topic].key]).encode()
+        stream = self._streams[topic]
+        key = event_key(stream.schema, stream.key_fields, event)
         self.log.append(topic, key, json.dumps(event).encode(), timestamp_ms)
 
     def run(self) -> None:
@@ -106,6 +109,26 @@ class Driver:
         while idle < 2:
             step = self.plane.step()
             idle = 0 if step.batches or step.resets else idle + 1
+
+    def crash(self) -> None:
+        """End as a killed process does: nothing more is read, written or given back.
+
+        What it had committed stays in ``store``; another driver over ``log`` and ``store`` goes on.
+        """
+        self.lane.crash()
+
+    def digest(self, view: str) -> str:
+        """SHA-256 of every stored row of a view and of each partition's offset and accounting.
+
+        Equal for equal logs, whatever the batches, workers and crashes on the way.
+        """
+        digest = hashlib.sha256()
+        for key, row in sorted(self.rows(view).items()):
+            digest.update(b"%d %d " % (len(key), len(row)) + key + row)
+        for m in self.markers(view):
+            counts = (m.applied, m.duplicate, m.late, m.dead_lettered, m.filtered)
+            digest.update(repr((m.partition, m.next_offset, m.consumed, counts)).encode())
+        return digest.hexdigest()
 
     def changes(self, view: str) -> pa.Table:
         """Every changed row published so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +33,7 @@ class MemoryLog:
     topics: dict[str, list[list[LoggedRecord]]] = field(default_factory=dict)
     generation: int = 0
     committed: dict[TopicPartition, int] = field(default_factory=dict)
+    starts: dict[TopicPartition, int] = field(default_factory=dict)
 
     def create(self, topic: str, partitions: int) -> None:
         """Add an empty topic."""
@@ -57,6 +59,7 @@ class MemoryLog:
         """Drop what is before ``offset``, as retention does."""
         records = self.topics[source.topic][source.partition]
         records[:] = [r for r in records if r.offset >= offset]
+        self.starts[source] = offset
 
     def records(self, source: TopicPartition) -> list[LoggedRecord]:
         """The records of one partition."""
@@ -106,7 +109,9 @@ class MemoryLane:
         for source, position in self._positions.items():
             if left <= 0 or source in self._paused:
                 continue
-            records = [r for r in self._log.records(source) if r.offset >= position][:left]
+            held = self._log.records(source)
+            first = bisect_left(held, position, key=lambda r: r.offset)
+            records = held[first : first + left]
             if records:
                 self._positions[source] = records[-1].offset + 1
                 batches.append(binary_batch(source, records))
@@ -134,9 +139,9 @@ class MemoryLane:
         return self._log.committed.get(source, -1)
 
     def watermarks(self, source: TopicPartition) -> tuple[int, int]:
-        """First offset held and the one after the last."""
-        records = self._log.records(source)
-        return (records[0].offset, records[-1].offset + 1) if records else (0, 0)
+        """Where the log starts, which is before any gap, and the offset after its last record."""
+        records, start = self._log.records(source), self._log.starts.get(source, 0)
+        return start, records[-1].offset + 1 if records else start
 
     def generation(self) -> int:
         """The group's generation when this lane last took part in a rebalance."""
@@ -152,6 +157,12 @@ class MemoryLane:
         self._positions.clear()
         if owned and self._revoke is not None:
             self._revoke(owned, False)
+
+    def crash(self) -> None:
+        """Vanish: nothing is revoked, no partition is closed."""
+        self._positions.clear()
+        self._topics.clear()
+        self._assign = self._revoke = None
 
     def _rebalance(self) -> None:
         self._due = False

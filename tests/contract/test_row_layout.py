@@ -20,20 +20,21 @@ from pipeline.features.plan import (
     Plan,
     Ring,
 )
+from pipeline.state.batch import Outcome
 from pipeline.state.status import Status
 from pipeline.state.table import StateTable
 from tests.reference.cases import feed, pack_keys
-from tests.reference.rows import decode_row, encode_row
+from tests.reference.rows import decode_row, encode_row, reseal
 from tests.reference.state import Event, ReferenceState, bits_of
 
 # Without the compiler, NumPy scalars warn where 64-bit kernels are meant to wrap or overflow.
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
 
 EXAMPLES = Path(__file__).parents[2] / "schemas" / "examples"
-GOLDEN = [
-    json.loads((EXAMPLES / name).read_text("utf-8"))
-    for name in ("row-v1.json", "row-v1-events.json")
-]
+V1, V2 = (
+    [json.loads((EXAMPLES / name).read_text("utf-8")) for name in names]
+    for names in (("row-v1.json", "row-v1-events.json"), ("row-v2.json",))
+)
 
 
 def plan_of(value: dict[str, Any]) -> Plan:
@@ -77,21 +78,30 @@ def events_of(case: dict[str, Any]) -> list[Event]:
     return [
         Event(
             case["key"].encode(), e["offset"], e["timestamp_ms"], e["time_ns"], True,
-            tuple(number(v) for v in e["inputs"]), tuple(e["masks"]),
+            tuple(number(v) for v in e["inputs"]), tuple(e["masks"]), e.get("delete", False),
         )
         for e in case["events"]
     ]  # fmt: skip
 
 
-CASES = [(plan_of(golden["plan"]), case) for golden in GOLDEN for case in golden["rows"]]
-each_case = pytest.mark.parametrize(("plan", "case"), CASES, ids=[c["key"] for _, c in CASES])
+CASES, OLD_CASES = (
+    [(plan_of(golden["plan"]), case) for golden in version for case in golden["rows"]]
+    for version in (V2, V1)
+)
+each_case, each_old_case, any_case = (
+    pytest.mark.parametrize(("plan", "case"), cases, ids=[c["key"] for _, c in cases])
+    for cases in (CASES, OLD_CASES, CASES + OLD_CASES)
+)
 
 
-@each_case
-def test_golden_bytes_are_written(plan: Plan, case: dict[str, Any]) -> None:
-    golden = bytes.fromhex("".join(case["row"]))
+def golden_row(case: dict[str, Any]) -> bytes:
+    return bytes.fromhex("".join(case["row"]))
+
+
+def check_written(plan: Plan, case: dict[str, Any], golden: bytes) -> None:
     stored: dict[bytes, bytes] = {}
-    feed(StateTable(plan), events_of(case), stored)
+    applied = feed(StateTable(plan), events_of(case), stored)
+    assert [Outcome(int(o)).name.lower() for o in applied.outcome] == case["outcomes"]
     assert stored == {case["key"].encode(): golden}
     reference = ReferenceState(plan)
     reference.apply(events_of(case))
@@ -100,10 +110,26 @@ def test_golden_bytes_are_written(plan: Plan, case: dict[str, Any]) -> None:
 
 
 @each_case
+def test_golden_bytes_are_written(plan: Plan, case: dict[str, Any]) -> None:
+    check_written(plan, case, golden_row(case))
+
+
+@each_old_case
+def test_a_row_of_version_1_is_written_as_version_2(plan: Plan, case: dict[str, Any]) -> None:
+    old = golden_row(case)
+    new = reseal(old[:2] + b"\2" + old[3:])
+    check_written(plan, case, new)
+    table = StateTable(plan)
+    slots = table.lookup(*pack_keys([b"k"])).slots
+    assert table.load(slots, [old]) == []
+    assert table.encode(slots).row(0) == new
+
+
+@any_case
 def test_golden_bytes_are_read(plan: Plan, case: dict[str, Any]) -> None:
     table = StateTable(plan)
     slots = table.lookup(*pack_keys([case["key"].encode()])).slots
-    assert table.load(slots, [bytes.fromhex("".join(case["row"]))]) == []
+    assert table.load(slots, [golden_row(case)]) == []
     for read in case["reads"]:
         got = table.finalize(slots, np.array([read["at_ns"]], dtype=np.int64))
         for feature, status in zip(plan.features, got.status[0], strict=True):
@@ -118,12 +144,14 @@ def test_golden_bytes_are_read(plan: Plan, case: dict[str, Any]) -> None:
 
 
 def test_the_description_in_the_file_is_the_rows_content() -> None:
-    for plan, case in CASES:
-        row = decode_row(plan, bytes.fromhex("".join(case["row"])))
+    for plan, case in CASES + OLD_CASES:
+        row = decode_row(plan, golden_row(case))
         content = case["content"]
         assert [row.time, row.known, row.offset] == [
             content["event_time_ns"], content["known_time_ms"], content["source_offset"]
         ]  # fmt: skip
+        assert row.deleted == content.get("deletion_time_ns")
+        assert row.live == content.get("present", True)
         for tiles, described in zip(row.tiles, content["rings"], strict=True):
             assert bits({int(k): v for k, v in described.items()}) == bits(tiles)
         for i, described in enumerate(content["lists"]):

@@ -241,6 +241,7 @@ def make_events(rng: random.Random, n: int, keys: int, base: int) -> list[Event]
                 rng.random() < 0.97,
                 _inputs(rng),
                 tuple(rng.random() < 0.7 for _ in range(3)),
+                rng.random() < 0.02,
             )
         )
         offset += 1 if rng.random() < 0.9 else rng.randint(2, 9)
@@ -281,7 +282,7 @@ def columns(events: Sequence[Event]) -> Columns:
         np.array([e.offset for e in events], dtype=np.int64),
         np.array([e.timestamp_ms for e in events], dtype=np.int64),
         np.array([e.time for e in events], dtype=np.int64),
-        np.array([e.select for e in events], dtype=np.uint8),
+        np.array([2 if e.delete and e.select else e.select for e in events], dtype=np.uint8),
         np.ascontiguousarray(np.array(inputs, dtype=np.int64).T),
         np.ascontiguousarray(np.array(valid, dtype=np.uint8).T),
         np.ascontiguousarray(np.array([e.masks for e in events], dtype=np.uint8).T),

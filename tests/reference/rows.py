@@ -1,4 +1,4 @@
-"""Obvious twin of row layout v1, from ``docs/row-layout.md``: Python integers and bytes."""
+"""Obvious twin of row layout v2, from ``docs/row-layout.md``: Python integers and bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def varint(value: int) -> bytes:
 
 def encode_row(plan: Plan, row: Row) -> bytes:
     """The bytes of a row."""
-    body = b""
+    body = b"" if row.deleted is None else struct.pack("<q", row.deleted)
+    if not row.live:
+        return _with_header(plan, row, body)
     for ring, tiles in enumerate(row.tiles):
         ops = [a.op for a in plan.accumulators if a.ring == ring]
         body += varint(len(tiles))
@@ -41,8 +43,12 @@ def encode_row(plan: Plan, row: Row) -> bytes:
                 body += _cell(op, cell)
     for i, state in enumerate(plan.lists):
         body += LISTS[state.kind](plan, row, i)
+    return _with_header(plan, row, body)
+
+
+def _with_header(plan: Plan, row: Row, body: bytes) -> bytes:
     header = struct.pack(
-        "<2sBBIQqqqQ", b"FR", 1, 0, 48 + len(body), plan.fingerprint,
+        "<2sBBIQqqqQ", b"FR", 2, row.deleted is not None, 48 + len(body), plan.fingerprint,
         row.time, row.known, row.offset, 0,
     )  # fmt: skip
     return reseal(header + body)
@@ -158,9 +164,12 @@ class _Reader:
         value = self.varint()
         return value // 2 if value % 2 == 0 else -(value + 1) // 2
 
-    def real(self) -> float:
+    def word(self) -> int:
         self.at += 8
-        return float(struct.unpack("<d", self.data[self.at - 8 : self.at])[0])
+        return int(struct.unpack("<q", self.data[self.at - 8 : self.at])[0])
+
+    def real(self) -> float:
+        return float(struct.unpack("<d", struct.pack("<q", self.word()))[0])
 
 
 def decode_row(plan: Plan, data: bytes) -> Row:
@@ -168,15 +177,25 @@ def decode_row(plan: Plan, data: bytes) -> Row:
     magic, version, flags, size, layout, time, known, offset, _ = struct.unpack(
         "<2sBBIQqqqQ", data[:48]
     )
-    if (magic, version, flags, size, layout) != (b"FR", 1, 0, len(data), plan.fingerprint):
+    if (magic, size, layout) != (b"FR", len(data), plan.fingerprint):
         raise ValueError("no row of this plan")
+    if (version, flags) not in {(1, 0), (2, 0), (2, 1)}:
+        raise ValueError("another format")
     if reseal(data) != data:
         raise ValueError("wrong checksum")
     read = _Reader(data[48:])
-    n = len(plan.lists)
-    row = Row(time, known, offset, [], [{} for _ in range(n)], [[] for _ in range(n)], [None] * n)
+    n, rings = len(plan.lists), len(plan.rings)
+    row = Row(
+        time, known, offset, [{} for _ in range(rings)], [{} for _ in range(n)],
+        [[] for _ in range(n)], [None] * n,
+    )  # fmt: skip
+    if flags:
+        row.deleted = read.word()
+        row.live = read.at != len(read.data)
+    if not row.live:
+        return row
     for ring in range(len(plan.rings)):
-        row.tiles.append(_read_tiles(plan, ring, read))
+        row.tiles[ring] = _read_tiles(plan, ring, read)
     for i in range(n):
         _read_list(plan, row, i, read)
     if read.at != len(read.data):

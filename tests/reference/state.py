@@ -66,11 +66,12 @@ class Event:
     select: bool
     inputs: tuple[Number | None, ...]
     masks: tuple[bool, ...]
+    delete: bool = False  # a tombstone: ``time`` is when the entity was deleted
 
 
 @dataclass
 class Row:
-    """What is known of one key."""
+    """What is known of one key; without events (``live``) only that it was deleted at ``time``."""
 
     time: int
     known: int
@@ -82,6 +83,8 @@ class Row:
     dropped: list[int | None]  # per list: newest dropped tile (DISTINCT) or time (EVENTS)
     steps: dict[int, list[int]] = field(default_factory=dict)  # per DISTINCT list that samples
     counts: dict[int, dict[int, Tally]] = field(default_factory=dict)  # per COUNTS, FREQUENT list
+    deleted: int | None = None  # newest time it was deleted at
+    live: bool = True
     events: list[Event] = field(default_factory=list)  # applied since the row was last emptied
 
 
@@ -135,7 +138,11 @@ class ReferenceState:
         dirty: list[bytes] = []
         fired = []
         for position, event in enumerate(events):
-            firing = [t for t, (kind, i) in enumerate(triggers) if self._fires(event, kind, i)]
+            firing = [
+                t
+                for t, (kind, i) in enumerate(triggers)
+                if not event.delete and self._fires(event, kind, i)
+            ]
             outcomes.append(self._apply(event))
             if outcomes[-1] is Outcome.APPLIED:
                 if event.key not in dirty:
@@ -176,7 +183,9 @@ class ReferenceState:
         if not self._takes(event, state.input, state.mask):
             return False
         row = self.rows.get(event.key)
-        if row is None or self._expired(row, event.time) or not row.last[argument]:
+        if row is None or not row.live or self._expired(row, event.time):
+            return True
+        if not row.last[argument]:
             return True
         return row.last[argument][-1][2] != event.inputs[state.input]
 
@@ -184,11 +193,18 @@ class ReferenceState:
         plan = self.plan
         if not event.select:
             return Outcome.SKIPPED
-        if plan.filter >= 0 and not event.masks[plan.filter]:
+        if not event.delete and plan.filter >= 0 and not event.masks[plan.filter]:
             return Outcome.FILTERED
         row = self.rows.get(event.key)
         known = event.timestamp_ms if row is None else max(row.known, event.timestamp_ms)
-        if row is not None and self._expired(row, event.time):
+        deleted = None if row is None else row.deleted
+        if event.delete:
+            deleted = event.time if deleted is None else max(deleted, event.time)
+            self.rows[event.key] = self._new_row(deleted, known, event.offset, deleted, live=False)
+            return Outcome.APPLIED
+        if deleted is not None and event.time <= deleted:
+            return Outcome.LATE
+        if row is not None and (not row.live or self._expired(row, event.time)):
             row = None
         joins = [self._joins(r, row, event.time) for r in range(len(plan.rings))]
         joins_list = [
@@ -198,11 +214,7 @@ class ReferenceState:
         if not any(joins) and not any(joins_list):
             return Outcome.LATE
         if row is None:
-            n = len(plan.lists)
-            row = Row(
-                event.time, known, event.offset, [{} for _ in plan.rings],
-                [{} for _ in range(n)], [[] for _ in range(n)], [None] * n,
-            )  # fmt: skip
+            row = self._new_row(event.time, known, event.offset, deleted)
             self.rows[event.key] = row
         row.time, row.known, row.offset = max(row.time, event.time), known, event.offset
         row.events.append(event)
@@ -214,6 +226,15 @@ class ReferenceState:
                 self._add_to_list(row, i, state, event)
         self._forget_old(row)
         return Outcome.APPLIED
+
+    def _new_row(
+        self, time: int, known: int, offset: int, deleted: int | None, live: bool = True
+    ) -> Row:
+        n = len(self.plan.lists)
+        return Row(
+            time, known, offset, [{} for _ in self.plan.rings], [{} for _ in range(n)],
+            [[] for _ in range(n)], [None] * n, deleted, live,
+        )  # fmt: skip
 
     def _add_to_ring(self, row: Row, ring: int, event: Event) -> None:
         accumulators = self.accumulators[ring]
@@ -303,7 +324,7 @@ class ReferenceState:
     def finalize(self, key: bytes, at: int) -> list[Cell]:
         """(value, status) of every output cell."""
         row = self.rows.get(key)
-        if row is None:
+        if row is None or not row.live:
             return [(None, Status.MISSING)] * self.plan.cells
         if self._expired(row, at):
             return [(None, Status.EXPIRED)] * self.plan.cells

@@ -24,6 +24,8 @@ def load(field: Any, **attributes: Any) -> Contract:
         ("float", Field("a", FieldType.FLOAT64)),
         ("boolean", Field("a", FieldType.BOOL)),
         ("string", Field("a", FieldType.STRING)),
+        ("bytes", Field("a", FieldType.BYTES)),
+        ({"type": "string", "logicalType": "uuid"}, Field("a", FieldType.UUID)),
         (["null", "string"], Field("a", FieldType.STRING, nullable=True)),
         (
             {"type": "long", "logicalType": "timestamp-micros"},
@@ -48,7 +50,8 @@ def test_a_null_default_makes_a_field_optional() -> None:
 @pytest.mark.parametrize(
     ("field", "named"),
     [
-        ({"name": "a", "type": "bytes"}, "r.a.type"),
+        ({"name": "a", "type": "fixed"}, "r.a.type"),
+        ({"name": "a", "type": {"type": "bytes", "logicalType": "uuid"}}, "r.a.type"),
         ({"name": "a"}, "r.a.type"),
         ({"name": "a", "type": {"type": "array", "items": "long"}}, "r.a.type"),
         ({"name": "a", "type": {"type": "int", "logicalType": "date"}}, "r.a.type"),

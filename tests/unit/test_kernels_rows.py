@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.features.plan import Plan
-from pipeline.kernels import load as loading
-from pipeline.kernels import varint
+from pipeline.kernels import header, varint
 from pipeline.kernels.jit import JIT_ENABLED
+from pipeline.kernels.load import load_slots
 from pipeline.state.status import Status
 from pipeline.state.table import StateTable
 from tests.reference.cases import columns, feed, make_events, make_plan, pack_keys
@@ -100,6 +100,37 @@ def test_extreme_headers_are_harmless() -> None:
                 table.finalize(slots, np.array([t], dtype=np.int64))
 
 
+def test_a_deletion_that_contradicts_the_row_is_refused() -> None:
+    plan = make_plan(random.Random(5))
+    live, gone = (
+        encode_row(plan, state.rows[b"k0"]) for state in (deleted(plan, [7, 9]), deleted(plan, [7]))
+    )
+    table = StateTable(plan)
+    assert load_one(table, live)
+    assert load_one(table, gone)
+    for row, at, value in (
+        (live, 48, 9), (live, 48, 10), (live, 48, -(2**63)), (live, 16, 7), (live, 3, 0),
+        (gone, 48, 8), (gone, 16, 8), (gone, 48, -(2**63)), (gone, 3, 0),
+    ):  # fmt: skip
+        new = struct.pack("<q", value) if at > 3 else bytes([value])
+        assert not load_one(table, reseal(row[:at] + new + row[at + len(new) :]))
+    for flags in (2, 3, 0x80):
+        assert not load_one(table, reseal(live[:3] + bytes([flags]) + live[4:]))
+    assert not load_one(table, reseal(live[:2] + b"\1" + live[3:]))  # v1 has no flags
+    short = reseal(gone[:4] + struct.pack("<I", 48) + gone[8:48])
+    assert not load_one(table, short)
+
+
+def deleted(plan: Plan, times: list[int]) -> ReferenceState:
+    """k0 deleted at the first of ``times``, then with events at the others."""
+    state, inputs = ReferenceState(plan), (1, 1.0, 1, 1, 1)
+    state.apply([
+        Event(b"k0", i, 0, t, True, inputs, (True, True, True), delete=i == 0)
+        for i, t in enumerate(times)
+    ])  # fmt: skip
+    return state
+
+
 def test_the_reason_is_the_first_that_applies() -> None:
     plan = make_plan(random.Random(1))
     table = StateTable(plan)
@@ -107,20 +138,20 @@ def test_the_reason_is_the_first_that_applies() -> None:
     row = rows[0]
     slots = table.lookup(*pack_keys([b"a", b"b", b"c", b"d", b"e", b"f", b"g"])).slots
     bad = [
-        b"", row[:47], b"XX" + row[2:], row[:2] + b"\2" + row[3:], row + b"\0",
+        b"", row[:47], b"XX" + row[2:], row[:2] + b"\3" + row[3:], row + b"\0",
         row[:8] + b"\0" + row[9:] if row[8] else row[:8] + b"\1" + row[9:],
         row[:-1] + bytes([row[-1] ^ 1]),
     ]  # fmt: skip
     errors = np.zeros(len(bad), dtype=np.uint8)
     t = plan.tables()
-    loading.load_slots(
+    load_slots(
         table._arena, table._heads, table._slots, slots, 0, table._need, t.rings, t.accumulators,
         t.lists, table._layout_hash, np.frombuffer(bytearray(b"".join(bad)), dtype=np.uint8),
         np.cumsum([0, *map(len, bad)]).astype(np.int64), np.zeros(len(bad), dtype=np.uint8), errors,
     )  # fmt: skip
     assert errors.tolist() == [
-        loading.TRUNCATED, loading.TRUNCATED, loading.FORMAT, loading.FORMAT, loading.TRUNCATED,
-        loading.LAYOUT, loading.CHECKSUM,
+        header.TRUNCATED, header.TRUNCATED, header.FORMAT, header.FORMAT, header.TRUNCATED,
+        header.LAYOUT, header.CHECKSUM,
     ]  # fmt: skip
 
 

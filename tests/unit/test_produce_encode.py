@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+import uuid
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.errors import DefinitionError
 from pipeline.produce.encode import conform, encode_json, encode_keys
+from tests.reference.entity import entity_key
 
 NOON = datetime(2017, 1, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 
@@ -161,6 +166,63 @@ def test_columns_are_matched_by_name() -> None:
         conform(closed, pl.DataFrame({"extra": [1], "x": [2]}))
 
 
-def test_keys_are_ascii_decimals_or_utf8() -> None:
-    assert encode_keys(pl.Series([-5, 2**62])).to_list() == [b"-5", str(2**62).encode()]
-    assert encode_keys(pl.Series(["é{}", ""])).to_list() == ["é{}".encode(), b""]
+KEYS = contract(
+    Field("n", FieldType.INT64),
+    Field("s", FieldType.STRING),
+    Field("u", FieldType.UUID),
+    Field("b", FieldType.BYTES),
+)
+KEY_VALUES: dict[str, Any] = {
+    "n": st.integers(-(2**63), 2**63 - 1),
+    "s": st.sampled_from(["", "|", "\\", "a|b", "{}", "\0", "NaN", "é"]) | st.text(max_size=5),
+    "u": st.uuids(),
+    "b": st.binary(max_size=5) | st.just(b"|\\"),
+}
+
+
+@given(
+    st.lists(st.fixed_dictionaries(KEY_VALUES), min_size=1, max_size=5),
+    st.lists(st.sampled_from("nsub"), min_size=1, unique=True),
+)
+def test_keys_equal_the_twin(rows: list[dict[str, Any]], key: list[str]) -> None:
+    types = [KEYS.field(name).type.value for name in key]
+    wanted = [entity_key([_plain(row[name]) for name in key], types) for row in rows]
+    spellings = [
+        pl.DataFrame(rows),
+        pl.DataFrame([{**row, "u": str(row["u"]).upper()} for row in rows]),
+        pl.DataFrame([{**row, "u": row["u"].bytes} for row in rows]),
+    ]
+    for frame in spellings:
+        if None in wanted:
+            with pytest.raises(DefinitionError, match="has no value, and it is the key"):
+                encode_keys(KEYS, frame, key)
+        else:
+            assert encode_keys(KEYS, frame, key).to_list() == wanted
+
+
+def _plain(value: Any) -> int | bytes:
+    return value if isinstance(value, int | bytes) else str(value).encode()
+
+
+def test_a_record_needs_a_key_of_at_most_64_kib() -> None:
+    frame = pl.DataFrame({"n": [1, None], "s": ["", "x"]})
+    with pytest.raises(DefinitionError, match=r"event\.n: row 1 has no value, and it is the key"):
+        encode_keys(KEYS, frame, ["n"])
+    with pytest.raises(DefinitionError, match=r"event\.s: row 0 has no value, and it is the key"):
+        encode_keys(KEYS, frame, ["s"])
+    assert encode_keys(KEYS, frame[:1], ["n", "s"]).to_list() == [b"1|"]
+    long = pl.DataFrame({"s": ["x" * 65_536, "x" * 65_537]})
+    with pytest.raises(DefinitionError, match=r"event\.s: row 1 has a key of more than 64 KiB"):
+        encode_keys(KEYS, long, ["s"])
+
+
+def test_uuids_and_bytes_are_text_in_json() -> None:
+    made = contract(Field("u", FieldType.UUID), Field("b", FieldType.BYTES))
+    some = uuid.UUID(int=10)
+    for given_as in (some, str(some).upper(), some.bytes):
+        frame = pl.DataFrame([{"u": given_as, "b": b"\0|"}])
+        assert encoded(made, frame) == [f'{{"u":"{some}","b":"AHw="}}']
+    with pytest.raises(DefinitionError, match=r"event\.u: row 0 is not a uuid"):
+        conform(made, pl.DataFrame({"u": ["{" + str(some) + "}"], "b": [b""]}))
+    with pytest.raises(DefinitionError, match=r"event\.b: the contract says bytes, .* base64"):
+        conform(made, pl.DataFrame({"u": [str(some)], "b": ["AHw="]}))

@@ -132,11 +132,19 @@ def compare(seed: int) -> int:
     events = make_events(rng, 300 if JIT_ENABLED else 50, rng.choice((1, 4)), rng.choice((0, -777)))
     table = StateTable(plan)
     raw: dict[bytes, list[Event]] = {}
+    deleted: dict[bytes, int] = {}
     for event, outcome in zip(events, feed(table, events, {}).outcome, strict=True):
-        if outcome in (Outcome.APPLIED, Outcome.LATE):  # a late one is in no window from now on
+        if event.delete and outcome == Outcome.APPLIED:
+            raw[event.key] = []
+            deleted[event.key] = max(event.time, deleted.get(event.key, event.time))
+        elif event.key in deleted and event.time <= deleted[event.key]:
+            assert outcome != Outcome.APPLIED
+        elif outcome in (Outcome.APPLIED, Outcome.LATE):  # late: in no window from now on
             raw.setdefault(event.key, []).append(event)
     compared = 0
     for key, mine in raw.items():
+        if not mine:
+            continue
         if plan.ttl_ns and max(running_gaps(mine)) > plan.ttl_ns:
             continue  # emptied on the way; the twin covers it
         slots = table.lookup(*pack_keys([key])).slots

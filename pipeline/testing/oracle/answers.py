@@ -1,0 +1,114 @@
+"""The value of one aggregation over the entries of its window."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from pipeline.features.aggregations import Aggregation
+from pipeline.testing.oracle.columns import Kind
+from pipeline.testing.oracle.expected import ANYTHING, Expected
+from pipeline.testing.oracle.sums import RELATIVE, Total, ratio, total, variance
+
+__all__ = ["Entry", "answer", "decayed", "quotient"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entry:
+    """A value that an event gave a feature; ordered by time, then position in the log."""
+
+    time: int
+    order: int
+    value: Any
+
+
+def answer(aggregation: Aggregation, kind: Kind, entries: Sequence[Entry]) -> Expected:
+    """What ``aggregation`` is over ``entries``, which are its window's, ascending."""
+    op, values = aggregation.op.name, [e.value for e in entries]
+    if op == "COUNT":
+        return Expected(len(values))
+    if op == "SUM":
+        return total(values, kind).answer(kind)
+    if op == "MEAN":
+        return ratio(total(values, kind), Total(len(values)), aggregation.default)
+    if op in {"VAR", "STD"}:
+        return variance(values, kind, _field(aggregation, "ddof"), root=op == "STD")
+    if op == "DISTINCT":
+        return Expected(len({_settled(v) for v in values}))
+    if op in {"MIN", "MAX"}:
+        chosen = (min if op == "MIN" else max)(values, key=_rank, default=None)
+        return Expected(_cell(chosen, kind))
+    if op == "FIRST":
+        return Expected(_cell(values[0] if values else None, kind))
+    if op == "LAST":
+        return _several([_cell(v, kind) for v in reversed(values[-aggregation.n :])], aggregation.n)
+    if op == "QUANTILE":
+        ranked = sorted(values, key=_rank)
+        rank = max(1, math.ceil(Fraction(_field(aggregation, "q")) * len(ranked)))
+        return Expected(float(ranked[rank - 1]) if ranked else None)
+    if op == "TOP_K":
+        counted = Counter(_settled(v) for v in values)
+        best = sorted(counted, key=lambda v: (-counted[v], _rank(v)))[: _field(aggregation, "k")]
+        return _several([_cell(v, kind) for v in best], _field(aggregation, "k"))
+    raise NotImplementedError(f"the oracle does not know {op}")
+
+
+def quotient(
+    aggregation: Aggregation, kinds: Sequence[Kind], parts: Sequence[Sequence[Entry]]
+) -> Expected:
+    """A ratio, of the entries of its numerator and denominator."""
+    sums = [
+        Total(len(entries)) if part.op.name == "COUNT" else total([e.value for e in entries], kind)
+        for part, kind, entries in zip(aggregation.parts, kinds, parts, strict=True)
+    ]
+    return ratio(sums[0], sums[1], aggregation.default)
+
+
+def decayed(aggregation: Aggregation, entries: Sequence[Entry], at: int) -> Expected:
+    """Sum, count or mean whose weights halve every half-life, at ``at``."""
+    op, half_life = aggregation.op.name, _field(aggregation, "half_life_ns")
+    if op == "EWMA" and not entries:
+        return Expected(aggregation.default)
+    weights = [2.0 ** (-(at - e.time) / half_life) for e in entries]
+    values = [1.0 if op == "DECAYED_COUNT" else float(e.value) for e in entries]
+    if any(math.isinf(v) for v in values):
+        return Expected(None, tolerance=ANYTHING)
+    terms = [w * v for w, v in zip(weights, values, strict=True)]
+    size, value = math.fsum(abs(t) for t in terms), math.fsum(terms)
+    # A weight is rounded once for every event that moved it; many old ones underflow.
+    error = RELATIVE * size * (1 + len(terms) / 1000) + 5e-324 * len(terms)
+    if op != "EWMA":
+        return Expected(value, tolerance=error)
+    weight = math.fsum(weights)
+    if weight < 1e-290:
+        return Expected(None, tolerance=ANYTHING)
+    return Expected(value / weight, tolerance=2 * error / weight + abs(value / weight) * RELATIVE)
+
+
+def _several(values: list[Any], width: int) -> Expected:
+    """One cell is a scalar, several are a list, which is null without any value."""
+    if width == 1:
+        return Expected(values[0] if values else None)
+    return Expected(values or None)
+
+
+def _cell(value: Any, kind: Kind) -> Any:
+    return float(value) if value is not None and kind.name == "decimal" else value
+
+
+def _settled(value: Any) -> Any:
+    """-0.0 is the same value as 0.0."""
+    return value + 0.0 if isinstance(value, float) else value
+
+
+def _rank(value: Any) -> tuple[Any, float]:
+    """Order of values, -0.0 before 0.0."""
+    return value, math.copysign(1.0, value) if isinstance(value, float) else 0.0
+
+
+def _field(aggregation: Aggregation, name: str) -> Any:
+    return getattr(aggregation, name)

@@ -1,0 +1,220 @@
+"""Replays a log: what became of every record, and the features of any key at any time after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.features.aggregations import Aggregation
+from pipeline.features.view import FeatureView, Trigger
+from pipeline.testing.oracle.answers import Entry, answer, decayed, quotient
+from pipeline.testing.oracle.columns import ExpressionError, Kind, Rows, Seen
+from pipeline.testing.oracle.expected import Expected
+from pipeline.testing.oracle.records import Event, Reader, Record, read
+from pipeline.testing.oracle.windows import Reach
+
+__all__ = ["Accounting", "Oracle"]
+
+OUTCOMES = ("applied", "duplicate", "late", "dead_lettered", "filtered")
+ONE = Kind("int")
+
+
+@dataclass(slots=True)
+class Accounting:
+    """Records of one partition by what became of them."""
+
+    applied: int = 0
+    duplicate: int = 0
+    late: int = 0
+    dead_lettered: int = 0
+    filtered: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def consumed(self) -> int:
+        """All of them."""
+        return sum(getattr(self, name) for name in OUTCOMES)
+
+
+@dataclass(slots=True)
+class _Row:
+    """What a key's applied events gave each feature since the row was last emptied."""
+
+    entity: Any
+    newest: int
+    entries: list[list[list[Entry]]]  # per feature, per part
+    overflowed: set[int] = field(default_factory=set)  # features whose values exceeded their bound
+
+
+@dataclass(frozen=True, slots=True)
+class _Feature:
+    """A feature as its definition says: ``parts`` are its own aggregation, or a ratio's two."""
+
+    name: str
+    aggregation: Aggregation
+    reach: Reach
+    parts: tuple[Aggregation, ...]
+    kinds: tuple[Kind, ...]
+
+
+class Oracle:
+    """Features of one view, from its definition and the log alone.
+
+    ``partitions`` of its topic. ``triggers`` of the view: a record on which the condition of one
+    fails is dead-lettered. ``reader`` reads values that are not JSON.
+    """
+
+    def __init__(
+        self,
+        view: FeatureView,
+        *,
+        partitions: int = 1,
+        triggers: Sequence[Trigger] = (),
+        reader: Reader | None = None,
+    ) -> None:
+        self.view = view
+        self.accounting: dict[int, Accounting] = {}
+        self._partitions = partitions
+        self._reader = reader
+        self._rows = Rows(view.source.schema)
+        self._conditions = [t.when for t in triggers if t.view is view and hasattr(t.when, "meta")]
+        self._ttl = view.plan.ttl_ns
+        self._features = [self._feature(name, a) for name, a in view.features.items()]
+        self._keys: dict[bytes, _Row] = {}
+        self._offsets: dict[int, int] = {}
+
+    def _feature(self, name: str, aggregation: Aggregation) -> _Feature:
+        parts = aggregation.parts or (aggregation,)
+        kinds = tuple(ONE if p.column is None else self._rows.kind(p.column) for p in parts)
+        return _Feature(name, aggregation, Reach.of(aggregation, self._ttl), parts, kinds)
+
+    # ---- what becomes of records
+
+    def feed(self, records: Iterable[Record]) -> list[str]:
+        """Take records, each partition's in offset order; what became of each."""
+        return [self._take(record) for record in records]
+
+    def _take(self, record: Record) -> str:
+        if record.offset <= self._offsets.get(record.partition, -1):
+            raise ValueError(f"offset {record.offset} of partition {record.partition} goes back")
+        self._offsets[record.partition] = record.offset
+        outcome = self._outcome(record)
+        account = self.accounting.setdefault(record.partition, Accounting())
+        name = outcome if outcome in OUTCOMES else "dead_lettered"
+        setattr(account, name, getattr(account, name) + 1)
+        if name != outcome:
+            account.reasons[outcome] = account.reasons.get(outcome, 0) + 1
+        return outcome
+
+    def _outcome(self, record: Record) -> str:
+        """One of the outcomes, or the reason of a dead letter."""
+        event = read(self.view.source, self._partitions, record, self._reader)
+        if isinstance(event, str):
+            return event
+        try:
+            selected = self._rows.true(event, self.view.where)
+            for condition in self._conditions:
+                self._rows.true(event, condition)  # type: ignore[arg-type]
+            seen = [[self._rows.seen(event, p) for p in f.parts] for f in self._features]
+        except ExpressionError:
+            return "expression"
+        if not selected:
+            return "filtered"
+        return self._apply(event, seen)
+
+    def _apply(self, event: Event, seen: list[list[Seen]]) -> str:
+        key = event.record.key or b""
+        row = self._keys.get(key)
+        if row is not None and self._ttl and event.time > row.newest + self._ttl:
+            row = None
+        newest = None if row is None else row.newest
+        if not any(f.reach.takes(newest, event.time) for f in self._features):
+            return "late"
+        if row is None:
+            entity = event.fields[self.view.source.key]
+            row = _Row(entity, event.time, [[[] for _ in f.parts] for f in self._features])
+            self._keys[key] = row
+        row.newest = max(row.newest, event.time)
+        for number, feature in enumerate(self._features):
+            if feature.reach.takes(newest, event.time):
+                self._add(row, number, feature, event, seen[number])
+        return "applied"
+
+    def _add(
+        self, row: _Row, number: int, feature: _Feature, event: Event, seen: list[Seen]
+    ) -> None:
+        for part, s in zip(row.entries[number], seen, strict=True):
+            if s.passes and s.value is not None:
+                part.append(Entry(event.time, event.record.offset, s.value))
+        if feature.aggregation.op.name == "DISTINCT" and number not in row.overflowed:
+            (entries,) = row.entries[number]
+            if len(entries) > feature.aggregation.bound:
+                held = {e.value for e in entries if self._held(feature, row.newest, e.time)}
+                if len(held) > feature.aggregation.bound:
+                    row.overflowed.add(number)
+
+    def _held(self, feature: _Feature, newest: int, time: int) -> bool:
+        """Whether the tiles of the feature's width that the view keeps reach back to ``time``."""
+        width = feature.reach.tile
+        return any(f.reach.takes(newest, time) for f in self._features if f.reach.tile == width)
+
+    # ---- what features are
+
+    @property
+    def entities(self) -> Mapping[bytes, Any]:
+        """Every key that has a row, and the entity that it names."""
+        return {key: row.entity for key, row in self._keys.items()}
+
+    def newest(self, key: bytes) -> int | None:
+        """Time of the key's newest event, ns; None without a row."""
+        row = self._keys.get(key)
+        return None if row is None else row.newest
+
+    def features(self, key: bytes, at: int | None = None) -> dict[str, Expected]:
+        """Every feature of ``key`` at ``at`` ns, by default the time of its newest event."""
+        row = self._keys.get(key)
+        if row is None:
+            return dict.fromkeys(self.view.features, Expected(None, "missing"))
+        time = row.newest if at is None else at
+        if self._ttl and time - row.newest > self._ttl:
+            return dict.fromkeys(self.view.features, Expected(None, "expired"))
+        if time < row.newest:
+            return dict.fromkeys(self.view.features, Expected(None, "degraded", loose=True))
+        return {f.name: self._value(row, i, f, time) for i, f in enumerate(self._features)}
+
+    def _value(self, row: _Row, number: int, feature: _Feature, at: int) -> Expected:
+        if feature.reach.always:
+            return decayed(feature.aggregation, sorted(row.entries[number][0]), at)
+        windows, missed = [], False
+        for entries in row.entries[number]:
+            inside, lost = self._window(feature, entries, at)
+            windows.append(inside)
+            missed = missed or lost
+        if len(windows) > 1:
+            value = quotient(feature.aggregation, feature.kinds, windows)
+        else:
+            value = answer(feature.aggregation, feature.kinds[0], windows[0])
+            if feature.aggregation.op.name == "LAST":
+                missed = missed and len(windows[0]) < feature.aggregation.n
+        if missed and value.status == "present":
+            return Expected(value.value, "degraded", value.tolerance, value.loose)
+        if number in row.overflowed:
+            return Expected(value.value, value.status, value.tolerance, loose=True)
+        return value
+
+    def _window(
+        self, feature: _Feature, entries: Sequence[Entry], at: int
+    ) -> tuple[list[Entry], bool]:
+        """The entries that count at ``at``, and whether the bound took one that would."""
+        kept, dropped = sorted(entries, key=_position), []
+        reach = feature.reach
+        if reach.keep:
+            kept, dropped = kept[-reach.keep :], kept[: -reach.keep]
+        start = reach.start(at)
+        lost = any(start is None or e.time > start for e in dropped)
+        return [e for e in kept if reach.covers(e.time, at)], lost
+
+
+def _position(entry: Entry) -> tuple[int, int]:
+    return entry.time, entry.order
