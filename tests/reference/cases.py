@@ -62,8 +62,8 @@ def make_plan(rng: random.Random) -> Plan:
                 ListState(ListKind.DISTINCT, r, source, _mask(rng), bound, 0, INPUTS[source])
             )
             features.append(_feature(FeatureOp.DISTINCT, window, slide, len(lists) - 1, -1, 0, 0))
-        for _ in range(rng.choice((0, 0, 1, 2))):
-            kind = rng.choice((ListKind.COUNTS, ListKind.FREQUENT))
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            kind = rng.choice((ListKind.COUNTS, ListKind.COUNTS, ListKind.FREQUENT))
             source = rng.choice((0, 1, 2) if kind is ListKind.COUNTS else (0, 1, 2, 4))
             bound = rng.choice((1, 4, 8, 20, 300))
             lists.append(ListState(kind, r, source, _mask(rng), bound, 0, INPUTS[source]))

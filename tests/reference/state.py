@@ -81,10 +81,10 @@ class Row:
     # per list (LAST, EVENTS): (time, offset, value or 0), ascending
     last: list[list[tuple[int, int, Number]]]
     dropped: list[int | None]  # per list: newest dropped tile (DISTINCT) or time (EVENTS)
-    steps: dict[int, list[int]] = field(default_factory=dict)  # per DISTINCT list that samples
-    counts: dict[int, dict[int, Tally]] = field(default_factory=dict)  # per COUNTS, FREQUENT list
     deleted: int | None = None  # newest time it was deleted at
     live: bool = True
+    steps: dict[int, list[int]] = field(default_factory=dict)  # per DISTINCT list that samples
+    counts: dict[int, dict[int, Tally]] = field(default_factory=dict)  # per COUNTS, FREQUENT list
     events: list[Event] = field(default_factory=list)  # applied since the row was last emptied
 
 

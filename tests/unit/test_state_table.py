@@ -157,7 +157,7 @@ def test_reference_lists_overflow_somewhere() -> None:
         ("dropped", "events dropped", "late", "degraded", "emptied", "sampled", "level", "error"), 0
     )
     kinds: set[ListKind] = set()
-    for seed in range(60):
+    for seed in range(120):
         _, plan, events = case(seed)
         reference = ReferenceState(plan)
         outcomes, _, _ = reference.apply(events)
