@@ -33,6 +33,8 @@ EXAMPLES = """\
 _HEADER = 48
 _VARINT = 10
 _FLOAT = 8
+_COUNT = 7  # of a value, or an error: at most 2**47
+_BEYOND = {"DISTINCT": "a sample", "COUNTS": "buckets", "FREQUENT": "the frequent ones"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +114,8 @@ def _print_state(out: Console, plan: Plan) -> None:
         if kept.mask >= 0:
             name += f" where {_expression(plan.masks[kept.mask])}"
         at_most = _count(kept.bound, "value")
+        if kept.kind.name in _BEYOND:
+            at_most += f", then {_BEYOND[kept.kind.name]}"
         if kept.kind is ListKind.EVENTS:
             at_most = f"{_count(kept.bound, 'event')} of {format_duration(kept.horizon_ns)}"
         rows.add_row(
@@ -157,9 +161,13 @@ def _definition(plan: Plan, feature: Feature) -> str:
         return _accumulator_at(plan, feature.a)
     if op is FeatureOp.RATIO:
         return f"{_accumulator_at(plan, feature.a)} / {_accumulator_at(plan, feature.b)}"
-    if op in (FeatureOp.DISTINCT, FeatureOp.LAST):
+    if op in (FeatureOp.DISTINCT, FeatureOp.LAST, FeatureOp.TOP_K, FeatureOp.QUANTILE):
         kept = plan.lists[feature.a]
         many = f", n={feature.width}" if feature.width > 1 else ""
+        if op is FeatureOp.TOP_K:
+            many = f", k={feature.width}"
+        if op is FeatureOp.QUANTILE:
+            many = f", q={feature.q:g}"
         where = f" where {_expression(plan.masks[kept.mask])}" if kept.mask >= 0 else ""
         return f"{op.name.lower()}({_input(plan, kept.input)}{many}){where}"
     used = plan.accumulators[feature.a]
@@ -220,7 +228,7 @@ def _type(feature: Feature) -> str:
     many = f"[{feature.width}]" if feature.width > 1 else ""
     if feature.op in (FeatureOp.COUNT, FeatureOp.DISTINCT):
         return "int64"
-    if feature.op in (FeatureOp.MEAN, FeatureOp.RATIO):
+    if feature.op in (FeatureOp.MEAN, FeatureOp.RATIO, FeatureOp.QUANTILE):
         return "float64"
     names = {
         CellType.INT: "int64",
@@ -248,7 +256,15 @@ def _list_bytes(plan: Plan, index: int) -> int:
     kept = plan.lists[index]
     head = _varint_bytes(kept.bound) + 1 + _VARINT
     if kept.kind is ListKind.DISTINCT:
-        return head + kept.bound * (_VARINT + _varint_bytes(plan.rings[kept.ring].tiles))
+        steps = 64 * _varint_bytes(plan.rings[kept.ring].tiles)
+        return head + steps + kept.bound * (_VARINT + _varint_bytes(plan.rings[kept.ring].tiles))
+    if kept.kind in (ListKind.COUNTS, ListKind.FREQUENT):
+        tiles, n = plan.rings[kept.ring].tiles, _varint_bytes(kept.bound)
+        note = 1 if kept.kind is ListKind.COUNTS else _COUNT
+        tile = _varint_bytes(tiles) + n + note
+        return (
+            head + _varint_bytes(tiles) + _VARINT + tiles * tile + kept.bound * (_VARINT + _COUNT)
+        )
     value = _FLOAT if kept.type is CellType.FLOAT else _VARINT if kept.input >= 0 else 0
     return head + kept.bound * (2 * _VARINT + value)
 
