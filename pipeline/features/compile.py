@@ -29,6 +29,7 @@ from pipeline.features.plan import (
     plan_fields,
 )
 from pipeline.features.ranked import ranked_list
+from pipeline.features.size import check_size
 from pipeline.features.stream import EventStream
 from pipeline.features.windows import MAX_BOUND, Window, place
 
@@ -36,7 +37,6 @@ __all__ = ["ROW_FORMAT", "compile_plan"]
 
 ROW_FORMAT = 1
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-MAX_ROW_WORDS = 1 << 21  # 16 MiB: what a worker sets aside, twice, per view and partition
 FIELD_CELLS = {
     FieldType.INT64: CellType.INT,
     FieldType.FLOAT64: CellType.FLOAT,
@@ -104,6 +104,7 @@ class _Compiler:
     ) -> Plan:
         selected = self._mask(where, f"{self.view}.where")
         drafts = [self._feature(name, aggregation) for name, aggregation in features.items()]
+        self._ids()
         widths = list(self.rings)
 
         def section(key: int) -> int:
@@ -148,7 +149,7 @@ class _Compiler:
             features=tuple(final),
             fingerprint=0,
         )
-        _check_size(plan)
+        check_size(plan)
         return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
 
     def _feature(self, name: str, aggregation: Aggregation) -> Feature:
@@ -219,7 +220,11 @@ class _Compiler:
         if window.keep:
             return self._events(where, window, source, mask)
         reach = aggregation.window_ns
-        horizon = reach + aggregation.slide_ns if reach else self.ttl_ns
+        horizon = reach + aggregation.slide_ns
+        if not reach and self.ttl_ns:
+            horizon = (
+                self.ttl_ns + 1
+            )  # the row is there up to and with newest + ttl: so is its value
         return self._list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon)
 
     def _ranked(
@@ -322,6 +327,14 @@ class _Compiler:
                 return i
         return self._list(where, *key, window.horizon)
 
+    def _ids(self) -> None:
+        """The list of event ids, where the stream tells its events apart."""
+        source = self.source
+        if source.event_id is not None:
+            where = f"EventStream({source.topic!r}).event_id"
+            column = self._input(source.event_id, where)
+            self._list(where, ListKind.IDS, 0, column, -1, source.dedup_bound, source.dedup_ns)
+
     def _list(
         self, where: str, kind: ListKind, width: int, source: int, mask: int, bound: int,
         horizon: int,
@@ -352,26 +365,6 @@ def _cell_type(dtype: pl.DataType, where: str) -> CellType:
     if dtype == pl.Datetime("ns", "UTC"):
         return CellType.TIME
     raise DefinitionError(where, f"the expression gives {dtype}; cast it to Int64 or Float64")
-
-
-def _check_size(plan: Plan) -> None:
-    """:class:`DefinitionError` if the largest row would not be one that is read at every event."""
-    words = sum(_list_words(plan, state) for state in plan.lists)
-    for number, ring in enumerate(plan.rings):
-        words += ring.tiles * (1 + sum(a.ring == number for a in plan.accumulators))
-    if words > MAX_ROW_WORDS:
-        raise DefinitionError(
-            f"{plan.view}.features",
-            f"a full row would take {words * 8 >> 20} MiB (at most {MAX_ROW_WORDS * 8 >> 20}): "
-            "choose longer slides, smaller bounds, or several views",
-        )
-
-
-def _list_words(plan: Plan, state: ListState) -> int:
-    """What a full list takes in memory: tiles have three words, their entries two."""
-    if state.kind in {ListKind.COUNTS, ListKind.FREQUENT}:
-        return 3 * plan.rings[state.ring].tiles + 2 * state.bound
-    return 3 * state.bound
 
 
 def _fingerprint(plan: Plan) -> int:

@@ -19,7 +19,8 @@ than the ring is refused by it. Each tile holds one 8-byte cell per accumulator.
 full list of events drops is remembered by its time, and a read that would need it says
 ``degraded``. ``quantile`` and ``top_k`` keep, per tile, how often each value occurred. Full lists
 of values become sketches (:mod:`pipeline.kernels.distinct`, :mod:`pipeline.kernels.counts`), and a
-read that comes from one says ``estimated``.
+read that comes from one says ``estimated``. ``ids`` keeps the ids of recent events, by which
+duplicates are known.
 
 *Exact windows.* ``over(W)`` without a slide read at ``T`` covers ``(T - W, T]``. An ``events`` list
 keeps (event time, offset, value) of each event as far back as the longest window that uses it, and
@@ -84,6 +85,7 @@ class ListKind(IntEnum):
     LAST = 1  # entries (event time, offset, value), ascending by (event time, offset)
     EVENTS = 2  # the same, or (event time, offset) without an input; what is dropped is remembered
     COUNTS = 4  # entries (tile, value, count), ascending; beyond the bound buckets of values
+    IDS = 5  # as EVENTS, of event ids: an event whose id is there is a duplicate
     FREQUENT = 6  # the same; beyond the bound rare values go and the others' error is remembered
 
 

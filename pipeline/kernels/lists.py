@@ -1,8 +1,8 @@
 """Bounded lists: what they have in common, and the last values by (time, offset).
 
 A LAST section holds ``[time, offset, value]`` ascending by (time, offset). EVENTS sections are in
-:mod:`pipeline.kernels.events`, DISTINCT in :mod:`pipeline.kernels.distinct`, COUNTS and FREQUENT in
-:mod:`pipeline.kernels.counts`.
+:mod:`pipeline.kernels.events`, IDS in :mod:`pipeline.kernels.ids`, DISTINCT in
+:mod:`pipeline.kernels.distinct`, COUNTS and FREQUENT in :mod:`pipeline.kernels.counts`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = [
     "DISTINCT",
     "EVENTS",
     "FREQUENT",
+    "IDS",
     "LAST",
     "LAST_WORDS",
     "LIST_BOUND",
@@ -46,7 +47,7 @@ I64 = npt.NDArray[np.int64]
     LIST_TYPE,
 ) = range(7)
 DISTINCT, LAST, EVENTS = range(3)
-COUNTS, FREQUENT = 4, 6
+COUNTS, IDS, FREQUENT = 4, 5, 6
 LAST_WORDS = 3
 _MINUS_ZERO = -(2**63)
 _FLOAT = 1

@@ -20,6 +20,7 @@ from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
     EVENTS,
+    IDS,
     LIST_BOUND,
     LIST_HORIZON,
     LIST_KIND,
@@ -270,7 +271,7 @@ def _load_body(
     for i in range(len(lists)):
         if at >= 0 and lists[i, LIST_RING] >= 0:
             at = _load_by_tile(arena, heads, slots, slot, rings, lists, i, newest, data, at, end)
-        elif at >= 0 and lists[i, LIST_KIND] == EVENTS:
+        elif at >= 0 and lists[i, LIST_KIND] in (EVENTS, IDS):
             at = _load_events(
                 arena, heads, slots, slot, rings, lists, i, newest, offset, data, at, end
             )

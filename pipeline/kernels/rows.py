@@ -16,6 +16,7 @@ from pipeline.kernels.lists import (
     DISTINCT,
     EVENTS,
     FREQUENT,
+    IDS,
     LIST_BOUND,
     LIST_HORIZON,
     LIST_KIND,
@@ -184,7 +185,7 @@ def _encode_row(
         elif ring >= 0:
             held = first_held(rings, ring, time)
             at = encode_counts(slots, arena, slot, column, evicted + i, held, out, at)
-        elif lists[i, LIST_KIND] == EVENTS:
+        elif lists[i, LIST_KIND] in (EVENTS, IDS):
             at = _encode_events(
                 slots, arena, slot, lists, i, column, slots[slot, evicted + i], out, at
             )

@@ -368,7 +368,7 @@ def _words_needed(plan: Plan) -> int:
             most = state.bound * DISTINCT_WORDS + MAX_STEPS
         elif state.kind in (ListKind.COUNTS, ListKind.FREQUENT):
             most = spacious(counts_words(plan.rings[state.ring].tiles + 1, state.bound + 1), 1)
-        elif state.kind is ListKind.EVENTS:
+        elif state.kind in (ListKind.EVENTS, ListKind.IDS):
             most = spacious(state.bound + 1, LAST_WORDS)
         else:
             most = state.bound * LAST_WORDS

@@ -141,6 +141,7 @@ LISTS = {
     ListKind.DISTINCT: _distinct,
     ListKind.LAST: _last,
     ListKind.EVENTS: _events,
+    ListKind.IDS: _events,
     ListKind.COUNTS: _counts,
     ListKind.FREQUENT: _counts,
 }
@@ -229,7 +230,7 @@ def _read_list(plan: Plan, row: Row, i: int, read: _Reader) -> None:
     if state.kind in (ListKind.COUNTS, ListKind.FREQUENT):
         _read_counts(state, row.counts.setdefault(i, {}), read)
         return
-    if state.kind is ListKind.EVENTS:
+    if state.kind in (ListKind.EVENTS, ListKind.IDS):
         _read_events(state, row, row.last[i], count, read)
         return
     value = 0
