@@ -38,7 +38,8 @@ def encode_counts(
 ) -> Int:
     """Write the list, of which the ring holds the tiles from ``held`` on, to ``out[to]``."""
     block, end = slots[slot, at], slots[slot, at] + slots[slot, at + 1]
-    entries, tiles, first = np.int64(0), np.int64(0), end
+    tiles, first = np.int64(0), end
+    entries: Int = np.int64(0)
     p = block + FIRST
     while p < end:
         if arena[p] >= held:

@@ -90,7 +90,8 @@ def _tile_at(arena: I64, block: Int, words: Int, tile: Int) -> Int:
 def _drop_before(arena: I64, slots: I64, slot: Int, at: Int, first_tile: Int) -> None:
     """Drop the tiles before ``first_tile``."""
     block, words = slots[slot, at], slots[slot, at + 1]
-    p, entries = block + FIRST, np.int64(0)
+    p: Int = block + FIRST
+    entries: Int = np.int64(0)
     while p < block + words and arena[p] < first_tile:
         entries += arena[p + SIZE]
         p = next_tile(arena, p)
@@ -101,7 +102,8 @@ def _drop_before(arena: I64, slots: I64, slot: Int, at: Int, first_tile: Int) ->
         arena[k - shift] = arena[k]
     slots[slot, at + 1] = words - shift
     arena[block + ENTRIES] -= entries
-    arena[block + LAST_TILE] = max(np.int64(FIRST), arena[block + LAST_TILE] - shift)
+    newest: Int = arena[block + LAST_TILE] - shift
+    arena[block + LAST_TILE] = max(np.int64(FIRST), newest)
 
 
 @bare

@@ -77,8 +77,8 @@ def bucket(value: Number, level: int) -> int:
     sign = 1 if value > 0 else -1
     if math.isinf(value):
         return sign * INFINITE
-    bits: int = struct.unpack("<q", struct.pack("<d", abs(float(value))))[0]
-    return sign * (bits // 2**level + 1)
+    bits = int.from_bytes(struct.pack("<d", abs(float(value))), "little")
+    return int(sign * (bits // 2**level + 1))
 
 
 def representative(index: int, level: int) -> float:

@@ -68,9 +68,9 @@ def test_a_bucket_of_a_bucket_is_the_bucket(value: float, level: int, higher: in
 def test_the_level_at_which_two_buckets_merge_is_the_lowest(a: float, b: float, level: int) -> None:
     x, y = index(a, level), index(b, level)
     merged = int(buckets.merge_level(np.int64(x), np.int64(y), np.int64(level)))
-    same = [at for at in range(level + 1, 64) if index(a, at) == index(b, at) and a * b != 0]
+    same = [at for at in range(level + 1, 64) if index(a, at) == index(b, at)]
     if x != y:
-        assert merged == (64 if not same or math.isinf(a) else same[0])
+        assert merged == (same[0] if same else 64)
 
 
 @given(FLOATS.filter(lambda v: abs(v) >= 2**-1022), LEVELS)
@@ -85,11 +85,10 @@ def test_a_representative_is_as_near_as_its_level_says(value: float, level: int)
     assert math.copysign(1, found) == math.copysign(1, value)
 
 
-@given(st.floats(1e-300, 1e300), st.integers(1, 52))
+@given(st.floats(1e-300, 1e300), st.integers(8, 52))
 def test_the_error_is_no_larger_than_it_need_be(value: float, level: int) -> None:
     """Some value of the bucket is nearly that far away: half the bound or more in its octave."""
     found = real(index(value, level), level)
     first = (index(value, level) - 1) << level
     low = float(np.int64(max(first, 1)).view(np.float64))
-    if level > 2:
-        assert (found - low) / low >= sketches.relative_error(level) / 2.01
+    assert (found - low) / low >= sketches.relative_error(level) / 2.01

@@ -51,8 +51,8 @@ STREAM = pp.EventStream("payments", contract=CONTRACT, key="user", time="at")
 EXAMPLES = 60 if JIT_ENABLED else 15
 
 
-def plan(ttl: str | None = None, **features: Aggregation) -> Plan:
-    return pp.FeatureView("v", source=STREAM, entity="user", ttl=ttl, features=features).plan
+def plan(**features: Aggregation) -> Plan:
+    return pp.FeatureView("v", source=STREAM, entity="user", features=features).plan
 
 
 def event(time: int, offset: int, *inputs: float | None) -> Event:
