@@ -1,8 +1,9 @@
 """Bounded lists: what they have in common, and the last values by (time, offset).
 
 A LAST section holds ``[time, offset, value]`` ascending by (time, offset). EVENTS sections are in
-:mod:`pipeline.kernels.events`, IDS in :mod:`pipeline.kernels.ids`, DISTINCT in
-:mod:`pipeline.kernels.distinct`, COUNTS and FREQUENT in :mod:`pipeline.kernels.counts`.
+:mod:`pipeline.kernels.events`, IDS in :mod:`pipeline.kernels.ids`, DECAYED in
+:mod:`pipeline.kernels.decay`, DISTINCT in :mod:`pipeline.kernels.distinct`, COUNTS and FREQUENT in
+:mod:`pipeline.kernels.counts`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pipeline.kernels.tiles import grow
 
 __all__ = [
     "COUNTS",
+    "DECAYED",
     "DISTINCT",
     "EVENTS",
     "FREQUENT",
@@ -46,8 +48,7 @@ I64 = npt.NDArray[np.int64]
     LIST_HORIZON,
     LIST_TYPE,
 ) = range(7)
-DISTINCT, LAST, EVENTS = range(3)
-COUNTS, IDS, FREQUENT = 4, 5, 6
+DISTINCT, LAST, EVENTS, DECAYED, COUNTS, IDS, FREQUENT = range(7)
 LAST_WORDS = 3
 _MINUS_ZERO = -(2**63)
 _FLOAT = 1

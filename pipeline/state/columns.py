@@ -23,7 +23,15 @@ VALUE_TYPES: dict[CellType, Arrow] = {
     CellType.TIME: pa.timestamp("ns", "UTC"),
     CellType.BOOL: pa.bool_(),
 }
-FLOAT_OPS = {FeatureOp.MEAN, FeatureOp.RATIO, FeatureOp.QUANTILE}
+FLOAT_OPS = {
+    FeatureOp.MEAN,
+    FeatureOp.RATIO,
+    FeatureOp.VAR,
+    FeatureOp.STD,
+    FeatureOp.DECAYED,
+    FeatureOp.EWMA,
+    FeatureOp.QUANTILE,
+}
 INT_OPS = {FeatureOp.COUNT, FeatureOp.DISTINCT}
 
 

@@ -8,17 +8,13 @@ from typing import Any, Literal, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.features.plan import CellType, ListKind, Plan
+from pipeline.features.plan import CellType, Plan
 from pipeline.kernels import apply as applying
-from pipeline.kernels.arena import HEADS, LIVE, TOP, size_class
-from pipeline.kernels.counts import counts_words
-from pipeline.kernels.distinct import DISTINCT_WORDS, MAX_STEPS
+from pipeline.kernels.arena import HEADS, LIVE, TOP
 from pipeline.kernels.evict import compact_arena, evict_slots, evictable, settle_slots
 from pipeline.kernels.finalize import finalize_slots
 from pipeline.kernels.hash import hash_keys
-from pipeline.kernels.lists import LAST_WORDS
 from pipeline.kernels.load import load_slots
-from pipeline.kernels.ranking import scratch_words
 from pipeline.kernels.rows import encode_slots
 from pipeline.kernels.table import (
     EVENT_TIME,
@@ -39,8 +35,17 @@ from pipeline.kernels.table import (
     find_slots,
     rebuild_index,
 )
-from pipeline.kernels.tiles import spacious
-from pipeline.state.batch import Applied, EncodedRows, Finalized, Fired, Lookup, TriggerTables
+from pipeline.state.batch import (
+    Applied,
+    EncodedRows,
+    Finalized,
+    Fired,
+    Leaving,
+    Lookup,
+    TriggerTables,
+)
+from pipeline.state.leaving import leaving
+from pipeline.state.room import scratch_needed, words_needed
 
 __all__ = ["StateTable"]
 
@@ -71,8 +76,8 @@ class StateTable:
         self._tables = plan.tables()
         self._layout_hash = np.uint64(plan.fingerprint).view(np.int64)
         self._real = np.array([t is CellType.FLOAT for t in plan.input_types], dtype=np.uint8)
-        self._need = _words_needed(plan)
-        self._scratch: I64 = np.empty(_scratch_needed(plan), dtype=np.int64)
+        self._need = words_needed(plan)
+        self._scratch: I64 = np.empty(scratch_needed(plan), dtype=np.int64)
         self._width = SECTION + 3 * plan.sections + len(plan.lists)
         self._row_bytes = 256
         self._sequence = 0
@@ -176,7 +181,7 @@ class StateTable:
         t = self._tables
         self._sequence += 1
         while True:
-            fired = self._fired_rows(capacity)
+            fired = Fired.room(capacity, self.plan.cells, len(self.plan.features))
             applying.apply_events(
                 self._slots, self._arena, self._heads, self._need, self._sequence,
                 t.rings, t.accumulators, t.lists, t.features, t.defaults, t.ttl_ns,
@@ -272,23 +277,39 @@ class StateTable:
 
         Nothing happens up to ``max_bytes``; beyond, a tenth more is dropped. O(rows log rows).
         """
+        before = self.rows
+        self.evict_rows()
+        return before - self.rows
+
+    def evict_rows(self) -> Leaving:
+        """As :meth:`evict`; returns the dropped rows that may expire, none if the plan's do not."""
         if self.nbytes <= self.max_bytes:
-            return 0
-        slots = np.empty(self.rows, dtype=np.int32)
-        used = np.empty(self.rows, dtype=np.int64)
-        n = evictable(self._slots, self._totals, slots, used)
-        order = slots[:n][np.argsort(used[:n], kind="stable")]
+            return leaving(self._slots[:0], self._keys)
+        order = self._by_age()
+        known = self._slots[order if self.plan.ttl_ns else order[:0], :SECTION]
         removed = evict_slots(
             self._slots, self._arena, self._heads, self._keys, self._totals, self._index,
             len(self.plan.lists), order, self._slot_bytes, int(EVICT_TO * self.max_bytes),
         )  # fmt: skip
+        gone = leaving(known[:removed], self._keys)
         self._compact_sparse()
-        return int(removed)
+        return gone
+
+    def settled(self, most: int) -> Leaving:
+        """Up to ``most`` rows that the store holds as they are, least recently used first."""
+        return leaving(self._slots[self._by_age()[:most], :SECTION], self._keys)
 
     def compact(self) -> None:
         """Move keys, tiles and lists together and give back what was between; O(bytes)."""
         self._compact_keys()
         self._compact_arena()
+
+    def _by_age(self) -> I32:
+        """Slots of settled rows, least recently used first."""
+        slots = np.empty(self.rows, dtype=np.int32)
+        used = np.empty(self.rows, dtype=np.int64)
+        n = evictable(self._slots, self._totals, slots, used)
+        return slots[:n][np.argsort(used[:n], kind="stable")]
 
     def _column(self, slots: I32, column: int) -> I64:
         return np.take(self._slots[:, column], slots)
@@ -331,16 +352,6 @@ class StateTable:
         compact_arena(self._slots, self._totals, lists, self._arena, arena, heads)
         self._arena, self._heads = arena, heads
 
-    def _fired_rows(self, capacity: int) -> Fired:
-        cells, features = self.plan.cells, len(self.plan.features)
-        return Fired(
-            np.empty(capacity, dtype=np.int64),
-            np.empty(capacity, dtype=np.int32),
-            np.empty((capacity, cells), dtype=np.int64),
-            np.empty((capacity, cells), dtype=np.uint8),
-            np.empty((capacity, features), dtype=np.uint8),
-        )
-
 
 def _flags(n: int) -> U8:
     return np.zeros(n, dtype=np.uint8)
@@ -354,33 +365,6 @@ def _empty(heads: I64) -> None:
 def _plain(array: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
     """``array`` as kernels are compiled for: contiguous and writable, a copy only if it is not."""
     return np.require(array, dtype, ["C", "W"])
-
-
-def _words_needed(plan: Plan) -> int:
-    """Words of the arena that one event, or one loaded row, can take at most."""
-    entries = [1 + sum(a.ring == r for a in plan.accumulators) for r in range(len(plan.rings))]
-    words = [
-        1 << size_class(max(spacious(ring.tiles, entry), 2 * entry))
-        for ring, entry in zip(plan.rings, entries, strict=True)
-    ]
-    for state in plan.lists:
-        if state.kind is ListKind.DISTINCT:
-            most = state.bound * DISTINCT_WORDS + MAX_STEPS
-        elif state.kind in (ListKind.COUNTS, ListKind.FREQUENT):
-            most = spacious(counts_words(plan.rings[state.ring].tiles + 1, state.bound + 1), 1)
-        elif state.kind in (ListKind.EVENTS, ListKind.IDS):
-            most = spacious(state.bound + 1, LAST_WORDS)
-        else:
-            most = state.bound * LAST_WORDS
-        words.append(1 << size_class(most))
-    return int(sum(words))
-
-
-def _scratch_needed(plan: Plan) -> int:
-    """Words that counting or ranking the values of a list takes at most."""
-    kinds = (ListKind.EVENTS, ListKind.COUNTS, ListKind.FREQUENT)
-    bounds = [s.bound for s in plan.lists if s.kind in kinds and s.input >= 0]
-    return int(scratch_words(max(bounds))) if bounds else 1
 
 
 def _grown(array: A, at_least: int) -> A:

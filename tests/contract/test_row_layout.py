@@ -36,7 +36,7 @@ V1, V2 = (
     [json.loads((EXAMPLES / name).read_text("utf-8")) for name in names]
     for names in (
         ("row-v1.json", "row-v1-events.json"),
-        ("row-v2.json", "row-v2-sketches.json", "row-v2-ids.json"),
+        ("row-v2.json", "row-v2-sketches.json", "row-v2-ids.json", "row-v2-spread.json"),
     )
 )
 
@@ -160,11 +160,17 @@ def test_the_description_in_the_file_is_the_rows_content() -> None:
         for tiles, described in zip(row.tiles, content["rings"], strict=True):
             assert bits({int(k): v for k, v in described.items()}) == bits(tiles)
         for i, described in enumerate(content["lists"]):
+            if "decayed" in described:
+                held = row.decayed.get(i)
+                assert (held is None) == (described["decayed"] is None)
+                for value, shown in zip(held or (), described["decayed"] or (), strict=False):
+                    assert bits_of(value) == bits_of(number(shown))
+                continue
             assert described["evicted"] == row.dropped[i]
             assert described.get("steps", []) == row.steps.get(i, [])
             if "tiles" in described:
                 assert {int(t): tally for t, tally in described["tiles"].items()} == {
-                    t: {"note": tally.note, "values": [[shown(v), c] for v, c in sorted(
+                    t: {"note": tally.note, "values": [[as_written(v), c] for v, c in sorted(
                         tally.counts.items())]}
                     for t, tally in row.counts[i].items()
                 }  # fmt: skip
@@ -174,7 +180,7 @@ def test_the_description_in_the_file_is_the_rows_content() -> None:
                 assert [(t, o, number(v)) for t, o, v in described["entries"]] == row.last[i]
 
 
-def shown(value: Any) -> Any:
+def as_written(value: Any) -> Any:
     """As the files write it: infinities as strings."""
     return repr(value) if isinstance(value, float) and math.isinf(value) else value
 

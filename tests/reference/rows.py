@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import struct
 
-from pipeline.features.plan import AccOp, CellType, ListKind, ListState, Plan
+from pipeline.features.plan import COUNT_OPS, AccOp, CellType, ListKind, ListState, Plan
 from tests.reference.hash import xxh64
 from tests.reference.sketches import Tally
 from tests.reference.state import FLOATS, Number, Row, bits_of, tile_of
@@ -61,7 +61,7 @@ def reseal(row: bytes) -> bytes:
 
 
 def _cell(op: AccOp, cell: Number) -> bytes:
-    if op is AccOp.COUNT:
+    if op in COUNT_OPS:
         return varint(int(cell))
     if op in FLOATS:
         return struct.pack("<q", bits_of(float(cell)))
@@ -137,10 +137,19 @@ def ordered(value: Number) -> int:
     return bits ^ (2**63 - 1) if isinstance(value, float) and bits < 0 else bits
 
 
+def _decayed(plan: Plan, row: Row, i: int) -> bytes:
+    if i not in row.decayed:
+        return varint(0)
+    reference, weight, total = row.decayed[i]
+    out = varint(1) + varint(zigzag(reference - row.time)) + struct.pack("<d", weight)
+    return out + (struct.pack("<q", bits_of(total)) if plan.lists[i].input >= 0 else b"")
+
+
 LISTS = {
     ListKind.DISTINCT: _distinct,
     ListKind.LAST: _last,
     ListKind.EVENTS: _events,
+    ListKind.DECAYED: _decayed,
     ListKind.IDS: _events,
     ListKind.COUNTS: _counts,
     ListKind.FREQUENT: _counts,
@@ -211,7 +220,7 @@ def _read_tiles(plan: Plan, ring: int, read: _Reader) -> dict[int, list[Number]]
     for k in range(read.varint()):
         tile = read.signed() if k == 0 else tile + read.varint()
         tiles[tile] = [
-            read.varint() if op is AccOp.COUNT else read.real() if op in FLOATS else read.signed()
+            read.varint() if op in COUNT_OPS else read.real() if op in FLOATS else read.signed()
             for op in ops
         ]
     return tiles
@@ -220,6 +229,12 @@ def _read_tiles(plan: Plan, ring: int, read: _Reader) -> dict[int, list[Number]]
 def _read_list(plan: Plan, row: Row, i: int, read: _Reader) -> None:
     state = plan.lists[i]
     count = read.varint()
+    if state.kind is ListKind.DECAYED:
+        if count:
+            reference, weight = row.time + read.signed(), read.real()
+            total = read.real() if state.input >= 0 else weight
+            row.decayed[i] = reference, weight, total
+        return
     flag = read.varint()
     if flag > 1:
         row.steps[i] = [read.signed()]
