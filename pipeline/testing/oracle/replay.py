@@ -18,6 +18,7 @@ from pipeline.testing.oracle.windows import Reach
 __all__ = ["Accounting", "Oracle"]
 
 OUTCOMES = ("applied", "duplicate", "late", "dead_lettered", "filtered")
+BOUNDED = {"DISTINCT", "QUANTILE", "TOP_K"}  # lists of values that become sketches
 ONE = Kind("int")
 
 
@@ -187,12 +188,22 @@ class Oracle:
         for part, s in zip(row.entries[number], seen, strict=True):
             if s.passes and s.value is not None:
                 part.append(Entry(event.time, event.record.offset, s.value))
-        if feature.aggregation.op.name == "DISTINCT" and number not in row.overflowed:
+        if feature.aggregation.op.name in BOUNDED and number not in row.overflowed:
             (entries,) = row.entries[number]
             if len(entries) > feature.aggregation.bound:
-                held = {e.value for e in entries if self._held(feature, row.newest, e.time)}
+                held = {
+                    (self._place(feature, e.time), e.value)
+                    for e in entries
+                    if self._held(feature, row.newest, e.time)
+                }
                 if len(held) > feature.aggregation.bound:
                     row.overflowed.add(number)
+
+    def _place(self, feature: _Feature, time: int) -> int:
+        """What values count once in: all of the row, or each tile."""
+        if feature.aggregation.op.name == "DISTINCT" or not feature.reach.tile:
+            return 0
+        return (time - 1) // feature.reach.tile
 
     def _null(self, feature: _Feature, seen: list[Seen], policy: str) -> bool:
         """Whether an event has a null where the feature has this policy for one."""
