@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipeline.kernels.arena import allocate, has_room, release, size_class
 from pipeline.kernels.events import event_words
 from pipeline.kernels.header import BODY, OK, blank_header, check_header, read_header
+from pipeline.kernels.ids import index_ids
 from pipeline.kernels.integers import add_wrapping, minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
@@ -292,6 +293,8 @@ def _load_body(
             at = _load_events(
                 arena, heads, slots, slot, rings, lists, i, newest, offset, data, at, end
             )
+            if lists[i, LIST_KIND] == IDS:
+                index_ids(arena, heads, slots, slot, len(rings) + i)
         elif at >= 0:
             at = _load_last(
                 arena, heads, slots, slot, rings, lists, i, newest, offset, data, at, end

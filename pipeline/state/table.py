@@ -14,6 +14,7 @@ from pipeline.kernels.arena import HEADS, LIVE, TOP, size_class
 from pipeline.kernels.evict import compact_arena, evict_slots, evictable, settle_slots
 from pipeline.kernels.finalize import finalize_slots
 from pipeline.kernels.hash import hash_keys
+from pipeline.kernels.ids import roomy
 from pipeline.kernels.lists import DISTINCT_WORDS, LAST_WORDS
 from pipeline.kernels.load import load_slots
 from pipeline.kernels.rows import encode_slots
@@ -363,8 +364,11 @@ def _words_needed(plan: Plan) -> int:
     for state in plan.lists:
         entry = DISTINCT_WORDS if state.kind is ListKind.DISTINCT else LAST_WORDS
         most = state.bound * entry
-        if state.kind in (ListKind.EVENTS, ListKind.IDS):
+        if state.kind is ListKind.EVENTS:
             most = spacious(state.bound + 1, entry)
+        if state.kind is ListKind.IDS:
+            words.append(1 << size_class(most))  # as loaded, before there is room for the filter
+            most = roomy(state.bound + 1)
         words.append(1 << size_class(most))
     return int(sum(words))
 
