@@ -66,8 +66,9 @@ def view_plans(views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> lis
 class StagedView:
     """What one view made of one batch, computed and not yet committed.
 
-    ``failed``, ``late`` and ``corrupt`` (their entity's stored row is) are rows of the batch;
-    ``fired_rows`` the rows of ``fired``. ``quarantined`` are copies of corrupt rows to be written.
+    ``failed``, ``nulls`` (rejected for a null), ``late`` and ``corrupt`` (their entity's stored row
+    is) are rows of the batch; ``fired_rows`` the rows of ``fired``. ``quarantined`` are copies of
+    corrupt rows to be written.
     """
 
     plan: ViewPlan
@@ -78,6 +79,7 @@ class StagedView:
     fired: Fired
     fired_rows: I64
     failed: I64
+    nulls: I64
     late: I64
     corrupt: I64
     quarantined: RowWrite | None
@@ -249,6 +251,8 @@ class Partition:
         accepted &= ~repeated
         failed = derived.failed[accepted[derived.failed]]
         accepted[failed] = False
+        nulls = derived.nulls[accepted[derived.nulls]]
+        accepted[nulls] = False
         rows = np.flatnonzero(accepted).astype(np.int64)
         whole = len(rows) == len(events)
         keys, key_offsets = binary.keys, binary.key_offsets
@@ -286,6 +290,7 @@ class Partition:
             fired=applied.fired,
             fired_rows=rows[applied.fired.event],
             failed=failed,
+            nulls=nulls,
             late=rows[applied.outcome == Outcome.LATE],
             corrupt=rows[broken],
             quarantined=quarantined,

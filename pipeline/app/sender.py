@@ -55,6 +55,8 @@ class Sender:
             name = view.plan.view.name
             if len(view.failed):
                 self._letters(partition, batch, _all(view.failed, Reason.EXPRESSION), name)
+            if len(view.nulls):
+                self._letters(partition, batch, _all(view.nulls, Reason.NULL_VALUE), name)
             if len(view.corrupt):
                 self._letters(partition, batch, _all(view.corrupt, Reason.CORRUPT_ROW), name)
             if len(view.late):

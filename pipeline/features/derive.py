@@ -29,12 +29,14 @@ class Derived:
     ``valid``   uint8[k, n]  1 where not null
     ``masks``   uint8[m, n]  1 where true (null is false); the plan's masks, then the extra ones
     ``failed``  int64[f]     rows on which an expression failed; to be rejected
+    ``nulls``   int64[r]     rows with a null that an aggregation rejects
     """
 
     inputs: I64
     valid: U8
     masks: U8
     failed: I64
+    nulls: I64
 
 
 class Derivation:
@@ -78,7 +80,11 @@ class Derivation:
         if self._expressions:
             frame = to_polars(events, self._roots)
             self._evaluate(frame, 0, events, inputs, valid, masks, failed)
-        return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64))
+        rejected = np.empty(0, dtype=np.int64)
+        if self._plan.reject >= 0:
+            event = (events.reason == Reason.OK) & (events.tombstones == 0)
+            rejected = np.flatnonzero((masks[self._plan.reject] != 0) & event)
+        return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64), rejected)
 
     def _evaluate(
         self, frame: pl.DataFrame, start: int, events: EventBatch,

@@ -54,6 +54,7 @@ class Reason(IntEnum):
     TS_PAST = 11  # event time before the stream's earliest accepted time
     EXPRESSION = 12  # an expression of a view failed on this record
     LATE = 13  # too late for every window of a view, or not after the entity's deletion
+    NULL_VALUE = 14  # null in a column of which a view rejects nulls
     CORRUPT_ROW = 15  # the stored row of its entity fails its checks, see Partition
 
 

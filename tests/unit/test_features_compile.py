@@ -111,7 +111,7 @@ def test_tables_hold_the_plan(stream: pp.EventStream) -> None:
     assert tables.rings.tolist() == [[HOUR, 25, 0, 2]]
     assert tables.accumulators.tolist() == [list(dataclasses.astuple(a)) for a in got.accumulators]
     assert tables.lists.tolist() == [[0, 0, 1, -1, 4096, 0, CellType.HASH]]
-    assert tables.features.shape == (2, 10)
+    assert tables.features[0].tolist() == [4, DAY, HOUR, 0, 1, 0, 1, CellType.INT, 0, 0, 0, -1]
 
 
 @pytest.mark.parametrize(

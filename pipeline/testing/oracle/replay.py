@@ -44,6 +44,7 @@ class _Row:
     entity: Any
     newest: int
     entries: list[list[list[Entry]]]  # per feature, per part
+    nulls: list[list[Entry]]  # per feature: the events that make it null
     overflowed: set[int] = field(default_factory=set)  # features whose values exceeded their bound
     ids: list[tuple[int, int, Any]] = field(default_factory=list)  # (time, offset, id)
 
@@ -123,6 +124,9 @@ class Oracle:
             seen = [[self._rows.seen(event, p) for p in f.parts] for f in self._features]
         except ExpressionError:
             return "expression"
+        for number, feature in enumerate(self._features):
+            if self._null(feature, seen[number], "reject"):
+                return "null_value"
         if not selected:
             return "filtered"
         return self._apply(event, seen)
@@ -142,7 +146,8 @@ class Oracle:
             return "late"
         if row is None:
             entity = event.fields[self.view.stream.key_fields[0]]
-            row = _Row(entity, event.time, [[[] for _ in f.parts] for f in self._features])
+            parts: list[list[list[Entry]]] = [[[] for _ in f.parts] for f in self._features]
+            row = _Row(entity, event.time, parts, [[] for _ in self._features])
             self._keys[key] = row
         row.newest = max(row.newest, event.time)
         for number, feature in enumerate(self._features):
@@ -173,6 +178,8 @@ class Oracle:
     def _add(
         self, row: _Row, number: int, feature: _Feature, event: Event, seen: list[Seen]
     ) -> None:
+        if self._null(feature, seen, "propagate"):
+            row.nulls[number].append(Entry(event.time, event.record.offset, None))
         for part, s in zip(row.entries[number], seen, strict=True):
             if s.passes and s.value is not None:
                 part.append(Entry(event.time, event.record.offset, s.value))
@@ -182,6 +189,13 @@ class Oracle:
                 held = {e.value for e in entries if self._held(feature, row.newest, e.time)}
                 if len(held) > feature.aggregation.bound:
                     row.overflowed.add(number)
+
+    def _null(self, feature: _Feature, seen: list[Seen], policy: str) -> bool:
+        """Whether an event has a null where the feature has this policy for one."""
+        return any(
+            part.nulls == policy and s.passes and s.value is None
+            for part, s in zip(feature.parts, seen, strict=True)
+        )
 
     def _held(self, feature: _Feature, newest: int, time: int) -> bool:
         """Whether the tiles of the feature's width that the view keeps reach back to ``time``."""
@@ -213,6 +227,15 @@ class Oracle:
         return {f.name: self._value(row, i, f, time) for i, f in enumerate(self._features)}
 
     def _value(self, row: _Row, number: int, feature: _Feature, at: int) -> Expected:
+        nulls, unsure = self._window(feature, row.nulls[number], at)
+        if nulls:
+            return Expected(None)
+        value = self._of_values(row, number, feature, at)
+        if unsure and value.status == "present":
+            return Expected(value.value, "degraded", value.tolerance, value.loose)
+        return value
+
+    def _of_values(self, row: _Row, number: int, feature: _Feature, at: int) -> Expected:
         if feature.reach.always:
             return decayed(feature.aggregation, sorted(row.entries[number][0]), at)
         windows, missed = [], False
