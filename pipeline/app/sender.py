@@ -93,6 +93,7 @@ class Sender:
             view=view,
             topic_id=partition.topic_id,
             origin=batch.events.origin,
+            message=batch.events.message,
         ):
             self._publisher.publish(
                 self._names.late if late else self._names.dead_letters, value, key=key

@@ -14,7 +14,8 @@ from pipeline.features.planjson import to_json
 from pipeline.features.repartition import Repartition
 from pipeline.features.stream import EventStream
 from pipeline.features.view import FeatureView
-from pipeline.ingest.decode import JsonDecoder
+from pipeline.ingest.envelope import Decoder, Envelope
+from pipeline.ingest.formats import make_decoder
 from pipeline.store.registry import ViewRecord
 
 __all__ = ["Place", "Topic", "arrange", "check_topics", "decoder", "used_fields", "view_record"]
@@ -47,7 +48,7 @@ class Topic:
         """Whether the partition of a key, and so its number of partitions, matters."""
         return not isinstance(self.stream, EventStream) or not self.stream.rerouted
 
-    def decoder(self) -> JsonDecoder | RowDecoder:
+    def decoder(self) -> Decoder:
         """What makes events of its records."""
         if isinstance(self.stream, EventStream):
             return decoder(self.stream, self.partitions)
@@ -55,12 +56,13 @@ class Topic:
         return RowDecoder(self.stream, fields, self.source_ids, self.partitions)
 
 
-def decoder(stream: EventStream, partitions: int) -> JsonDecoder:
+def decoder(stream: EventStream, partitions: int) -> Decoder:
     """The decoder of a stream whose topic has so many partitions.
 
-    Records that may lie anywhere are those of a topic with one.
+    Records that may lie anywhere are those of a topic with one. Raises
+    :class:`~pipeline.errors.MissingExtraError` where a registry needs an extra.
     """
-    return JsonDecoder(
+    envelope = Envelope(
         contract=stream.schema,
         key=stream.key_fields,
         time_field=stream.time,
@@ -69,6 +71,10 @@ def decoder(stream: EventStream, partitions: int) -> JsonDecoder:
         earliest_ns=stream.earliest_ns,
         max_value_bytes=stream.max_value_bytes,
     )
+    return make_decoder(
+        stream.format, stream.schema, envelope,
+        registry=stream.registry, framing=stream.framing, compressed=stream.compressed,
+    )  # fmt: skip
 
 
 def used_fields(stream: Repartition, plans: Sequence[ViewPlan]) -> tuple[str, ...]:

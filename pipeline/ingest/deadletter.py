@@ -13,7 +13,8 @@ A message's value is one JSON object:
 
 A row of a repartition topic is named by the record that it was at its source, and has no value.
 
-Its key is ``<topic>/<partition>/<offset>`` and, for one view, ``/<view>``: the same record gives
+Its key is ``<topic>/<partition>/<offset>`` (with ``.<row>`` for a row but the first of a message of
+many) and, for one view, ``/<view>``: the same record gives
 the same key again after a crash, so readers drop ids they have seen, and a compacted topic keeps
 one. A null value says that the letter was dealt with.
 """
@@ -25,6 +26,9 @@ import binascii
 import json
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import CorruptRowError
 from pipeline.ingest.batch import BinaryBatch, Origin, Reason, Rejects
@@ -80,23 +84,28 @@ def dead_letters(
     view: str | None = None,
     topic_id: str = "",
     origin: Origin | None = None,
+    message: npt.NDArray[np.int64] | None = None,
 ) -> list[tuple[bytes, bytes]]:
     """(key, value) of one message for each reject, in offset order.
 
-    ``view`` is the view (or repartition topic) that alone refused them; ``origin`` that of an
-    :class:`~pipeline.ingest.batch.EventBatch`.
+    ``view`` is the view (or repartition topic) that alone refused them; ``origin`` and ``message``
+    those of an :class:`~pipeline.ingest.batch.EventBatch`.
     """
     return [
-        _letter(batch, index, Reason(reason).name.lower(), view, topic_id, origin)
+        _letter(batch, index, Reason(reason).name.lower(), view, topic_id, origin, message)
         for index, reason in zip(rejects.index.tolist(), rejects.reason.tolist(), strict=True)
     ]
 
 
 def _letter(
-    batch: BinaryBatch, i: int, reason: str, view: str | None, topic_id: str, origin: Origin | None
-) -> tuple[bytes, bytes]:
-    size = int(batch.value_size[i])
+    batch: BinaryBatch, i: int, reason: str, view: str | None, topic_id: str,
+    origin: Origin | None, message: npt.NDArray[np.int64] | None,
+) -> tuple[bytes, bytes]:  # fmt: skip
+    size, row = int(batch.value_size[i]), 0
     topic, partition, offset = batch.source.topic, batch.source.partition, int(batch.offsets[i])
+    if message is not None:
+        offset = int(message[i])
+        row = i - int(np.searchsorted(message, offset))
     if origin is not None:
         offset = int(origin.message[i])
         if origin.topic[i] >= 0:
@@ -119,7 +128,7 @@ def _letter(
         "key": None if key is None else _base64(key[:MAX_KEY_BYTES]),
         "value": None if absent else _base64(body),
     }
-    name = f"{topic}/{partition}/{offset}"
+    name = f"{topic}/{partition}/{offset}" + (f".{row}" if row else "")
     if view is not None:
         name += f"/{view}"
     return name.encode(), json.dumps(letter, separators=(",", ":")).encode()
