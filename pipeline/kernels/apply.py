@@ -11,7 +11,7 @@ from pipeline.kernels.decay import add_decayed
 from pipeline.kernels.distinct import add_distinct
 from pipeline.kernels.events import add_event, event_words
 from pipeline.kernels.finalize import finalize_row
-from pipeline.kernels.ids import came_before, ids_list
+from pipeline.kernels.ids import add_id, came_before, ids_list
 from pipeline.kernels.integers import minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
@@ -213,7 +213,13 @@ def _include(
             continue
         source = lists[i, LIST_INPUT]
         value = values[source] if source >= 0 else np.int64(0)
-        if lists[i, LIST_KIND] in (EVENTS, IDS):
+        if lists[i, LIST_KIND] == IDS:
+            add_id(
+                arena, heads, slots, slot, s, evicted + i, lists[i, LIST_BOUND],
+                minus(newest, lists[i, LIST_HORIZON]), time, offset, value,
+            )  # fmt: skip
+            continue
+        if lists[i, LIST_KIND] == EVENTS:
             add_event(
                 arena, heads, slots, slot, s, evicted + i, lists[i, LIST_BOUND],
                 minus(newest, lists[i, LIST_HORIZON]), event_words(lists, i), time, offset, value,

@@ -17,6 +17,7 @@ from pipeline.kernels.distinct import load_distinct
 from pipeline.kernels.events import event_words
 from pipeline.kernels.groups import group_holds
 from pipeline.kernels.header import BODY, OK, blank_header, check_header, read_header
+from pipeline.kernels.ids import index_ids
 from pipeline.kernels.integers import add_wrapping, minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
@@ -284,6 +285,8 @@ def _load_body(
             at = _load_events(
                 arena, heads, slots, slot, rings, lists, i, newest, offset, data, at, end
             )
+            if lists[i, LIST_KIND] == IDS:
+                index_ids(arena, heads, slots, slot, len(rings) + i)
         elif at >= 0 and lists[i, LIST_KIND] == DECAYED:
             column = SECTION + 3 * (len(rings) + i)
             at = load_decayed(arena, heads, slots, slot, lists, i, column, newest, data, at, end)

@@ -6,6 +6,7 @@ from pipeline.features.plan import ListKind, Plan
 from pipeline.kernels.arena import size_class
 from pipeline.kernels.counts import counts_words
 from pipeline.kernels.distinct import DISTINCT_WORDS, MAX_STEPS
+from pipeline.kernels.ids import roomy
 from pipeline.kernels.lists import LAST_WORDS
 from pipeline.kernels.ranking import scratch_words
 from pipeline.kernels.tiles import spacious
@@ -25,8 +26,12 @@ def words_needed(plan: Plan) -> int:
             most = state.bound * DISTINCT_WORDS + MAX_STEPS
         elif state.kind in (ListKind.COUNTS, ListKind.FREQUENT):
             most = spacious(counts_words(plan.rings[state.ring].tiles + 1, state.bound + 1), 1)
-        elif state.kind in (ListKind.EVENTS, ListKind.IDS):
+        elif state.kind is ListKind.EVENTS:
             most = spacious(state.bound + 1, LAST_WORDS)
+        elif state.kind is ListKind.IDS:
+            # as loaded, before there is room for the filter
+            words.append(1 << size_class(state.bound * LAST_WORDS))
+            most = roomy(state.bound + 1)
         else:
             most = state.bound * LAST_WORDS
         words.append(1 << size_class(most))

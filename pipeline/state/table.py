@@ -263,8 +263,7 @@ class StateTable:
 
     def present(self, slots: I32) -> npt.NDArray[np.bool_]:
         """Whether each slot holds events: loaded, and neither without a row nor deleted."""
-        held: npt.NDArray[np.bool_] = (self._column(slots, STATE) & PRESENT) != 0
-        return held
+        return np.asarray(self._column(slots, STATE) & PRESENT, dtype=np.bool_)
 
     def event_time(self, slots: I32) -> I64:
         """Newest event time of each slot, ns; without events the deletion time, or 0."""
