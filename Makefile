@@ -20,7 +20,7 @@ INSTALL = if command -v uv >/dev/null 2>&1; \
 INSTALLED := $(VENV)/.installed
 KAFKA := infra/kafka/target/.resolved
 
-.PHONY: help demo test test-plain lint types contracts check faults bench notebook kafka \
+.PHONY: help demo test test-plain fuzz lint types contracts check faults bench notebook kafka \
 	constraints clean
 
 help:
@@ -33,6 +33,8 @@ help:
 	@echo '  make test         all tests; those that need a server or data say why they skip'
 	@echo '                    (one file: make test ARGS=tests/unit/test_kernels_hash.py)'
 	@echo '  make test-plain   the kernel tests with every kernel left uncompiled'
+	@echo '  make fuzz         mutated bytes for every decoder, a minute each, kernels with bounds checked'
+	@echo '                    (make fuzz ARGS="avro --seconds 600 --seed 7")'
 	@echo '  make faults       the tests that kill, cut and stall things, long forms too; a table in'
 	@echo '                    build/faults.json (make faults ARGS="--seed 7"; ARGS=--short)'
 	@echo '  make bench        the benchmarks (one: make bench ARGS=decode)'
@@ -54,6 +56,9 @@ test: $(INSTALLED)-test
 test-plain: $(INSTALLED)-test
 	@PIPELINE_JIT=off $(BIN)/python -m pytest -q tests/unit -k 'kernels or state' \
 	  -W 'ignore:overflow encountered:RuntimeWarning' $(ARGS)
+
+fuzz: $(INSTALLED)-test
+	@NUMBA_BOUNDSCHECK=1 PIPELINE_CACHE=build/kernels-checked $(BIN)/python -m tests.fuzz $(ARGS)
 
 faults: $(INSTALLED)-test
 	@$(BIN)/python -m tests.faults.run $(ARGS)

@@ -53,18 +53,19 @@ def command(arguments: argparse.Namespace) -> int:
     out = console()
     for view in app.views:
         if arguments.view in (None, view.name):
-            _print_view(out, view, [t for t in app.triggers if t.view is view])
+            _print_view(out, app.conf.id, view, [t for t in app.triggers if t.view is view])
     return 0
 
 
-def _print_view(out: Console, view: FeatureView, triggers: list[Trigger]) -> None:
+def _print_view(out: Console, app: str, view: FeatureView, triggers: list[Trigger]) -> None:
     plan = view.plan
     ttl = f"after {format_duration(plan.ttl_ns)} without events" if plan.ttl_ns else "never"
     out.print(
         plain(f"view {plan.view}", "bold"), plain(f"fingerprint {plan.fingerprint:016x}", "dim")
     )
     entity = ", ".join(f"{name} ({kind})" for name, kind in plan.entities.items())
-    out.print(plain(f"  one row per {entity}, from topic {plan.source}"))
+    out.print(plain(f"  one row per {entity}, from topic {view.stream.topic_in(app)}"))
+    _print_repartition(out, view)
     out.print(plain(f"  a row expires {ttl}"))
     if plan.filter >= 0:
         out.print(plain(f"  only events where {_expression(plan.masks[plan.filter])}"))
@@ -78,6 +79,19 @@ def _print_view(out: Console, view: FeatureView, triggers: list[Trigger]) -> Non
         when = "every event" if trigger.when is None else _condition(trigger)
         out.print(plain(f"  trigger {trigger.name}: {when}, sends {len(trigger.sent)} features"))
     out.print()
+
+
+def _print_repartition(out: Console, view: FeatureView) -> None:
+    from pipeline.app.retention import longest_window_ns
+    from pipeline.features.repartition import Repartition
+
+    if not isinstance(view.stream, Repartition):
+        return
+    reach = longest_window_ns([view.plan])
+    keep = f"keep {format_duration(reach)} at least" if reach >= 0 else "keep everything"
+    sources = ", ".join(f"{s.topic} (by {'|'.join(s.key_fields)})" for s in view.sources)
+    out.print(plain(f"  a repartition of {sources}: made by the application, with the partitions"))
+    out.print(plain(f"  of {view.sources[0].topic}; the truth of its views: {keep}, never compact"))
 
 
 def _print_features(out: Console, plan: Plan) -> None:

@@ -29,6 +29,7 @@ from pipeline.features.plan import (
     Ring,
     plan_fields,
 )
+from pipeline.features.repartition import Repartition
 from pipeline.features.size import check_size
 from pipeline.features.stream import EventStream
 from pipeline.features.windows import FOREVER, MAX_BOUND, Window, place
@@ -51,7 +52,7 @@ def check_name(where: str, name: str) -> None:
 
 def compile_plan(
     view: str,
-    source: EventStream,
+    source: EventStream | Repartition,
     entity: Sequence[str],
     ttl_ns: int,
     where: pl.Expr | None,
@@ -59,13 +60,6 @@ def compile_plan(
 ) -> Plan:
     """The plan of a view; :class:`DefinitionError` names the feature and argument that is wrong."""
     check_name("FeatureView.name", view)
-    if tuple(entity) != source.key_fields:
-        raise DefinitionError(
-            f"{view}.entity",
-            f"{', '.join(entity)} is not the key of topic {source.topic!r} "
-            f"({', '.join(source.key_fields)}); "
-            "a view belongs to the key its topic is partitioned by",
-        )
     if not features:
         raise DefinitionError(f"{view}.features", "a view needs at least one feature")
     if ttl_ns < 0:
@@ -76,7 +70,7 @@ def compile_plan(
 class _Compiler:
     """Collects the shared parts (inputs, masks, rings, accumulators, lists) of one view."""
 
-    def __init__(self, view: str, source: EventStream, ttl_ns: int) -> None:
+    def __init__(self, view: str, source: EventStream | Repartition, ttl_ns: int) -> None:
         self.view = view
         self.source = source
         self.ttl_ns = ttl_ns

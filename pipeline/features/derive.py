@@ -62,6 +62,11 @@ class Derivation:
         self._expressions += [deserialize(m).alias(f"m{i}") for i, m in enumerate(self._masks)]
         self._roots = sorted({r for e in self._expressions for r in e.meta.root_names()})
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the event fields that are read."""
+        return frozenset([*self._roots, *(name for _, name in self._fields)])
+
     def compute(self, events: EventBatch) -> Derived:
         """Inputs and masks of ``events``; rejected rows and tombstones hold undefined values."""
         n = len(events)

@@ -196,10 +196,3 @@ def test_a_trigger_needs_what_it_looks_at(stream: pp.EventStream, when: Any, fie
     with pytest.raises(DefinitionError) as caught:
         pp.Trigger("t", view=view, when=when)
     assert caught.value.field == field
-
-
-def test_a_view_belongs_to_the_key_of_its_topic(stream: pp.EventStream) -> None:
-    with pytest.raises(DefinitionError, match="not the key of topic 'payments'"):
-        pp.FeatureView(
-            "v", source=stream, entity="shop", features={"a": pp.count().over("1d", slide="1h")}
-        )

@@ -79,7 +79,7 @@ class Oracle:
         self.accounting: dict[int, Accounting] = {}
         self._partitions = partitions
         self._reader = reader
-        self._rows = Rows(view.source.schema)
+        self._rows = Rows(view.stream.schema)
         self._conditions = [t.when for t in triggers if t.view is view and hasattr(t.when, "meta")]
         self._ttl = view.plan.ttl_ns
         self._features = [self._feature(name, a) for name, a in view.features.items()]
@@ -112,7 +112,7 @@ class Oracle:
 
     def _outcome(self, record: Record) -> str:
         """One of the outcomes, or the reason of a dead letter."""
-        event = read(self.view.source, self._partitions, record, self._reader)
+        event = read(self.view.sources[0], self._partitions, record, self._reader)
         if isinstance(event, str):
             return event
         if record.value is None:
@@ -145,7 +145,7 @@ class Oracle:
         if not any(f.reach.takes(newest, event.time) for f in self._features):
             return "late"
         if row is None:
-            entity = event.fields[self.view.source.key_fields[0]]
+            entity = event.fields[self.view.stream.key_fields[0]]
             parts: list[list[list[Entry]]] = [[[] for _ in f.parts] for f in self._features]
             row = _Row(entity, event.time, parts, [[] for _ in self._features])
             self._keys[key] = row
@@ -164,12 +164,12 @@ class Oracle:
         return "applied"
 
     def _id(self, event: Event) -> Any:
-        name = self.view.source.event_id
+        name = self.view.stream.event_id
         return None if name is None else event.fields.get(name)
 
     def _remember(self, row: _Row, event: Event, known: Any) -> None:
         """Keep the newest ids, at most the bound, later than the newest event less ``dedup``."""
-        stream = self.view.source
+        stream = self.view.stream
         if known is not None:
             row.ids.append((event.time, event.record.offset, known))
         young = sorted(i for i in row.ids if i[0] > row.newest - stream.dedup_ns)
