@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.app.crashpoints import reach
+from pipeline.app.expiry import Expiry
 from pipeline.app.hold import Hold
 from pipeline.app.outputs import TopicNames
-from pipeline.app.partition import Partition, StagedBatch, ViewPlan
+from pipeline.app.partition import Partition, StagedBatch
 from pipeline.app.sender import Sender
+from pipeline.app.topic import Topic, decoder
+from pipeline.app.upstream import Upstream
 from pipeline.errors import (
     ConfigurationError,
     FencedError,
@@ -22,13 +25,10 @@ from pipeline.errors import (
     PipelineError,
     UnavailableError,
 )
-from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import TopicPartition
-from pipeline.ingest.envelope import Decoder, Envelope
-from pipeline.ingest.formats import make_decoder
-from pipeline.ingest.lane import END, Lane
+from pipeline.ingest.lane import END, Lane, Position
 from pipeline.store.marker import Marker
-from pipeline.store.partition import Store
+from pipeline.store.partition import RowExpiry, Store
 
 __all__ = ["DataPlane", "PlaneSettings", "Step", "Topic", "decoder"]
 
@@ -41,52 +41,27 @@ LONGEST_REFUSAL_S = 120.0  # a worker that fell behind hears of its group much e
 
 @dataclass(frozen=True, slots=True)
 class PlaneSettings:
-    """How a data plane works. ``cache_bytes`` is per view and partition."""
+    """How a data plane works. ``cache_bytes`` is per view and partition; the last two are those
+    of :class:`~pipeline.app.expiry.Expiry`."""
 
     max_records: int
     max_wait_ms: int
     cache_bytes: int
     check_interval_ms: int
     commit_interval_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """A source topic as the broker describes it, and the views over it."""
-
-    stream: EventStream
-    topic_id: str
-    partitions: int
-    views: tuple[ViewPlan, ...]
+    replay_horizon_ms: int = 7 * 86_400_000
+    sweep_keys_per_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step did: the batches it committed, dead letters by topic and reason, resets."""
+    """What one step did: the batches it committed, dead letters by topic and reason, resets,
+    rows that were given an expiry by view and cause."""
 
     batches: list[StagedBatch]
     rejected: Mapping[str, Mapping[str, int]]
     resets: int
-
-
-def decoder(stream: EventStream, partitions: int) -> Decoder:
-    """The decoder of a stream whose topic has so many partitions.
-
-    Raises :class:`~pipeline.errors.MissingExtraError` where a registry needs an extra.
-    """
-    envelope = Envelope(
-        contract=stream.schema,
-        key=stream.key,
-        time_field=stream.time,
-        partitions=partitions,
-        max_future_ms=stream.max_future_ms,
-        earliest_ns=stream.earliest_ns,
-        max_value_bytes=stream.max_value_bytes,
-    )
-    return make_decoder(
-        stream.format, stream.schema, envelope,
-        registry=stream.registry, framing=stream.framing, compressed=stream.compressed,
-    )  # fmt: skip
+    expiring: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 @dataclass
@@ -119,7 +94,7 @@ class DataPlane:
         register: Callable[[], None] = lambda: None,
     ) -> None:
         self._names = names
-        self._topics = {t.stream.topic: t for t in topics}
+        self._topics = {t.topic: t for t in topics}
         self._settings = settings
         self._lane = lane
         self._store = store
@@ -127,9 +102,15 @@ class DataPlane:
         self._clock_ms = clock_ms
         self._monotonic = monotonic
         self._register = register
+        self._expiry = Expiry(
+            names.app, [p.view.plan for t in topics for p in t.views], store,
+            horizon_ms=settings.replay_horizon_ms, sweep_keys_per_s=settings.sweep_keys_per_s,
+            clock_ms=clock_ms, monotonic=monotonic,
+        )  # fmt: skip
         self._partitions: dict[TopicPartition, Partition] = {}
         self._trouble: dict[TopicPartition, _Trouble] = {}
-        self._decoders = {t.stream.topic: decoder(t.stream, t.partitions) for t in topics}
+        self._decoders = {t.topic: t.decoder() for t in topics}
+        self._upstream = Upstream(names.app, store, topics)
         self._check_at = 0.0
         self._offsets_at = 0.0
         self._resets = 0
@@ -151,7 +132,7 @@ class DataPlane:
         """
         found: dict[TopicPartition, int] = {}
         for source, partition in self._partitions.items():
-            if partition.views:
+            if partition.markers:
                 try:
                     end = self._lane.watermarks(source)[1]
                 except UnavailableError:
@@ -193,7 +174,8 @@ class DataPlane:
             return Step([], {}, self._resets)
         committed = self._commit(staged)
         self._keep()
-        return Step([work for _, work in committed], rejected, self._resets)
+        expiring = self._expiry.drain()
+        return Step([work for _, work in committed], rejected, self._resets, expiring)
 
     def hold(self, views: Collection[str]) -> None:
         """Until the next call, read no more of the topics of these views; the rest goes on."""
@@ -207,6 +189,8 @@ class DataPlane:
     def close(self) -> None:
         """Leave the group and close every partition; what was not committed is read again."""
         self._lane.close()
+        self._expiry.release(self._partitions.values())
+        self._expiry.close()
         for partition in self._partitions.values():
             partition.store.close()
         self._partitions.clear()
@@ -217,26 +201,28 @@ class DataPlane:
         """All transactions are sent before the first answer is awaited."""
         if staged:
             reach("sent")
-        begun: list[tuple[Partition, StagedBatch]] = []
+        begun: list[tuple[Partition, StagedBatch, list[RowExpiry]]] = []
         for partition, batch in staged:
+            expiries = self._expiry.take(partition.source)
             try:
                 partition.store.begin_commit(
-                    [write for v in batch.views for write in v.writes],
-                    [v.marker for v in batch.views],
+                    [write for v in batch.views for write in v.writes], batch.markers, expiries
                 )
-                begun.append((partition, batch))
+                begun.append((partition, batch, expiries))
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
         if begun:
             reach("begun")
         committed: list[tuple[Partition, StagedBatch]] = []
-        for partition, batch in begun:
+        for partition, batch, expiries in begun:
             try:
                 partition.store.finish_commit()
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
             else:
-                partition.settle(batch)
+                self._expiry.given(expiries)
+                for fingerprint, rows in partition.settle(batch):
+                    self._expiry.left(partition.source, fingerprint, rows)
                 committed.append((partition, batch))
         if committed:
             reach("committed")
@@ -248,9 +234,10 @@ class DataPlane:
         if now >= self._check_at:
             self._check_at = now + self._settings.check_interval_ms / 1000
             self._compare([p for s, p in self._partitions.items() if s not in self._trouble])
+            self._expiry.sweep(self._partitions.keys())
         if now >= self._offsets_at:
             self._offsets_at = now + self._settings.commit_interval_ms / 1000
-            offsets = {s: p.next_offset for s, p in self._partitions.items() if p.views}
+            offsets = {s: p.next_offset for s, p in self._partitions.items() if p.markers}
             if offsets:
                 self._lane.commit(offsets)
 
@@ -258,23 +245,28 @@ class DataPlane:
         """Look whether the store holds what we wrote. Where everything was read, a commit of
         markers that say so does it; without a broker nobody knows whether it was."""
         connected = self._lane.health.connected
-        begun: list[tuple[Partition, list[Marker]]] = []
+        self._upstream.look()
+        begun: list[tuple[Partition, list[Marker], list[RowExpiry]]] = []
         for partition in partitions:
             try:
                 if connected and self._lane.at_end(partition.source):
-                    markers = partition.beat(self._clock_ms())
-                    partition.store.begin_commit([], markers)
-                    begun.append((partition, markers))
+                    now_ms = self._clock_ms()
+                    through = self._upstream.through_ms(partition.source.topic, now_ms)
+                    markers = partition.beat(through)
+                    expiries = self._expiry.take(partition.source)
+                    partition.store.begin_commit([], markers, expiries)
+                    begun.append((partition, markers, expiries))
                 elif not partition.store.check():
                     raise FencedError(f"{partition.source}: lease or markers stored are not ours")
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
-        for partition, markers in begun:
+        for partition, markers, expiries in begun:
             try:
                 partition.store.finish_commit()
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
             else:
+                self._expiry.given(expiries)
                 partition.beaten(markers)
 
     def _reset(self, partition: Partition, error: PipelineError) -> None:
@@ -292,7 +284,8 @@ class DataPlane:
             fenced_at = before.fenced_at if before and before.fenced_at is not None else now
             if now - fenced_at > LONGEST_REFUSAL_S:
                 raise error
-        partition.views = []
+        partition.drop()
+        self._expiry.forget(partition.source)
         self._resets += 1
         self._trouble[partition.source] = _Trouble(now + pause, pause, fenced_at)
 
@@ -304,17 +297,18 @@ class DataPlane:
             try:
                 self._register()
                 start = self._open(partition)
-                self._lane.seek(source, start)
+                self._lane.seek(source, start.offset, start.leader_epoch)
                 if source not in self._hold:
                     self._lane.resume([source])
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
                 continue
             del self._trouble[source]
-            log.info("%s: reading again from offset %d", source, start)
+            log.info("%s: reading again from offset %d", source, start.offset)
 
-    def _open(self, partition: Partition) -> int:
-        """Open a partition; the offset to read from. The log must still hold it."""
+    def _open(self, partition: Partition) -> Position:
+        """Open a partition; where to read from. The log must still hold it, and what was before:
+        the lane compares the leader epoch of the last record that was read with the broker's."""
         # Only the start is looked at: a marker beyond the end makes the lane stop at its first
         # fetch, and an end that is asked for may lag behind (the embedded broker's does).
         low, _ = self._lane.watermarks(partition.source)
@@ -325,29 +319,25 @@ class DataPlane:
                 f"group has an offset) and the log starts at {low}, too late to compute them "
                 "again. Restore the store or the log, or use a new application name"
             )
-        start = partition.next_offset
-        if start < low:
+        start = partition.position
+        if start.offset < low:
             raise LogTruncatedError(
-                f"{partition.source}: the marker is at offset {start} but the log starts at {low}; "
-                "events in between are gone. Restore the log, or backfill the views"
+                f"{partition.source}: the marker is at offset {start.offset} but the log starts at "
+                f"{low}; events in between are gone. Restore the log, or backfill the views"
             )
-        for state in partition.views:
-            if (
-                state.marker.topic_id
-                and partition.topic_id
-                and state.marker.topic_id != partition.topic_id
-            ):
+        for marker in partition.markers:
+            if marker.topic_id and partition.topic_id and marker.topic_id != partition.topic_id:
                 raise LogTruncatedError(
-                    f"{partition.source}: the marker belongs to topic id {state.marker.topic_id}, "
+                    f"{partition.source}: the marker belongs to topic id {marker.topic_id}, "
                     f"the broker's topic is {partition.topic_id}: it was deleted and created again"
                 )
         return start
 
-    def _assigned(self, sources: list[TopicPartition]) -> Mapping[TopicPartition, int]:
-        starts: dict[TopicPartition, int] = {}
+    def _assigned(self, sources: list[TopicPartition]) -> Mapping[TopicPartition, Position]:
+        starts: dict[TopicPartition, Position] = {}
         for source in sources:
             topic = self._topics[source.topic]
-            if source.partition >= topic.partitions:
+            if source.partition >= topic.partitions and topic.fixed:
                 raise ConfigurationError(
                     f"topic {source.topic!r} got more partitions than the {topic.partitions} it "
                     "had: keys change their partition. Use a new topic, or a new application name "
@@ -360,6 +350,7 @@ class DataPlane:
                 store=self._store.open_partition(self._names.app, source),
                 plans=topic.views,
                 cache_bytes=self._settings.cache_bytes,
+                routing=topic.routes,
             )
             self._partitions[source] = partition
             try:
@@ -367,15 +358,18 @@ class DataPlane:
             except (UnavailableError, FencedError) as error:
                 # Kept, though broken: what comes from its end is left until it is mended.
                 self._doubt(partition, error)
-                starts[source] = END
-        log.info("assigned %s", ", ".join(f"{s} from {o}" for s, o in starts.items()))
+                starts[source] = Position(END)
+        log.info("assigned %s", ", ".join(f"{s} from {p.offset}" for s, p in starts.items()))
         return starts
 
     def _revoked(self, sources: list[TopicPartition], lost: bool) -> None:
         log.info("%s %s", "lost" if lost else "revoked", ", ".join(str(s) for s in sources))
+        gone = [p for s in sources if (p := self._partitions.pop(s, None)) is not None]
         for source in sources:
-            self._trouble.pop(source, None)
             self._hold.forget(source)
-            partition = self._partitions.pop(source, None)
-            if partition is not None:
-                partition.store.close()
+        if not lost:
+            self._expiry.release(gone)
+        for partition in gone:
+            self._trouble.pop(partition.source, None)
+            self._expiry.forget(partition.source)
+            partition.store.close()

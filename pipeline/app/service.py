@@ -134,6 +134,8 @@ class PlaneService(mode.Service):
         counted = self._registry
         if step.resets:
             counted.counter(metrics.REWINDS, "reset").add(step.resets)
+        for (view_name, cause), rows in step.expiring.items():
+            counted.counter(metrics.EXPIRING, view_name, cause).add(rows)
         self._tell_refused(step)
         for topic, reasons in step.rejected.items():
             for reason, records in reasons.items():
@@ -157,6 +159,9 @@ class PlaneService(mode.Service):
                     counted.counter(metrics.CORRUPT_ROWS, name).add(len(view.quarantined.rows))
                 for outcome, records in view.outcomes.items():
                     counted.counter(metrics.OUTCOMES, name, outcome).add(records)
+            for route in batch.routes:
+                for outcome, records in route.outcomes.items():
+                    counted.counter(metrics.OUTCOMES, route.route.topic, outcome).add(records)
 
     def _tell_refused(self, step: Step) -> None:
         """A line about dead letters, at most every ten seconds."""

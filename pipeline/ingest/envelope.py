@@ -40,7 +40,8 @@ class Envelope:
 
     ``key``              the field or fields of the entity (:mod:`pipeline.ingest.entity`)
     ``time_field``       the event time: a TIMESTAMP
-    ``partitions``       number of partitions of the topic, to see misrouted records
+    ``partitions``       number of partitions of the topic, to see misrouted records; 1 where a
+                         record may be in any
     ``max_future_ms``    how far an event time may be after the broker time
     ``earliest_ns``      earliest event time, ns since the Unix epoch
     ``max_value_bytes``  larger values are refused
@@ -80,7 +81,7 @@ class Envelope:
             frozen(batch.keys),
             frozen(batch.key_offsets),
             frozen(batch.key_null),
-            batch.source.partition,
+            batch.source.partition % self.partitions,
             self.partitions,
             self._max_value_bytes,
             reason,
