@@ -229,6 +229,12 @@ def test_what_does_not_agree_is_named(options: dict[str, Any], named: str) -> No
     assert error.value.field == f"EventStream('t').{named}"
 
 
+def test_a_producer_writes_json_only() -> None:
+    source = pp.EventStream("t", pp.Contract.load(AVRO), key="user", time="at")
+    with pytest.raises(DefinitionError, match="json"):
+        pp.EventProducer(source, brokers="127.0.0.1:1")
+
+
 def test_an_avro_contract_may_still_be_of_json() -> None:
     source = pp.EventStream("t", pp.Contract.load(AVRO), key="user", time="at", format="json")
     assert (source.format, source.framing) == ("json", "bare")
