@@ -1,0 +1,151 @@
+"""Applies each mutation to a copy of the tree and runs the tests that have to notice it.
+
+    python -m tests.mutation.run                 all of them; a table, and build/mutation.json
+    python -m tests.mutation.run --check         only whether each can still be applied
+    python -m tests.mutation.run --only fenced   those with that in their name or file
+
+Kernels are left uncompiled (PIPELINE_JIT=off). Exits with 1 if one survives or cannot be applied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+
+from tests.mutation.mutations import MUTATIONS, Mutation
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORT = ROOT / "build" / "mutation.json"
+PARTS = ("pipeline", "tests", "schemas", "pyproject.toml")
+TESTS_FAILED = 1  # pytest's own exit codes; 2 to 5 mean that nothing was tested
+SECONDS = 420
+_seconds = count(1)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one mutation: caught, survived, stale, broken or unmutated tests failing."""
+
+    name: str
+    file: str
+    verdict: str
+    by: str
+    seconds: float
+
+
+def copied(root: Path) -> None:
+    """The tree's sources below ``root``."""
+    skip = shutil.ignore_patterns("__pycache__", "*.pyc", "bench", "integration")
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, root / part, ignore=skip)
+        else:
+            shutil.copy(ROOT / part, root / part)
+
+
+def run_tests(root: Path, tests: Sequence[str]) -> tuple[int, str]:
+    """Exit code of pytest over ``tests`` in ``root``, and what failed first."""
+    environment = {**os.environ, "PIPELINE_JIT": "off", "PYTHONPATH": str(root)}
+    command = [
+        sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-W", "ignore",
+        "--timeout=200", "--no-header", *tests,
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, cwd=root, env=environment, capture_output=True, text=True, timeout=SECONDS,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return TESTS_FAILED, "it never ended"
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    last = (done.stdout.strip().splitlines() or [""])[-1]
+    return done.returncode, failed[1] if failed else last
+
+
+def judged(root: Path, mutation: Mutation) -> Verdict:
+    """Apply, test, undo."""
+    started = time.monotonic()
+
+    def verdict(what: str, by: str) -> Verdict:
+        seconds = round(time.monotonic() - started, 1)
+        return Verdict(mutation.name, mutation.file, what, by, seconds)
+
+    problem = mutation.problem(root)
+    if problem is not None:
+        return verdict("STALE", problem)
+    before = mutation.apply(root)
+    _touch(root / mutation.file)
+    try:
+        code, by = run_tests(root, mutation.tests)
+    finally:
+        (root / mutation.file).write_text(before, encoding="utf-8")
+        _touch(root / mutation.file)
+    if code == TESTS_FAILED:
+        return verdict("caught", by)
+    return verdict("SURVIVED" if code == 0 else "BROKEN", by)
+
+
+def _touch(path: Path) -> None:
+    """A time of its own, to the second: Python takes a module's bytecode for its source by it."""
+    at = time.time() + next(_seconds)
+    os.utime(path, (at, at))
+
+
+def unmutated(root: Path, chosen: Iterable[Mutation]) -> list[Verdict]:
+    """The tests of all mutations pass while nothing is changed; else they would prove nothing."""
+    tests = sorted({test for mutation in chosen for test in mutation.tests})
+    whole = [t for t in tests if not any(t.startswith(f"{u}::") for u in tests)]
+    started = time.monotonic()
+    code, by = run_tests(root, whole)
+    if code == 0:
+        return []
+    seconds = round(time.monotonic() - started, 1)
+    return [Verdict("(nothing changed)", "", "BROKEN", by, seconds)]
+
+
+def shown(verdict: Verdict) -> str:
+    """A line of the table."""
+    by = verdict.by.replace("tests/", "", 1)
+    return f"{verdict.verdict:9} {verdict.seconds:6.1f} s  {verdict.name:62} {by}"
+
+
+def main() -> int:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="only whether each can be applied")
+    parser.add_argument("--only", default="", help="part of a name or file")
+    arguments = parser.parse_args()
+    chosen = [m for m in MUTATIONS if arguments.only in f"{m.name} {m.file}"]
+    if arguments.check:
+        stale = [f"{m.name}: {p}" for m in chosen if (p := m.problem(ROOT)) is not None]
+        print("\n".join(stale) or f"all {len(chosen)} mutations can be applied")
+        return int(bool(stale))
+    with tempfile.TemporaryDirectory(prefix="mutation-") as name:
+        root = Path(name)
+        copied(root)
+        verdicts = unmutated(root, chosen)
+        for verdict in verdicts:
+            print(shown(verdict), flush=True)
+        for mutation in [] if verdicts else chosen:
+            verdicts.append(judged(root, mutation))
+            print(shown(verdicts[-1]), flush=True)
+    caught = sum(v.verdict == "caught" for v in verdicts)
+    print(f"{caught} of {len(chosen)} caught")
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps([asdict(v) for v in verdicts], indent=1) + "\n", encoding="utf-8")
+    return int(caught < len(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
