@@ -91,7 +91,7 @@ def read(
         fields = (reader or read_json)(stream.schema, record.value or b"")
     except RefusedError as refused:
         return refused.reason
-    if str(fields[stream.key]).encode() != record.key:
+    if str(fields[stream.key_fields[0]]).encode() != record.key:
         return "key_mismatch"
     time = int(fields[stream.time])
     latest = (record.timestamp_ms + stream.max_future_ms) * 10**6

@@ -132,7 +132,7 @@ class Oracle:
         if not any(f.reach.takes(newest, event.time) for f in self._features):
             return "late"
         if row is None:
-            entity = event.fields[self.view.source.key]
+            entity = event.fields[self.view.source.key_fields[0]]
             row = _Row(entity, event.time, [[[] for _ in f.parts] for f in self._features])
             self._keys[key] = row
         row.newest = max(row.newest, event.time)
