@@ -440,18 +440,18 @@ def test_22_the_last_rows_of_a_backfill_are_those_of_the_stream() -> None:
     assert live.plane.lag() == {TopicPartition("ticks", p): 0 for p in range(PARTITIONS)}
 
 
-@pytest.mark.parametrize(("slide", "total"), [(None, 0.3), (20, 0.4)])
+@pytest.mark.parametrize(("slide", "total"), [(None, 0.2), (20, 0.3)])
 def test_24_an_old_large_value_takes_nothing_from_the_window_after_it(
     slide: int | None, total: float
 ) -> None:
     """A sum by subtracting one cumulative sum from another would give 0.0."""
     made = view(total=pp.sum("price").over(60, slide=slide))
-    events = [tick("ada", 100, price=1e17), tick("ada", 110, price=0.1)]
-    events += [tick("ada", 121 + d, price=0.1) for d in range(0, 60, 20)]
+    events = [tick("ada", 110, price=1e17)]
+    events += [tick("ada", at, price=0.1) for at in (121, 141, 161)]
     driver = drive(published(events), made)
     driver.run()
-    assert answers(driver, 175)[0]["total"] == pytest.approx(total, rel=1e-15)
-    agrees(driver, made, [None, 175, 180, 190])
+    assert answers(driver, 181)[0]["total"] == pytest.approx(total, rel=1e-15)
+    agrees(driver, made, [None, 170, 180, 181, 190])
 
 
 def test_27_a_key_that_is_refreshed_lives_on_and_expiry_can_be_replayed() -> None:

@@ -23,7 +23,7 @@ from pipeline.testing.oracle import (
     read_json,
     records_of,
 )
-from pipeline.testing.oracle.records import partition_of
+from pipeline.testing.oracle.keys import key_bytes, partition_of
 from tests.reference import json as reference
 
 CONTRACT = pp.Contract.load(
@@ -236,6 +236,17 @@ def test_partitions_are_those_of_the_kernel(size: int) -> None:
     with np.errstate(over="ignore"):
         kernel_partition(data, np.array([0, size], dtype=np.int64), 7, out)
     assert partition_of(key, 7) == out[0]
+
+
+@pytest.mark.parametrize(
+    ("entity", "key"),
+    [
+        ((-7,), b"-7"), (("a|b\\",), b"a|b\\"), ((b"\0|",), b"\0|"), ((1, "x"), b"1|x"),
+        (("a|b", "c\\"), b"a\\|b|c\\\\"), ((b"\0\xff", 2), b"00ff|2"), (("", "é"), b"|\xc3\xa9"),
+    ],
+)  # fmt: skip
+def test_keys_are_those_of_the_description(entity: tuple[Any, ...], key: bytes) -> None:
+    assert key_bytes(entity) == key
 
 
 def test_a_wrong_row_a_wrong_count_and_a_wrong_status_are_told() -> None:

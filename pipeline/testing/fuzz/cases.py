@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.features.view import FeatureView
 from pipeline.testing.driver import Driver
 from pipeline.testing.fuzz.events import EventFuzzer, Shape
-from pipeline.testing.fuzz.views import edges, fuzz_stream, fuzz_view
+from pipeline.testing.fuzz.views import KEYS, edges, fuzz_stream, fuzz_view
 from pipeline.testing.log import MemoryLog
 from pipeline.testing.oracle import Oracle, disagreements, miscounts, records_of
 
@@ -61,7 +61,7 @@ def case(seed: int, *, events: int = 200, partitions: int = 2, shape: Shape | No
 
 
 def _case(rng: Random, events: int, partitions: int, shape: Shape | None, seed: int | None) -> Case:
-    stream = fuzz_stream()
+    stream = fuzz_stream(key=rng.choice(KEYS))
     view = fuzz_view(stream, rng)
     log = MemoryLog()
     log.create(stream.topic, partitions)

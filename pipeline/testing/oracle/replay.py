@@ -11,6 +11,7 @@ from pipeline.features.view import FeatureView, Trigger
 from pipeline.testing.oracle.answers import Entry, answer, decayed, quotient
 from pipeline.testing.oracle.columns import ExpressionError, Kind, Rows, Seen
 from pipeline.testing.oracle.expected import Expected
+from pipeline.testing.oracle.keys import entity_of
 from pipeline.testing.oracle.records import Event, Reader, Record, read
 from pipeline.testing.oracle.windows import Reach
 
@@ -41,7 +42,7 @@ class Accounting:
 class _Row:
     """What a key's applied events gave each feature since the row was last emptied."""
 
-    entity: Any
+    entity: tuple[Any, ...]
     newest: int
     entries: list[list[list[Entry]]]  # per feature, per part
     overflowed: set[int] = field(default_factory=set)  # features whose values exceeded their bound
@@ -132,7 +133,7 @@ class Oracle:
         if not any(f.reach.takes(newest, event.time) for f in self._features):
             return "late"
         if row is None:
-            entity = event.fields[self.view.source.key_fields[0]]
+            entity = entity_of(self.view.source.key_fields, event.fields)
             row = _Row(entity, event.time, [[[] for _ in f.parts] for f in self._features])
             self._keys[key] = row
         row.newest = max(row.newest, event.time)
@@ -162,8 +163,8 @@ class Oracle:
     # ---- what features are
 
     @property
-    def entities(self) -> Mapping[bytes, Any]:
-        """Every key that has a row, and the entity that it names."""
+    def entities(self) -> Mapping[bytes, tuple[Any, ...]]:
+        """Every key that has a row, and the entity that it names: a value for each key field."""
         return {key: row.entity for key, row in self._keys.items()}
 
     def newest(self, key: bytes) -> int | None:
