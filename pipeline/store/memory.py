@@ -188,13 +188,13 @@ class MemoryPartition:
         with self._store.asked():
             self._refuse_changed()
             for write in writes:
-                rows = write.rows
+                rows, prefix = write.rows, write.prefix(self._tag)
                 for key, row in zip(
                     _slices(rows.keys, rows.key_offsets),
                     _slices(rows.rows, rows.row_offsets),
                     strict=True,
                 ):
-                    self._store.values[row_key(self._tag, write.fingerprint, key)] = row
+                    self._store.values[prefix + key] = row
             for marker in markers:
                 key = marker_key(self._tag, marker.fingerprint)
                 self._store.values[key] = self._expected[key] = marker.pack()

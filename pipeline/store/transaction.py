@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.errors import PipelineError
 from pipeline.kernels.resp import ARGUMENT_OVERHEAD, write_keys, write_pairs
-from pipeline.store.keys import marker_key, row_prefix
+from pipeline.store.keys import marker_key
 from pipeline.store.marker import Marker
 from pipeline.store.partition import RowWrite
 from pipeline.store.wire import array_header, command
@@ -59,7 +59,7 @@ def encode_commit(
         command(b"SET", marker_key(tag, marker.fingerprint), marker.pack()) for marker in markers
     )
     tail += _EXEC + after
-    prefixes = [row_prefix(tag, write.fingerprint) for write in writes]
+    prefixes = [write.prefix(tag) for write in writes]
     size = len(_MULTI) + len(tail)
     for write, prefix in zip(writes, prefixes, strict=True):
         size += _bound(write, len(prefix))

@@ -23,7 +23,7 @@ from pipeline.testing.oracle import (
     read_json,
     records_of,
 )
-from pipeline.testing.oracle.keys import key_bytes, partition_of
+from pipeline.testing.oracle.keys import entity_from, key_bytes, partition_of
 from tests.reference import json as reference
 
 CONTRACT = pp.Contract.load(
@@ -247,6 +247,21 @@ def test_partitions_are_those_of_the_kernel(size: int) -> None:
 )  # fmt: skip
 def test_keys_are_those_of_the_description(entity: tuple[Any, ...], key: bytes) -> None:
     assert key_bytes(entity) == key
+    names = {int: "int64", str: "string", bytes: "bytes"}
+    assert entity_from(key, [names[type(value)] for value in entity]) == entity
+
+
+@pytest.mark.parametrize(
+    ("key", "types"),
+    [
+        (b"01", ["int64"]), (b"9223372036854775808", ["int64"]), (b"\xff", ["string"]),
+        (b"a|b|c", ["string", "string"]), (b"a", ["string"] * 2), (b"0G|1", ["bytes", "int64"]),
+        (b"AB|1", ["bytes", "int64"]), (b"00000000-0000-0000-0000-00000000000A", ["uuid"]),
+        (b"a\\b|1", ["string", "int64"]),
+    ],
+)  # fmt: skip
+def test_a_key_that_no_entity_has_is_told(key: bytes, types: list[str]) -> None:
+    assert entity_from(key, types) is None
 
 
 def test_a_wrong_row_a_wrong_count_and_a_wrong_status_are_told() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["entity_of", "key_bytes", "partition_of"]
+__all__ = ["entity_from", "entity_of", "key_bytes", "partition_of"]
 
 
 def entity_of(fields: Sequence[str], event: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -24,6 +25,36 @@ def key_bytes(entity: Sequence[Any]) -> bytes:
         return entity[0] if isinstance(entity[0], bytes) else str(entity[0]).encode()
     parts = [v.hex() if isinstance(v, bytes) else str(v) for v in entity]
     return "|".join(p.replace("\\", "\\\\").replace("|", "\\|") for p in parts).encode()
+
+
+def entity_from(key: bytes, types: Sequence[str]) -> tuple[Any, ...] | None:
+    """The entity of a message key; None where no entity of these types has that key."""
+    parts = [key]
+    if len(types) > 1:
+        found = re.findall(rb"((?:\\.|[^\\|])*)(\||$)", key, re.DOTALL)[: len(types)]
+        parts = [re.sub(rb"\\(.)", rb"\1", part, flags=re.DOTALL) for part, _ in found]
+    if len(parts) != len(types):
+        return None
+    try:
+        entity = tuple(
+            _part(part, kind, len(types) > 1) for part, kind in zip(parts, types, strict=True)
+        )
+    except ValueError:
+        return None
+    return entity if key_bytes(entity) == key else None
+
+
+def _part(text: bytes, kind: str, joined: bool) -> Any:
+    if kind == "bytes":
+        return bytes.fromhex(text.decode("ascii")) if joined else text
+    if kind == "int64":
+        number = int(text)
+        if not -(2**63) <= number < 2**63:
+            raise ValueError(number)
+        return number
+    if kind == "uuid" and not re.fullmatch(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text):
+        raise ValueError(text)
+    return text.decode("utf-8")
 
 
 def partition_of(key: bytes, partitions: int) -> int:

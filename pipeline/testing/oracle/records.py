@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.features.stream import EventStream
 from pipeline.testing.log import MemoryLog
-from pipeline.testing.oracle.keys import entity_of, key_bytes, partition_of
+from pipeline.testing.oracle.keys import entity_from, entity_of, key_bytes, partition_of
 
 __all__ = ["Event", "Reader", "Record", "RefusedError", "read", "read_json", "records_of"]
 
@@ -48,7 +48,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An accepted record: time in ns, and its fields.
+    """An accepted record: time in ns, and its fields; of a tombstone (null value) the key alone.
 
     Integers, booleans, strings, bytes and floats as such, decimals as exact fractions, timestamps
     as ns, uuids as lower-case text.
@@ -84,6 +84,8 @@ def read(
     """The event that ``record`` is, or the reason why it is dead-lettered."""
     try:
         _admit(stream, partitions, record)
+        if record.value is None:
+            return _tombstone(stream, record)
         fields = (reader or read_json)(stream.schema, record.value or b"")
     except RefusedError as refused:
         return refused.reason
@@ -99,16 +101,26 @@ def read(
 
 
 def _admit(stream: EventStream, partitions: int, record: Record) -> None:
-    if record.value is None:
-        raise RefusedError("tombstone")
-    if len(record.value) > stream.max_value_bytes or len(record.key or b"") > MAX_KEY_BYTES:
+    size = len(record.value or b"")
+    if size > stream.max_value_bytes or len(record.key or b"") > MAX_KEY_BYTES:
         raise RefusedError("too_large")
-    if not record.value:
+    if record.value == b"":
         raise RefusedError("empty")
     if not record.key:
         raise RefusedError("no_key")
     if partition_of(record.key, partitions) != record.partition:
         raise RefusedError("misrouted")
+
+
+def _tombstone(stream: EventStream, record: Record) -> Event:
+    """A deletion as of the broker time; the key must be one that an event could have."""
+    time = record.timestamp_ms * 10**6
+    if not 0 <= time < 2**63:
+        raise RefusedError("tombstone")
+    entity = entity_from(record.key or b"", stream.key_type.split("|"))
+    if entity is None:
+        raise RefusedError("key_mismatch")
+    return Event(record, time, dict(zip(stream.key_fields, entity, strict=True)))
 
 
 class _Number(str):
