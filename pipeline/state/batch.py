@@ -104,17 +104,34 @@ class Fired:
 
 
 @dataclass(frozen=True, slots=True)
+class Finalized:
+    """Features of n rows.
+
+    ``cells``   int64[n, C]  bit patterns (float64 bits where the feature is one)
+    ``valid``   uint8[n, C]  0 where null
+    ``status``  uint8[n, F]  a :class:`~pipeline.state.status.Status` per feature
+    """
+
+    cells: I64
+    valid: U8
+    status: U8
+
+
+@dataclass(frozen=True, slots=True)
 class Applied:
     """What a batch did.
 
     ``outcome``  uint8[n]  an :class:`Outcome`
     ``dirty``    int32[d]  slots with an applied event, in the order of their first one
     ``fired``    empty without triggers
+    ``watched``  features of every event's row right after it, whatever became of the event, as of
+                 its time or the row's newest event, whichever is later; None if none were asked for
     """
 
     outcome: U8
     dirty: I32
     fired: Fired
+    watched: Finalized | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +156,3 @@ class EncodedRows:
     def key(self, i: int) -> bytes:
         """Key ``i`` as bytes; not for the hot path."""
         return self.keys[self.key_offsets[i] : self.key_offsets[i + 1]].tobytes()
-
-
-@dataclass(frozen=True, slots=True)
-class Finalized:
-    """Features of n rows.
-
-    ``cells``   int64[n, C]  bit patterns (float64 bits where the feature is one)
-    ``valid``   uint8[n, C]  0 where null
-    ``status``  uint8[n, F]  a :class:`~pipeline.state.status.Status` per feature
-    """
-
-    cells: I64
-    valid: U8
-    status: U8

@@ -37,7 +37,9 @@ from pipeline.kernels.table import (
     rebuild_index,
 )
 from pipeline.kernels.tiles import spacious
+from pipeline.kernels.watch import apply_watched
 from pipeline.state.batch import Applied, EncodedRows, Finalized, Fired, Lookup, TriggerTables
+from pipeline.state.watch import Watch
 
 __all__ = ["StateTable"]
 
@@ -147,11 +149,13 @@ class StateTable:
     def apply(
         self, slots: I32, offsets: I64, timestamps_ms: I64, event_time: I64, select: U8,
         inputs: I64, valid: U8, masks: U8, triggers: TriggerTables | None = None,
+        watch: Watch | None = None,
     ) -> Applied:  # fmt: skip
         """Apply n events in offset order to loaded slots.
 
         ``select`` uint8[n] (0: skip, 1: apply, 2: a tombstone of ``event_time``), ``inputs``
         int64[k, n], ``valid`` uint8[k, n], ``masks`` uint8[m, n] with the plan's masks first.
+        ``watch`` are features to be told after every event.
         ``ValueError`` if a slot was not loaded; the events before it are then applied, so the
         table has to be cleared.
         """
@@ -170,11 +174,11 @@ class StateTable:
         event = np.zeros(len(inputs), dtype=np.int64)
         usable, passed = _flags(len(inputs)), _flags(len(masks))
         joined, fires = _flags(self.plan.sections), _flags(len(table))
-        t = self._tables
+        t, watched = self._tables, None if watch is None else watch.room(n)
         self._sequence += 1
         while True:
             fired = self._fired_rows(capacity)
-            applying.apply_events(
+            arguments = (
                 self._slots, self._arena, self._heads, self._need, self._sequence,
                 t.rings, t.accumulators, t.lists, t.features, t.defaults, t.ttl_ns,
                 t.filter, self._real,
@@ -184,6 +188,11 @@ class StateTable:
                 fired.event, fired.trigger, fired.cells, fired.valid, fired.status,
                 event, usable, passed, joined, fires, self._scratch,
             )  # fmt: skip
+            if watch is None or watched is None:
+                applying.apply_events(*arguments)
+            else:
+                seen = (watched.cells, watched.valid, watched.status)
+                apply_watched(*arguments, watch.features, watch.defaults, *seen)
             chunks.append(fired.first(int(progress[applying.N_FIRED])))
             progress[applying.N_FIRED] = 0
             stopped = progress[applying.STOPPED]
@@ -193,7 +202,8 @@ class StateTable:
                 self._grow_arena()
             if stopped == applying.NOT_LOADED:
                 raise ValueError(f"slot {slots[progress[applying.EVENT]]} was not loaded")
-        return Applied(outcome, dirty[: progress[applying.N_DIRTY]].copy(), Fired.joined(chunks))
+        touched = dirty[: progress[applying.N_DIRTY]].copy()
+        return Applied(outcome, touched, Fired.joined(chunks), watched)
 
     def encode(self, slots: I32) -> EncodedRows:
         """Rows (layout v2) and keys of slots; one without events or deletion gives 0 bytes.

@@ -24,7 +24,7 @@ class Shape:
     ``hot``         of records that have the same key
     ``late``        out of order, by up to twice the longest edge
     ``duplicates``  sent again, a few records later
-    ``bad``         that are no events: each reason of a dead letter
+    ``bad``         that are no events: tombstones, and one for each reason of a dead letter
     ``jumps``       of records before which the clock jumps over empty windows
     ``edges``       of values at the edges of their type, ``nulls`` of those without a value
     ``shuffled``    of stretches of up to 16 records that are shuffled
@@ -167,8 +167,9 @@ class EventFuzzer:
         whole = _object(texts)
         far = self._now + 10**6 * (self.stream.max_future_ms + 10**7)
         kind = rng.randint(0, 11)
-        if kind == 0:
-            return Message(key, None, self._broker_ms())
+        if kind == 0:  # what it deletes is older than its broker time
+            now = self._now // 10**6 - rng.randint(0, 1)
+            return Message(key, None, now if rng.random() < 0.8 else -1)
         if kind == 1:
             return Message(rng.choice((None, b"")), whole, self._broker_ms(), partition=0)
         if kind == 2:

@@ -15,7 +15,7 @@ from pipeline.features.aggregations import Aggregation, Column
 from pipeline.features.stream import EventStream
 from pipeline.features.view import FeatureView
 
-__all__ = ["KEYS", "edges", "fuzz_stream", "fuzz_view"]
+__all__ = ["KEYS", "any_stream", "edges", "fuzz_stream", "fuzz_view"]
 
 UNITS = (1, 10**6, 10**9)  # ns: tiles as narrow as can be, and ordinary ones
 NUMBERS = {FieldType.INT64, FieldType.FLOAT64, FieldType.DECIMAL, FieldType.BOOL}
@@ -28,7 +28,14 @@ KEYS: tuple[str | tuple[str, ...], ...] = ("key", "key", "tag", "id", "raw", ("t
 """Keys that :func:`fuzz_stream` can have."""
 
 
-def fuzz_stream(topic: str = "fuzz", key: str | Sequence[str] = "key") -> EventStream:
+def fuzz_stream(
+    topic: str = "fuzz",
+    key: str | Sequence[str] = "key",
+    *,
+    event_id: str | None = None,
+    dedup: str | int = "1h",
+    dedup_bound: int = 4096,
+) -> EventStream:
     """Events with a field of every type, some of which may be null or absent."""
     types = {
         "key": ("int64", False),
@@ -51,7 +58,20 @@ def fuzz_stream(topic: str = "fuzz", key: str | Sequence[str] = "key") -> EventS
         for name, (kind, null) in types.items()
     )  # fmt: skip
     contract = Contract("fuzz", 1, fields)
-    return EventStream(topic, contract=contract, key=key, time="at", max_value_bytes=4096)
+    return EventStream(
+        topic, contract=contract, key=key, time="at", max_value_bytes=4096,
+        event_id=event_id, dedup=dedup, dedup_bound=dedup_bound,
+    )  # fmt: skip
+
+
+def any_stream(rng: Random) -> EventStream:
+    """A :func:`fuzz_stream` with any key; of some, events have ids."""
+    return fuzz_stream(
+        key=rng.choice(KEYS),
+        event_id=rng.choice((None, None, "count", "shop")),
+        dedup=rng.choice((10, 10**7, 10**10, 10**13)),
+        dedup_bound=rng.choice((2, 5, 4096)),
+    )
 
 
 def fuzz_view(stream: EventStream, rng: Random, name: str = "fuzz") -> FeatureView:
@@ -77,7 +97,7 @@ def fuzz_view(stream: EventStream, rng: Random, name: str = "fuzz") -> FeatureVi
 
 def edges(view: FeatureView) -> list[int]:
     """Lengths that matter to a view, in ns: slides, windows, delays, ttl."""
-    found = {view.plan.ttl_ns}
+    found = {view.plan.ttl_ns, view.source.dedup_ns if view.source.event_id else 0}
     for a in view.features.values():
         found |= {a.window_ns, a.slide_ns, a.delay_ns, math.gcd(a.window_ns, a.slide_ns)}
     return sorted(found - {0}) or [10**9]
