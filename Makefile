@@ -20,7 +20,7 @@ INSTALL = if command -v uv >/dev/null 2>&1; \
 INSTALLED := $(VENV)/.installed
 KAFKA := infra/kafka/target/.resolved
 
-.PHONY: help demo test test-plain lint types contracts check faults bench notebook kafka \
+.PHONY: help demo test test-plain lint types contracts check faults mutation bench notebook kafka \
 	constraints clean
 
 help:
@@ -35,6 +35,8 @@ help:
 	@echo '  make test-plain   the kernel tests with every kernel left uncompiled'
 	@echo '  make faults       the tests that kill, cut and stall things, long forms too; a table in'
 	@echo '                    build/faults.json (make faults ARGS="--seed 7"; ARGS=--short)'
+	@echo '  make mutation     faults put into the sources, one by one, that tests have to notice; a table'
+	@echo '                    in build/mutation.json (make mutation ARGS="--only lease")'
 	@echo '  make bench        the benchmarks (one: make bench ARGS=decode)'
 	@echo '  make check        lint, types, contracts: what a reviewer would ask for'
 	@echo
@@ -57,6 +59,9 @@ test-plain: $(INSTALLED)-test
 
 faults: $(INSTALLED)-test
 	@$(BIN)/python -m tests.faults.run $(ARGS)
+
+mutation: $(INSTALLED)-test
+	@$(BIN)/python -m tests.mutation.run $(ARGS)
 
 bench: $(INSTALLED)-test
 	@for name in $(if $(ARGS),$(ARGS),$(basename $(notdir $(wildcard tests/bench/[!_]*.py)))); do \

@@ -23,6 +23,8 @@ CASES = f"{UNIT}/test_engine_cases.py"
 CRASH = f"{SIMULATION}::test_a_crash_after_any_batch_changes_nothing"
 CACHE = f"{SIMULATION}::test_bytes_do_not_depend_on_what_the_cache_evicts"
 STORM = f"{SIMULATION}::test_whatever_a_simulation_does_the_bytes_are_those_of_a_quiet_run"
+DEDUP = f"{UNIT}/test_app_dedup.py"
+TOMBSTONES = f"{UNIT}/test_app_tombstones.py"
 STORE = "tests/contract/test_store.py"
 WIRE = "tests/faults/test_store_faults.py"
 
@@ -264,18 +266,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "one expression that fails fails its batch",
         "pipeline/features/derive.py",
-        "            if n == 1:\n"
-        "                masks[:, start] = 0\n"
-        "                for i, _ in self._computed:\n"
-        "                    valid[i, start] = 0\n"
-        "                if events.reason[start] == Reason.OK:\n"
-        "                    failed.append(start)\n"
-        "                return\n",
-        "            masks[:, start:stop] = 0\n"
-        "            for i, _ in self._computed:\n"
-        "                valid[i, start:stop] = 0\n"
-        "            failed += [i for i in range(start, stop) if events.reason[i] == Reason.OK]\n"
-        "            return\n",
+        "            if n == 1:\n",
+        "            if n > 1:\n"
+        "                failed += [i for i in range(start, stop) if events.reason[i] == Reason.OK]\n"
+        "                masks[:, start:stop] = 0\n"
+        "                return\n"
+        "            if n == 1:\n",
         (f"{UNIT}/test_features_derive.py",),
     ),
     Mutation(
@@ -291,6 +287,35 @@ MUTATIONS: tuple[Mutation, ...] = (
         "            code = MISROUTED\n",
         "            code = 0\n",
         (FUZZ, f"{UNIT}/test_ingest_decode.py"),
+    ),
+    # ---- event ids and deletions
+    Mutation(
+        "an event id is not looked for",
+        "pipeline/kernels/ids.py",
+        "            return True\n",
+        "            return False\n",
+        (DEDUP,),
+    ),
+    Mutation(
+        "an event id is kept for ever",
+        "pipeline/kernels/ids.py",
+        "    oldest = minus(slots[slot, EVENT_TIME], lists[i, LIST_HORIZON])\n",
+        "    oldest = np.int64(-(2**63))\n",
+        (DEDUP, FUZZ),
+    ),
+    Mutation(
+        "a deletion is forgotten",
+        "pipeline/kernels/tombstones.py",
+        "    slots[slot, DELETED] = deleted\n",
+        "",
+        (TOMBSTONES,),
+    ),
+    Mutation(
+        "an event of the time of a deletion revives the entity",
+        "pipeline/kernels/tombstones.py",
+        "    return bool(deleted != NOTHING and time <= deleted)\n",
+        "    return bool(deleted != NOTHING and time < deleted)\n",
+        (TOMBSTONES,),
     ),
     # ---- offsets, accounting, order of a commit
     Mutation(
@@ -421,6 +446,27 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        if self.consumed != sum(counts) or min(counts) < 0:\n",
         "        if False:\n",
         ("tests/contract/test_store_layout.py",),
+    ),
+    Mutation(
+        "a partition beats without a broker",
+        PLANES,
+        "                if connected and self._lane.at_end(partition.source):\n",
+        "                if self._lane.at_end(partition.source):\n",
+        (f"{FAULTS}::test_a_heartbeat_needs_a_broker_that_answers",),
+    ),
+    Mutation(
+        "a record's time says how far was read, even from the future",
+        PARTITION,
+        "min(now_ms, int(binary.timestamps_ms.max(initial=0))),",
+        "int(binary.timestamps_ms.max(initial=0)),",
+        (f"{FAULTS}::test_a_record_from_the_future_does_not_say_that_the_future_was_read",),
+    ),
+    Mutation(
+        "a row's checksum is not compared",
+        "pipeline/kernels/header.py",
+        "    if code == OK and not _checksum_holds(data, start, end):\n",
+        "    if code == OK and not _checksum_holds(data, start, end) and False:\n",
+        (f"{UNIT}/test_kernels_rows.py",),
     ),
     # ---- fencing
     Mutation(
