@@ -268,7 +268,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "pipeline/features/derive.py",
         "            if n == 1:\n",
         "            if n > 1:\n"
-        "                failed += [i for i in range(start, stop) if events.reason[i] == Reason.OK]\n"
+        "                failed += np.flatnonzero(events.reason[start:stop] == 0).tolist()\n"
         "                masks[:, start:stop] = 0\n"
         "                return\n"
         "            if n == 1:\n",

@@ -15,7 +15,7 @@
 12    test_12_one_worker_then_two_then_three_then_one
 13    test_13_nothing_pending_lies_outside_rows_and_markers
 14    test_14_late_stays_late_after_a_restart
-15    test_15_a_null_key_is_counted; tombstones: test_kernels_rows, test_state_table
+15    test_15_a_null_key_is_counted; tombstones: test_app_tombstones
 16    look-ups of one view by another have tests of their own
 17    test_17_a_batch_of_only_bad_records_moves_the_offset_and_changes_nothing
 18    test_18_fields_that_come_and_go_in_the_middle_of_a_batch

@@ -189,6 +189,39 @@ def test_zeros_have_signs_where_they_are_values() -> None:
     assert value(oracle, 2, "kinds") == (1, "present")
 
 
+def test_a_deletion_empties_the_row_and_makes_what_is_older_late() -> None:
+    records = [
+        (0, sale(100)), (1_000, None), (0, sale(10**9)), (0, sale(10**9 + 1)), (-1, None),
+        (500, None), (0, sale(10**9 + 2)),
+    ]  # fmt: skip
+    oracle = Oracle(view(x=pp.count().over(10)))
+    outcomes = oracle.feed(
+        Record("sales", 0, i, ms, b"u", None if e is None else json.dumps(e).encode())
+        for i, (ms, e) in enumerate(records)
+    )
+    assert outcomes == [
+        "applied", "applied", "late", "applied", "tombstone", "applied", "applied",
+    ]  # fmt: skip
+    assert value(oracle, 10**9 + 2) == (1, "present")
+    assert oracle.feed([Record("sales", 0, 9, 2_000, b"u", None)]) == ["applied"]
+    assert value(oracle, 10**9 + 2) == (None, "missing")
+
+
+def test_an_id_counts_once_while_the_row_keeps_it() -> None:
+    stream = pp.EventStream(
+        "sales", contract=CONTRACT, key="user", time="at", event_id="n", dedup=50, dedup_bound=2
+    )
+    counted = pp.FeatureView(
+        "sales_view", source=stream, entity="user", features={"x": pp.count().over(200)}
+    )
+    _, outcomes = fed(counted, sale(100, n=1), sale(101, n=1), sale(90, n=1), sale(102), sale(103))
+    assert outcomes == ["applied", "duplicate", "duplicate", "applied", "applied"]
+    _, outcomes = fed(counted, sale(100, n=1), sale(150, n=2), sale(151, n=1))
+    assert outcomes == ["applied"] * 3  # 100 is not later than 150 - 50
+    _, outcomes = fed(counted, sale(100, n=1), sale(99, n=2), sale(98, n=3), sale(97, n=3))
+    assert outcomes == ["applied"] * 4  # of two, 98 was the oldest at once
+
+
 def test_offsets_that_go_back_are_a_mistake() -> None:
     oracle = Oracle(view(x=pp.count().over(9)))
     oracle.feed([Record("sales", 0, 5, -1, b"u", b"")])
