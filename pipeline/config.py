@@ -89,11 +89,22 @@ class StoreConfig(_Slice):
 
     section: ClassVar[str] = "store"
     url: str = setting(
-        "redis://127.0.0.1:6379/0", "redis://, rediss://, unix:// or memory://", secret=True
+        "redis://127.0.0.1:6379/0",
+        "redis://, rediss://, unix://, redis-cluster://host:port,host:port or memory://",
+        secret=True,
     )
     timeout_ms: int = setting(10_000, "longest wait for the store to answer", minimum=1)
     check_interval_ms: int = setting(
         1_000, "how often leases and markers are compared with the store", minimum=10
+    )
+    replay_horizon_ms: int = setting(
+        7 * 86_400_000,
+        "rows stay in the store for their ttl and this much longer: more than the age of the "
+        "oldest copy of it that you would restore, plus how late events come",
+        minimum=0,
+    )
+    sweep_keys_per_s: int = setting(
+        1_000, "keys looked at for rows that a killed worker left; 0: none", minimum=0
     )
 
 

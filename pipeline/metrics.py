@@ -107,6 +107,12 @@ CACHE_MISSES = Metric(
 CACHE_EVICTED = Metric(
     "pipeline_cache_evicted_rows_total", "counter", "Rows dropped from the cache.", ("view",)
 )
+EXPIRING = Metric(
+    "pipeline_expiring_rows_total",
+    "counter",
+    "Rows given an expiry in the store: evicted, released with their partition, or swept.",
+    ("view", "cause"),
+)
 CORRUPT_ROWS = Metric(
     "pipeline_corrupt_rows_total", "counter", "Stored rows that were quarantined.", ("view",)
 )

@@ -2,6 +2,7 @@
 
 ``embedded_servers``   the servers of the ``embedded`` extra, one pair for the whole run
 ``redis_url``          database 9 of a real Redis, emptied before and after each test
+``redis_cluster``      three masters of a real Redis Cluster, emptied before and after each test
 ``kafka_brokers``      a real Apache Kafka broker
 ``topic``              a topic name nobody used before
 ``data_dir``           real event files that lie beside the clone, not in it
@@ -14,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +29,7 @@ from redis.exceptions import RedisError
 
 from pipeline.embedded import EmbeddedRedis, EmbeddedServers
 from pipeline.embedded.kafka import KafkaNode
+from tests.rediscluster import ClusterServers
 
 ROOT = Path(__file__).resolve().parent.parent
 KAFKA_LIBRARIES = ROOT / "infra" / "kafka" / "target"
@@ -79,6 +82,31 @@ def redis_url(redis_server: str) -> Iterator[str]:
             database.flushdb()
         except RedisError as failure:  # the test may have stopped the server for good
             pytest.fail(f"the test left its Redis unusable: {failure}", pytrace=False)
+
+
+def debuggable() -> dict[str, str]:
+    """Settings of a Redis that takes DEBUG commands; before version 7 every one does."""
+    program = shutil.which("redis-server")
+    shown = subprocess.run([program or "redis-server", "--version"], capture_output=True, text=True)
+    old = re.search(r"v=[0-6]\.", shown.stdout)
+    return {} if old else {"enable-debug-command": "local"}
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServers]:
+    """A Redis Cluster of three masters, for the whole run."""
+    if not ClusterServers.available():
+        absent("Redis Cluster", "install redis-server and redis-cli")
+    with ClusterServers(tmp_path_factory.mktemp("redis-cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(redis_cluster_servers: ClusterServers) -> Iterator[ClusterServers]:
+    """The same, emptied before and after each test."""
+    redis_cluster_servers.flush()
+    yield redis_cluster_servers
+    redis_cluster_servers.flush()
 
 
 @pytest.fixture(scope="session")

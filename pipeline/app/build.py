@@ -65,6 +65,8 @@ def build_plane(
             cache_bytes=config.app.cache_bytes,
             check_interval_ms=config.store.check_interval_ms,
             commit_interval_ms=config.app.commit_interval_ms,
+            replay_horizon_ms=config.store.replay_horizon_ms,
+            sweep_keys_per_s=config.store.sweep_keys_per_s,
         ),
         lane=open_lane(f"{app}.features", config),
         store=store,

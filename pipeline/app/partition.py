@@ -16,7 +16,8 @@ from pipeline.errors import LogTruncatedError
 from pipeline.features.derive import Derivation
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import EventBatch, TopicPartition
-from pipeline.state.batch import Fired, Outcome, TriggerKind, TriggerTables
+from pipeline.ingest.lane import Position
+from pipeline.state.batch import Fired, Leaving, Outcome, TriggerKind, TriggerTables
 from pipeline.state.table import StateTable
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
@@ -163,7 +164,13 @@ class Partition:
     @property
     def next_offset(self) -> int:
         """The lowest marker: where the partition has to be read from."""
-        return min(v.marker.next_offset for v in self.views)
+        return self.position.offset
+
+    @property
+    def position(self) -> Position:
+        """The lowest marker and its leader epoch; of equal ones the newest epoch."""
+        lowest = min((v.marker for v in self.views), key=lambda m: (m.next_offset, -m.leader_epoch))
+        return Position(lowest.next_offset, lowest.leader_epoch)
 
     def stage(self, events: EventBatch, now_ms: int) -> StagedBatch:
         """Apply a batch to the cached rows; nothing leaves the process.
@@ -175,12 +182,17 @@ class Partition:
             events, [self._stage_view(v, events, now_ms) for v in self.views], reported
         )
 
-    def settle(self, staged: StagedBatch) -> None:
-        """The batch is committed: its rows may be evicted, its markers hold."""
+    def settle(self, staged: StagedBatch) -> list[tuple[int, Leaving]]:
+        """The batch is committed: its rows may be evicted, its markers hold.
+
+        Returns the rows that left the cache and may expire, by fingerprint.
+        """
+        gone: list[tuple[int, Leaving]] = []
         for state, done in zip(self.views, staged.views, strict=True):
             state.marker = done.marker
             state.table.settle(done.slots)
-            state.table.evict()
+            gone.append((state.plan.view.plan.fingerprint, state.table.evict_rows()))
+        return gone
 
     def beat(self, now_ms: int) -> list[Marker]:
         """Markers that say a quiet partition was read up to ``now_ms``."""

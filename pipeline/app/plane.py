@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.app.crashpoints import reach
+from pipeline.app.expiry import Expiry
 from pipeline.app.hold import Hold
 from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import Partition, StagedBatch, ViewPlan
@@ -25,9 +26,9 @@ from pipeline.errors import (
 from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import TopicPartition
 from pipeline.ingest.decode import JsonDecoder
-from pipeline.ingest.lane import END, Lane
+from pipeline.ingest.lane import END, Lane, Position
 from pipeline.store.marker import Marker
-from pipeline.store.partition import Store
+from pipeline.store.partition import RowExpiry, Store
 
 __all__ = ["DataPlane", "PlaneSettings", "Step", "Topic", "decoder"]
 
@@ -40,13 +41,16 @@ LONGEST_REFUSAL_S = 120.0  # a worker that fell behind hears of its group much e
 
 @dataclass(frozen=True, slots=True)
 class PlaneSettings:
-    """How a data plane works. ``cache_bytes`` is per view and partition."""
+    """How a data plane works. ``cache_bytes`` is per view and partition; the last two are those
+    of :class:`~pipeline.app.expiry.Expiry`."""
 
     max_records: int
     max_wait_ms: int
     cache_bytes: int
     check_interval_ms: int
     commit_interval_ms: int
+    replay_horizon_ms: int = 7 * 86_400_000
+    sweep_keys_per_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,13 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step did: the batches it committed, dead letters by topic and reason, resets."""
+    """What one step did: the batches it committed, dead letters by topic and reason, resets,
+    rows that were given an expiry by view and cause."""
 
     batches: list[StagedBatch]
     rejected: Mapping[str, Mapping[str, int]]
     resets: int
+    expiring: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def decoder(stream: EventStream, partitions: int) -> JsonDecoder:
@@ -119,6 +125,11 @@ class DataPlane:
         self._clock_ms = clock_ms
         self._monotonic = monotonic
         self._register = register
+        self._expiry = Expiry(
+            names.app, [p.view.plan for t in topics for p in t.views], store,
+            horizon_ms=settings.replay_horizon_ms, sweep_keys_per_s=settings.sweep_keys_per_s,
+            clock_ms=clock_ms, monotonic=monotonic,
+        )  # fmt: skip
         self._partitions: dict[TopicPartition, Partition] = {}
         self._trouble: dict[TopicPartition, _Trouble] = {}
         self._decoders = {t.stream.topic: decoder(t.stream, t.partitions) for t in topics}
@@ -185,7 +196,8 @@ class DataPlane:
             return Step([], {}, self._resets)
         committed = self._commit(staged)
         self._keep()
-        return Step([work for _, work in committed], rejected, self._resets)
+        expiring = self._expiry.drain()
+        return Step([work for _, work in committed], rejected, self._resets, expiring)
 
     def hold(self, views: Collection[str]) -> None:
         """Until the next call, read no more of the topics of these views; the rest goes on."""
@@ -199,6 +211,8 @@ class DataPlane:
     def close(self) -> None:
         """Leave the group and close every partition; what was not committed is read again."""
         self._lane.close()
+        self._expiry.release(self._partitions.values())
+        self._expiry.close()
         for partition in self._partitions.values():
             partition.store.close()
         self._partitions.clear()
@@ -209,26 +223,30 @@ class DataPlane:
         """All transactions are sent before the first answer is awaited."""
         if staged:
             reach("sent")
-        begun: list[tuple[Partition, StagedBatch]] = []
+        begun: list[tuple[Partition, StagedBatch, list[RowExpiry]]] = []
         for partition, batch in staged:
+            expiries = self._expiry.take(partition.source)
             try:
                 partition.store.begin_commit(
                     [write for v in batch.views for write in v.writes],
                     [v.marker for v in batch.views],
+                    expiries,
                 )
-                begun.append((partition, batch))
+                begun.append((partition, batch, expiries))
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
         if begun:
             reach("begun")
         committed: list[tuple[Partition, StagedBatch]] = []
-        for partition, batch in begun:
+        for partition, batch, expiries in begun:
             try:
                 partition.store.finish_commit()
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
             else:
-                partition.settle(batch)
+                self._expiry.given(expiries)
+                for fingerprint, rows in partition.settle(batch):
+                    self._expiry.left(partition.source, fingerprint, rows)
                 committed.append((partition, batch))
         if committed:
             reach("committed")
@@ -240,6 +258,7 @@ class DataPlane:
         if now >= self._check_at:
             self._check_at = now + self._settings.check_interval_ms / 1000
             self._compare([p for s, p in self._partitions.items() if s not in self._trouble])
+            self._expiry.sweep(self._partitions.keys())
         if now >= self._offsets_at:
             self._offsets_at = now + self._settings.commit_interval_ms / 1000
             offsets = {s: p.next_offset for s, p in self._partitions.items() if p.views}
@@ -250,23 +269,25 @@ class DataPlane:
         """Look whether the store holds what we wrote. Where everything was read, a commit of
         markers that say so does it; without a broker nobody knows whether it was."""
         connected = self._lane.health.connected
-        begun: list[tuple[Partition, list[Marker]]] = []
+        begun: list[tuple[Partition, list[Marker], list[RowExpiry]]] = []
         for partition in partitions:
             try:
                 if connected and self._lane.at_end(partition.source):
                     markers = partition.beat(self._clock_ms())
-                    partition.store.begin_commit([], markers)
-                    begun.append((partition, markers))
+                    expiries = self._expiry.take(partition.source)
+                    partition.store.begin_commit([], markers, expiries)
+                    begun.append((partition, markers, expiries))
                 elif not partition.store.check():
                     raise FencedError(f"{partition.source}: lease or markers stored are not ours")
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
-        for partition, markers in begun:
+        for partition, markers, expiries in begun:
             try:
                 partition.store.finish_commit()
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
             else:
+                self._expiry.given(expiries)
                 partition.beaten(markers)
 
     def _reset(self, partition: Partition, error: PipelineError) -> None:
@@ -285,6 +306,7 @@ class DataPlane:
             if now - fenced_at > LONGEST_REFUSAL_S:
                 raise error
         partition.views = []
+        self._expiry.forget(partition.source)
         self._resets += 1
         self._trouble[partition.source] = _Trouble(now + pause, pause, fenced_at)
 
@@ -296,17 +318,18 @@ class DataPlane:
             try:
                 self._register()
                 start = self._open(partition)
-                self._lane.seek(source, start)
+                self._lane.seek(source, start.offset, start.leader_epoch)
                 if source not in self._hold:
                     self._lane.resume([source])
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
                 continue
             del self._trouble[source]
-            log.info("%s: reading again from offset %d", source, start)
+            log.info("%s: reading again from offset %d", source, start.offset)
 
-    def _open(self, partition: Partition) -> int:
-        """Open a partition; the offset to read from. The log must still hold it."""
+    def _open(self, partition: Partition) -> Position:
+        """Open a partition; where to read from. The log must still hold it, and what was before:
+        the lane compares the leader epoch of the last record that was read with the broker's."""
         # Only the start is looked at: a marker beyond the end makes the lane stop at its first
         # fetch, and an end that is asked for may lag behind (the embedded broker's does).
         low, _ = self._lane.watermarks(partition.source)
@@ -317,11 +340,11 @@ class DataPlane:
                 f"group has an offset) and the log starts at {low}, too late to compute them "
                 "again. Restore the store or the log, or use a new application name"
             )
-        start = partition.next_offset
-        if start < low:
+        start = partition.position
+        if start.offset < low:
             raise LogTruncatedError(
-                f"{partition.source}: the marker is at offset {start} but the log starts at {low}; "
-                "events in between are gone. Restore the log, or backfill the views"
+                f"{partition.source}: the marker is at offset {start.offset} but the log starts at "
+                f"{low}; events in between are gone. Restore the log, or backfill the views"
             )
         for state in partition.views:
             if (
@@ -335,8 +358,8 @@ class DataPlane:
                 )
         return start
 
-    def _assigned(self, sources: list[TopicPartition]) -> Mapping[TopicPartition, int]:
-        starts: dict[TopicPartition, int] = {}
+    def _assigned(self, sources: list[TopicPartition]) -> Mapping[TopicPartition, Position]:
+        starts: dict[TopicPartition, Position] = {}
         for source in sources:
             topic = self._topics[source.topic]
             if source.partition >= topic.partitions:
@@ -359,15 +382,18 @@ class DataPlane:
             except (UnavailableError, FencedError) as error:
                 # Kept, though broken: what comes from its end is left until it is mended.
                 self._doubt(partition, error)
-                starts[source] = END
-        log.info("assigned %s", ", ".join(f"{s} from {o}" for s, o in starts.items()))
+                starts[source] = Position(END)
+        log.info("assigned %s", ", ".join(f"{s} from {p.offset}" for s, p in starts.items()))
         return starts
 
     def _revoked(self, sources: list[TopicPartition], lost: bool) -> None:
         log.info("%s %s", "lost" if lost else "revoked", ", ".join(str(s) for s in sources))
+        gone = [p for s in sources if (p := self._partitions.pop(s, None)) is not None]
         for source in sources:
-            self._trouble.pop(source, None)
             self._hold.forget(source)
-            partition = self._partitions.pop(source, None)
-            if partition is not None:
-                partition.store.close()
+        if not lost:
+            self._expiry.release(gone)
+        for partition in gone:
+            self._trouble.pop(partition.source, None)
+            self._expiry.forget(partition.source)
+            partition.store.close()

@@ -134,6 +134,8 @@ class PlaneService(mode.Service):
         counted = self._registry
         if step.resets:
             counted.counter(metrics.REWINDS, "reset").add(step.resets)
+        for (view_name, cause), rows in step.expiring.items():
+            counted.counter(metrics.EXPIRING, view_name, cause).add(rows)
         self._tell_refused(step)
         for topic, reasons in step.rejected.items():
             for reason, records in reasons.items():

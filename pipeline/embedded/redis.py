@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -27,8 +28,9 @@ class EmbeddedRedis:
     (``appendfsync always``), so :meth:`stop` or :meth:`kill` followed by :meth:`start` brings
     back the same data at the same address; otherwise the server starts empty. ``directory``
     holds the append-only file and outlives the server; by default it is a temporary one that
-    :meth:`close` removes. Raises MissingExtraError when there is no ``redis-server``,
-    StoreUnavailableError when it does not come up.
+    :meth:`close` removes. ``settings`` are further ones of redis.conf. Raises
+    MissingExtraError when there is no ``redis-server``, StoreUnavailableError when it does not
+    come up.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class EmbeddedRedis:
         directory: Path | None = None,
         appendonly: bool = False,
         maxmemory: str = "0",
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self._program = program
         self._data = directory
         self._directory: Path | None = None
         self._appendonly = appendonly
         self._maxmemory = maxmemory
+        self._settings = dict(settings or {})
         self._port = 0
         self._server: ServerProcess | None = None
 
@@ -135,6 +139,7 @@ class EmbeddedRedis:
             *("--dir", str(self._data or directory), "--daemonize", "no", "--save", ""),
             *("--appendonly", persistence, "--appendfsync", "always"),
             *("--maxmemory", self._maxmemory, "--maxmemory-policy", "noeviction"),
+            *(part for name, value in self._settings.items() for part in (f"--{name}", value)),
         ]
 
     def _require_directory(self) -> Path:

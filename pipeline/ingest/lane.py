@@ -9,17 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pipeline.errors import ConfigurationError
 from pipeline.ingest.batch import BinaryBatch, TopicPartition
 
-__all__ = ["BEGINNING", "END", "Health", "Lane", "LaneConfig", "OnAssign", "OnRevoke"]
+__all__ = ["BEGINNING", "END", "Health", "Lane", "LaneConfig", "OnAssign", "OnRevoke", "Position"]
 
 BEGINNING = -2  # start offset: the first record that the log still holds
 END = -1  # start offset: after the last record at the time of the assignment
 
-OnAssign = Callable[[list[TopicPartition]], Mapping[TopicPartition, int]]
+
+class Position(NamedTuple):
+    """Where to read on, and the leader epoch of the record before it (-1: unknown, not checked)."""
+
+    offset: int
+    leader_epoch: int = -1
+
+
+OnAssign = Callable[[list[TopicPartition]], Mapping[TopicPartition, int | Position]]
 OnRevoke = Callable[[list[TopicPartition], bool], None]
 
 # What the offsets, the commit order and `at_end` rely on: never overridden.
@@ -131,7 +139,8 @@ class Lane(Protocol):
         """Join the group for ``topics``.
 
         ``on_assign(partitions)`` returns the offset to start at for each: 0 and up,
-        :data:`BEGINNING` or :data:`END`. ``on_revoke(partitions, lost)`` is called while the
+        :data:`BEGINNING` or :data:`END`; or a :class:`Position`, as :meth:`seek` takes it.
+        ``on_revoke(partitions, lost)`` is called while the
         partitions are still ours unless ``lost``; records not yet returned are dropped. Both run
         inside :meth:`poll` or :meth:`close`, never with an empty list. An exception raised in
         one makes the lane give every partition back and leave the group, then :meth:`poll`
@@ -148,8 +157,14 @@ class Lane(Protocol):
         brought records, they are returned first and the next poll raises.
         """
 
-    def seek(self, source: TopicPartition, offset: int) -> None:
-        """Continue an assigned partition at ``offset`` (or :data:`BEGINNING`, :data:`END`)."""
+    def seek(self, source: TopicPartition, offset: int, leader_epoch: int = -1) -> None:
+        """Continue an assigned partition at ``offset`` (or :data:`BEGINNING`, :data:`END`).
+
+        ``leader_epoch``, unless -1, is that of the record before ``offset``. The broker is then
+        asked where that epoch ended (KIP-320): before ``offset`` means that the log was truncated
+        and has grown again since, and :meth:`poll` raises
+        :class:`~pipeline.errors.LogTruncatedError`. A broker that cannot tell is not asked.
+        """
 
     def pause(self, sources: Iterable[TopicPartition]) -> None:
         """Stop fetching; lasts until :meth:`resume` or the partition's next assignment."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pipeline.errors import PipelineError
 from pipeline.ingest.batch import TopicPartition
-from pipeline.ingest.lane import BEGINNING, END, OnAssign, OnRevoke
+from pipeline.ingest.lane import BEGINNING, END, OnAssign, OnRevoke, Position
 
 __all__ = ["Membership", "start_offset"]
 
@@ -41,24 +41,24 @@ class Membership:
         """Set who is told about assignments."""
         self._on_assign, self._on_revoke = on_assign, on_revoke
 
-    def assigned(self, sources: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Tell the application; return the start offset of each partition.
+    def assigned(self, sources: list[TopicPartition]) -> dict[TopicPartition, Position]:
+        """Tell the application; return where each partition starts.
 
         After a failure partitions are still taken from the client (the group protocol wants an
         answer), at their end and not owned, so that nothing of them is returned.
         """
-        offsets = dict.fromkeys(sources, END)
+        starts = dict.fromkeys(sources, Position(END))
         self.held.update(sources)
         if self._failure is not None or self._on_assign is None or not sources:
-            return offsets
+            return starts
         try:
             wanted = self._on_assign(list(sources))
-            offsets = {s: start_offset(s, _chosen(wanted.get(s), s)) for s in sources}
+            starts = {s: _chosen(wanted.get(s), s) for s in sources}
         except BaseException as error:  # noqa: BLE001 - a C frame is above us; poll() raises it
             self.fail(error)
         else:
             self.owned.update(sources)
-        return offsets
+        return starts
 
     def revoked(self, sources: list[TopicPartition], *, lost: bool) -> None:
         """Tell the application about those partitions that it was given."""
@@ -105,7 +105,9 @@ class Membership:
         return failure
 
 
-def _chosen(offset: int | None, source: TopicPartition) -> int:
-    if offset is None:
+def _chosen(start: int | Position | None, source: TopicPartition) -> Position:
+    if start is None:
         raise PipelineError(f"{source}: on_assign returned no offset for it")
-    return int(offset)
+    position = start if isinstance(start, Position) else Position(int(start))
+    start_offset(source, position.offset)
+    return position

@@ -13,7 +13,7 @@ from pipeline.ingest import rdkafka as rd
 from pipeline.ingest.batch import BinaryBatch, TopicPartition
 from pipeline.ingest.faults import PARTITION_EOF, Faults
 from pipeline.ingest.fetch import Fetch
-from pipeline.ingest.lane import Health, LaneConfig, OnAssign, OnRevoke
+from pipeline.ingest.lane import Health, LaneConfig, OnAssign, OnRevoke, Position
 from pipeline.ingest.membership import Membership, start_offset
 
 __all__ = ["NativeLane"]
@@ -109,21 +109,27 @@ class NativeLane:
             self._faults.raise_pending()
         return gathered.batches
 
-    def seek(self, source: TopicPartition, offset: int) -> None:
+    def seek(self, source: TopicPartition, offset: int, leader_epoch: int = -1) -> None:
         """See :meth:`pipeline.ingest.lane.Lane.seek`."""
         self._members.require([source])
-        deadline = time.monotonic() + _QUERY_TIMEOUT_MS / 1000
-        while True:
-            code, text = self._try_seek(source, start_offset(source, offset))
-            if code == 0:
-                break
-            if code not in _NOT_YET or time.monotonic() > deadline:
-                raise BrokerUnavailableError(f"{source}: cannot seek to {offset}: {text}")
-            time.sleep(0.005)
+        self._seek(source, Position(start_offset(source, offset), leader_epoch))
         self._members.arrived(source)
 
-    def _try_seek(self, source: TopicPartition, offset: int) -> tuple[int, str]:
-        with rd.partition_list(self._rdkafka, {source: offset}) as partitions:
+    def _seek(self, source: TopicPartition, to: Position) -> None:
+        deadline = time.monotonic() + _QUERY_TIMEOUT_MS / 1000
+        while True:
+            code, text = self._try_seek(source, to)
+            if code == 0:
+                return
+            if code not in _NOT_YET or time.monotonic() > deadline:
+                raise BrokerUnavailableError(f"{source}: cannot seek to {to.offset}: {text}")
+            time.sleep(0.005)
+
+    def _try_seek(self, source: TopicPartition, to: Position) -> tuple[int, str]:
+        with rd.partition_list(self._rdkafka, {source: to.offset}) as partitions:
+            self._rdkafka.rd_kafka_topic_partition_set_leader_epoch(
+                partitions.contents.elems, to.leader_epoch
+            )
             error = self._rdkafka.rd_kafka_seek_partitions(
                 self._open_client(), partitions, _QUERY_TIMEOUT_MS
             )
@@ -231,9 +237,9 @@ class NativeLane:
             self._revoke(client, sources, partitions)
 
     def _assign(self, client: int, sources: list[TopicPartition], partitions: Any) -> None:
-        offsets = self._members.assigned(sources)
+        starts = self._members.assigned(sources)
         for i, source in enumerate(sources):
-            partitions.contents.elems[i].offset = offsets[source]
+            partitions.contents.elems[i].offset = starts[source].offset
             self._log_starts.pop(source, None)
         if self._cooperative(client):
             self._check(self._rdkafka.rd_kafka_incremental_assign(client, partitions))
@@ -241,6 +247,16 @@ class NativeLane:
             self._rdkafka.rd_kafka_assign(client, partitions)
         # In librdkafka a pause outlives its assignment: a partition that comes back would be deaf.
         self._rdkafka.rd_kafka_resume_partitions(client, partitions)
+        for source, start in starts.items():
+            if start.leader_epoch >= 0:
+                self._check_epoch(source, start)
+
+    def _check_epoch(self, source: TopicPartition, start: Position) -> None:
+        """Seek to where it starts: librdkafka asks for the epoch in a seek, not when assigned."""
+        try:
+            self._seek(source, start)
+        except PipelineError as error:
+            self._members.fail(error)
 
     def _revoke(self, client: int, sources: list[TopicPartition], partitions: Any) -> None:
         lost = bool(self._rdkafka.rd_kafka_assignment_lost(client))

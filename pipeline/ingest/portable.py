@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException
 from pipeline.errors import BrokerUnavailableError, ConfigurationError, PipelineError
 from pipeline.ingest.batch import BinaryBatch, TopicPartition
 from pipeline.ingest.faults import PARTITION_EOF, Faults
-from pipeline.ingest.lane import Health, LaneConfig, OnAssign, OnRevoke
+from pipeline.ingest.lane import Health, LaneConfig, OnAssign, OnRevoke, Position
 from pipeline.ingest.membership import Membership, start_offset
 
 __all__ = ["PortableLane"]
@@ -147,23 +147,27 @@ class PortableLane:
             else:
                 ended.add(source)
 
-    def seek(self, source: TopicPartition, offset: int) -> None:
+    def seek(self, source: TopicPartition, offset: int, leader_epoch: int = -1) -> None:
         """See :meth:`pipeline.ingest.lane.Lane.seek`."""
         self._members.require([source])
-        target = _listed({source: start_offset(source, offset)})[0]
+        self._seek(self._client(), source, Position(start_offset(source, offset), leader_epoch))
+        self._members.arrived(source)
+
+    def _seek(self, consumer: Any, source: TopicPartition, to: Position) -> None:
+        known: dict[str, Any] = {"leader_epoch": to.leader_epoch} if to.leader_epoch >= 0 else {}
+        target = confluent_kafka.TopicPartition(source.topic, source.partition, to.offset, **known)
         deadline = time.monotonic() + _QUERY_TIMEOUT_S
         while True:
             try:
-                self._client().seek(target)
+                consumer.seek(target)
             except KafkaException as error:
                 if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
                     raise BrokerUnavailableError(
-                        f"{source}: cannot seek to {offset}: {_text(error)}"
+                        f"{source}: cannot seek to {to.offset}: {_text(error)}"
                     ) from error
                 time.sleep(0.005)
             else:
-                break
-        self._members.arrived(source)
+                return
 
     def pause(self, sources: Iterable[TopicPartition]) -> None:
         """See :meth:`pipeline.ingest.lane.Lane.pause`."""
@@ -249,15 +253,25 @@ class PortableLane:
     # (an exception in one makes the client drop a message that it already took off its queue)
 
     def _assign(self, consumer: Any, partitions: list[Any]) -> None:
-        offsets = self._members.assigned(_sources(partitions))
-        for source in offsets:
+        starts = self._members.assigned(_sources(partitions))
+        for source in starts:
             self._log_starts.pop(source, None)
-        start = _listed(offsets)
+        start = _listed({source: position.offset for source, position in starts.items()})
         self._hand_over(
             consumer.incremental_assign if self._cooperative else consumer.assign, start
         )
         # In librdkafka a pause outlives its assignment: a partition that comes back would be deaf.
         self._hand_over(consumer.resume, start)
+        for source, position in starts.items():
+            if position.leader_epoch >= 0:
+                self._check_epoch(consumer, source, position)
+
+    def _check_epoch(self, consumer: Any, source: TopicPartition, start: Position) -> None:
+        """Seek to where it starts: librdkafka asks for the epoch in a seek, not when assigned."""
+        try:
+            self._seek(consumer, source, start)
+        except PipelineError as error:
+            self._members.fail(error)
 
     def _revoke(self, consumer: Any, partitions: list[Any]) -> None:
         self._give_back(consumer, partitions, lost=False)

@@ -155,6 +155,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "rd_kafka_topic_partition_list_new": (_List, [_I]),
     "rd_kafka_topic_partition_list_add": (POINTER(_Partition), [_List, _S, _I32]),
     "rd_kafka_topic_partition_list_destroy": (None, [_List]),
+    "rd_kafka_topic_partition_set_leader_epoch": (None, [POINTER(_Partition), _I32]),
     "rd_kafka_mock_cluster_new": (_P, [_P, _I]),
     "rd_kafka_mock_cluster_destroy": (None, [_P]),
     "rd_kafka_mock_cluster_bootstraps": (_S, [_P]),

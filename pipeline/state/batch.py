@@ -14,6 +14,7 @@ __all__ = [
     "EncodedRows",
     "Finalized",
     "Fired",
+    "Leaving",
     "Lookup",
     "Outcome",
     "TriggerKind",
@@ -79,6 +80,17 @@ class Fired:
     cells: I64
     valid: U8
     status: U8
+
+    @classmethod
+    def room(cls, capacity: int, cells: int, features: int) -> Fired:
+        """Rows to be filled."""
+        return cls(
+            np.empty(capacity, dtype=np.int64),
+            np.empty(capacity, dtype=np.int32),
+            np.empty((capacity, cells), dtype=np.int64),
+            np.empty((capacity, cells), dtype=np.uint8),
+            np.empty((capacity, features), dtype=np.uint8),
+        )
 
     def __len__(self) -> int:
         return len(self.event)
@@ -156,3 +168,20 @@ class EncodedRows:
     def key(self, i: int) -> bytes:
         """Key ``i`` as bytes; not for the hot path."""
         return self.keys[self.key_offsets[i] : self.key_offsets[i + 1]].tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Stored rows that leave the cache, or may: their keys and what their headers say.
+
+    ``event_time``  int64[n]  newest event, ns
+    ``known_time``  int64[n]  largest broker time, ms
+    """
+
+    keys: U8
+    key_offsets: I64
+    event_time: I64
+    known_time: I64
+
+    def __len__(self) -> int:
+        return len(self.event_time)

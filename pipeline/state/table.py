@@ -39,6 +39,7 @@ from pipeline.kernels.table import (
 from pipeline.kernels.tiles import spacious
 from pipeline.kernels.watch import apply_watched
 from pipeline.state.batch import Applied, EncodedRows, Finalized, Fired, Lookup, TriggerTables
+from pipeline.state.leaving import Leaving, leaving
 from pipeline.state.watch import Watch
 
 __all__ = ["StateTable"]
@@ -177,7 +178,7 @@ class StateTable:
         t, watched = self._tables, None if watch is None else watch.room(n)
         self._sequence += 1
         while True:
-            fired = self._fired_rows(capacity)
+            fired = Fired.room(capacity, self.plan.cells, len(self.plan.features))
             arguments = (
                 self._slots, self._arena, self._heads, self._need, self._sequence,
                 t.rings, t.accumulators, t.lists, t.features, t.defaults, t.ttl_ns,
@@ -279,23 +280,39 @@ class StateTable:
 
         Nothing happens up to ``max_bytes``; beyond, a tenth more is dropped. O(rows log rows).
         """
+        before = self.rows
+        self.evict_rows()
+        return before - self.rows
+
+    def evict_rows(self) -> Leaving:
+        """As :meth:`evict`; returns the dropped rows that may expire, none if the plan's do not."""
         if self.nbytes <= self.max_bytes:
-            return 0
-        slots = np.empty(self.rows, dtype=np.int32)
-        used = np.empty(self.rows, dtype=np.int64)
-        n = evictable(self._slots, self._totals, slots, used)
-        order = slots[:n][np.argsort(used[:n], kind="stable")]
+            return leaving(self._slots[:0], self._keys)
+        order = self._by_age()
+        known = self._slots[order if self.plan.ttl_ns else order[:0], :SECTION]
         removed = evict_slots(
             self._slots, self._arena, self._heads, self._keys, self._totals, self._index,
             len(self.plan.lists), order, self._slot_bytes, int(EVICT_TO * self.max_bytes),
         )  # fmt: skip
+        gone = leaving(known[:removed], self._keys)
         self._compact_sparse()
-        return int(removed)
+        return gone
+
+    def settled(self, most: int) -> Leaving:
+        """Up to ``most`` rows that the store holds as they are, least recently used first."""
+        return leaving(self._slots[self._by_age()[:most], :SECTION], self._keys)
 
     def compact(self) -> None:
         """Move keys, tiles and lists together and give back what was between; O(bytes)."""
         self._compact_keys()
         self._compact_arena()
+
+    def _by_age(self) -> I32:
+        """Slots of settled rows, least recently used first."""
+        slots = np.empty(self.rows, dtype=np.int32)
+        used = np.empty(self.rows, dtype=np.int64)
+        n = evictable(self._slots, self._totals, slots, used)
+        return slots[:n][np.argsort(used[:n], kind="stable")]
 
     def _column(self, slots: I32, column: int) -> I64:
         return np.take(self._slots[:, column], slots)
@@ -337,16 +354,6 @@ class StateTable:
         lists = len(self.plan.lists)
         compact_arena(self._slots, self._totals, lists, self._arena, arena, heads)
         self._arena, self._heads = arena, heads
-
-    def _fired_rows(self, capacity: int) -> Fired:
-        cells, features = self.plan.cells, len(self.plan.features)
-        return Fired(
-            np.empty(capacity, dtype=np.int64),
-            np.empty(capacity, dtype=np.int32),
-            np.empty((capacity, cells), dtype=np.int64),
-            np.empty((capacity, cells), dtype=np.uint8),
-            np.empty((capacity, features), dtype=np.uint8),
-        )
 
 
 def _flags(n: int) -> U8:

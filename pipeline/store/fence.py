@@ -2,7 +2,7 @@
 
 Every commit is one send::
 
-    MULTI  MSET rows..  SET marker..  EXEC   WATCH lease marker..   MGET lease marker..
+    MULTI  PEXPIRE row..  MSET row..  SET marker..  EXEC  WATCH lease marker..  MGET lease marker..
 
 and its last two commands arm the next: from the WATCH on, the server aborts an EXEC if the lease
 or a marker changes, and the MGET shows that they had not changed *before* it. Their answer is
@@ -27,7 +27,7 @@ from pipeline.errors import CorruptRowError, FencedError, PipelineError, StoreUn
 from pipeline.store.keys import lease_key, marker_key, row_prefix
 from pipeline.store.lease import Lease, next_lease, refuse_newer
 from pipeline.store.marker import Marker
-from pipeline.store.partition import RowWrite
+from pipeline.store.partition import RowExpiry, RowWrite
 from pipeline.store.replies import error_of, root_cause
 from pipeline.store.transaction import Prefixes, Scratch, check_commit, encode_commit, encode_mget
 from pipeline.store.wire import Link, Replies, Reply, ServerError, command
@@ -124,12 +124,22 @@ class RedisPartition:
                 rows += self._read_bulks()
         return rows
 
-    def commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+    def commit(
+        self,
+        writes: Sequence[RowWrite],
+        markers: Sequence[Marker],
+        expiries: Sequence[RowExpiry] = (),
+    ) -> None:
         """One fenced transaction, sent and awaited."""
-        self.begin_commit(writes, markers)
+        self.begin_commit(writes, markers, expiries)
         self.finish_commit()
 
-    def begin_commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+    def begin_commit(
+        self,
+        writes: Sequence[RowWrite],
+        markers: Sequence[Marker],
+        expiries: Sequence[RowExpiry] = (),
+    ) -> None:
         """Send one fenced transaction."""
         self._require_ready()
         check_commit(writes, markers, self._expected, self._tag)
@@ -137,7 +147,7 @@ class RedisPartition:
         for marker in markers:
             expected[marker_key(self._tag, marker.fingerprint)] = marker.pack()
         data, queued = encode_commit(
-            self._scratch, self._tag, writes, markers, _arm(list(expected))
+            self._scratch, self._tag, writes, markers, expiries, _arm(list(expected))
         )
         self._sent = _Sent(expected, queued)
         with self._whole():

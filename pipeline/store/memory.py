@@ -3,15 +3,17 @@
 Everything is kept as the packed bytes that Redis would hold, and a :class:`MemoryStore` can be
 made to fail as a server does: :meth:`MemoryStore.restore` takes it back in time,
 :attr:`MemoryStore.refuse` makes it answer every call with an error, and
-:attr:`MemoryStore.lose_replies` loses the answers of commits that were carried out.
+:attr:`MemoryStore.lose_replies` loses the answers of commits that were carried out. With a clock,
+rows expire.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +23,9 @@ from pipeline.ingest.batch import TopicPartition
 from pipeline.store.keys import lease_key, marker_key, partition_tag, row_key
 from pipeline.store.lease import Lease, next_lease, refuse_newer
 from pipeline.store.marker import Marker
-from pipeline.store.partition import Fetched, RowRead, RowWrite, StoreInfo
+from pipeline.store.partition import Fetched, RowExpiry, RowRead, RowWrite, StoreInfo
 from pipeline.store.registry import Registry
+from pipeline.store.sweep import delay_of, parse_row_key
 from pipeline.store.transaction import check_commit
 
 __all__ = ["MemoryPartition", "MemoryStore", "memory_store"]
@@ -36,11 +39,14 @@ class MemoryStore:
 
     ``values`` is what Redis would hold, key to bytes. ``refuse``, when set, is raised by every
     call that would ask the server. The next ``lose_replies`` commits are carried out, and whoever
-    sent them is told that the connection was lost.
+    sent them is told that the connection was lost. ``deadlines`` says when a key expires, by
+    ``clock_ms``, the server's time; without one nothing does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock_ms: Callable[[], int] | None = None) -> None:
         self.values: dict[bytes, bytes] = {}
+        self.deadlines: dict[bytes, int] = {}
+        self._clock_ms = clock_ms
         self.refuse: PipelineError | None = None
         self.lose_replies = 0
         self.lock = threading.RLock()
@@ -65,6 +71,26 @@ class MemoryStore:
         with self.asked():
             return [self._fetch(read) for read in reads]
 
+    def sweeper(self, app: str) -> MemorySweeper:
+        """A sweeper over the rows of ``app``."""
+        return MemorySweeper(self, app)
+
+    def expire(self, key: bytes, delay_ms: int) -> bool:
+        """Forget ``key`` in so many ms, unless it is written before; whether there is one."""
+        if key not in self.values or self._clock_ms is None:
+            return False
+        self.deadlines[key] = self._clock_ms() + delay_ms
+        return True
+
+    def purge(self) -> None:
+        """Forget what has expired, as a server does before it answers."""
+        if self._clock_ms is None or not self.deadlines:
+            return
+        now = self._clock_ms()
+        for key in [key for key, at in self.deadlines.items() if at <= now]:
+            del self.deadlines[key]
+            self.values.pop(key, None)
+
     def verify(self) -> None:
         """A dictionary evicts nothing."""
 
@@ -83,14 +109,20 @@ class MemoryStore:
             return dict(self.values)
 
     def restore(self, values: dict[bytes, bytes]) -> None:
-        """Hold exactly ``values`` from now on, as a server that lost its last writes."""
+        """Hold exactly ``values`` from now on, as a server that lost its last writes.
+
+        No key has an expiry then.
+        """
         with self.lock:
             self.values = dict(values)
+            self.deadlines.clear()
 
     def asked(self) -> threading.RLock:
         """The lock, to be held during one call; raises what ``refuse`` says."""
         if self.refuse is not None:
             raise type(self.refuse)(str(self.refuse))
+        with self.lock:
+            self.purge()
         return self.lock
 
     def _fetch(self, read: RowRead) -> Fetched:
@@ -125,7 +157,7 @@ class MemoryPartition:
         self._lease: Lease | None = None
         self._expected: dict[bytes, bytes | None] = {}
         self._lost: PipelineError = PipelineError("acquire() the partition first")
-        self._sent: tuple[Sequence[RowWrite], Sequence[Marker]] | None = None
+        self._sent: _Sent | None = None
 
     @property
     def held(self) -> bool:
@@ -168,33 +200,49 @@ class MemoryPartition:
                 for i in index.tolist()
             ]
 
-    def commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+    def commit(
+        self,
+        writes: Sequence[RowWrite],
+        markers: Sequence[Marker],
+        expiries: Sequence[RowExpiry] = (),
+    ) -> None:
         """One fenced transaction."""
-        self.begin_commit(writes, markers)
+        self.begin_commit(writes, markers, expiries)
         self.finish_commit()
 
-    def begin_commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+    def begin_commit(
+        self,
+        writes: Sequence[RowWrite],
+        markers: Sequence[Marker],
+        expiries: Sequence[RowExpiry] = (),
+    ) -> None:
         """Keep the transaction for :meth:`finish_commit`, where it happens as a whole."""
         self._require_ready()
         check_commit(writes, markers, self._expected, self._tag)
-        self._sent = (list(writes), list(markers))
+        self._sent = (list(writes), list(markers), list(expiries))
 
     def finish_commit(self) -> None:
         """Apply the transaction, or raise."""
         if self._sent is None:
             self._require_held()
             raise PipelineError("begin_commit() first")
-        (writes, markers), self._sent = self._sent, None
+        (writes, markers, expiries), self._sent = self._sent, None
         with self._store.asked():
             self._refuse_changed()
+            for expiry in expiries:
+                for i, delay in enumerate(expiry.delay_ms.tolist()):
+                    key = row_key(self._tag, expiry.fingerprint, expiry.key(i))
+                    self._store.expire(key, delay)
             for write in writes:
                 rows, prefix = write.rows, write.prefix(self._tag)
-                for key, row in zip(
+                for entity, row in zip(
                     _slices(rows.keys, rows.key_offsets),
                     _slices(rows.rows, rows.row_offsets),
                     strict=True,
                 ):
-                    self._store.values[prefix + key] = row
+                    key = prefix + entity
+                    self._store.values[key] = row
+                    self._store.deadlines.pop(key, None)
             for marker in markers:
                 key = marker_key(self._tag, marker.fingerprint)
                 self._store.values[key] = self._expected[key] = marker.pack()
@@ -248,6 +296,35 @@ class MemoryPartition:
         return type(self._lost)(str(self._lost))
 
 
+class MemorySweeper:
+    """:class:`~pipeline.store.partition.Sweeper` of a :class:`MemoryStore`."""
+
+    def __init__(self, store: MemoryStore, app: str) -> None:
+        self._store = store
+        self._start = b"{%s:" % app.encode()
+        self._left: list[bytes] = []
+
+    def sweep(self, keep_ms: Mapping[int, int], now_ms: int, keys: int) -> Mapping[int, int]:
+        """Look at ``keys`` more keys."""
+        given: dict[int, int] = {}
+        with self._store.asked():
+            self._left = self._left or sorted(self._store.values)
+            looked, self._left = self._left[:keys], self._left[keys:]
+            for row in map(parse_row_key, looked):
+                if row is None or not row.key.startswith(self._start):
+                    continue
+                if row.fingerprint not in keep_ms or row.key in self._store.deadlines:
+                    continue
+                head = self._store.values.get(row.key, b"")
+                delay = delay_of(head, keep_ms[row.fingerprint], now_ms)
+                if delay is not None and self._store.expire(row.key, delay):
+                    given[row.fingerprint] = given.get(row.fingerprint, 0) + 1
+        return given
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 class _MemoryFields:
     """:class:`~pipeline.store.registry.RegistryFields` in dictionaries."""
 
@@ -271,6 +348,7 @@ class _MemoryFields:
         return self._values.setdefault(key, {}).setdefault(name, value) is value
 
 
+_Sent: TypeAlias = tuple[list[RowWrite], list[Marker], list[RowExpiry]]
 _named: dict[str, MemoryStore] = {}
 
 

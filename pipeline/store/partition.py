@@ -31,11 +31,13 @@ from pipeline.store.registry import Registry
 __all__ = [
     "Fetched",
     "PartitionStore",
+    "RowExpiry",
     "RowRead",
     "RowWrite",
     "Store",
     "StoreInfo",
     "StoreSettingWarning",
+    "Sweeper",
 ]
 
 U8 = npt.NDArray[np.uint8]
@@ -62,6 +64,31 @@ class RowWrite:
         """What the store's keys of all its rows start with."""
         begin = quarantine_prefix if self.quarantined else row_prefix
         return begin(tag, self.fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class RowExpiry:
+    """Rows of one view that the store may drop, ``delay_ms`` int64[n] after the commit.
+
+    A row that is written by the same commit or a later one does not expire.
+    """
+
+    fingerprint: int
+    keys: U8 = field(repr=False)
+    key_offsets: I64 = field(repr=False)
+    delay_ms: I64 = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.delay_ms)
+
+    def part(self, first: int, last: int) -> RowExpiry:
+        """Rows ``first`` to ``last``, without copying them."""
+        offsets = self.key_offsets[first : last + 1]
+        return RowExpiry(self.fingerprint, self.keys, offsets, self.delay_ms[first:last])
+
+    def key(self, i: int) -> bytes:
+        """Entity key ``i``."""
+        return self.keys[self.key_offsets[i] : self.key_offsets[i + 1]].tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +162,16 @@ class PartitionStore(Protocol):
     def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
         """Packed rows of the keys ``index`` of ``keys``, None where there is none."""
 
-    def begin_commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+    def begin_commit(
+        self,
+        writes: Sequence[RowWrite],
+        markers: Sequence[Marker],
+        expiries: Sequence[RowExpiry] = (),
+    ) -> None:
         """Send one transaction of rows and markers without waiting for its outcome.
 
         Call :meth:`finish_commit` next. The arrays of ``writes`` are not needed afterwards.
+        ``expiries`` are set by the same transaction, before the rows are written.
         Raises FencedError, StoreUnavailableError (nothing was applied if ``held``).
         """
 
@@ -149,7 +182,12 @@ class PartitionStore(Protocol):
         StoreUnavailableError (see its text, and ``held``).
         """
 
-    def commit(self, writes: Sequence[RowWrite], markers: Sequence[Marker]) -> None:
+    def commit(
+        self,
+        writes: Sequence[RowWrite],
+        markers: Sequence[Marker],
+        expiries: Sequence[RowExpiry] = (),
+    ) -> None:
         """:meth:`begin_commit` and :meth:`finish_commit`."""
 
     def check(self) -> bool:
@@ -160,6 +198,26 @@ class PartitionStore(Protocol):
 
     def close(self) -> None:
         """Close the connection. The lease stays until somebody takes it; closing twice is fine."""
+
+
+class Sweeper(Protocol):
+    """Looks for rows that left a cache without an expiry: their worker was killed.
+
+    Goes round and round through all keys of the store; what it finds it sets only if the row has
+    not changed since it was looked at. Not for use by two threads at once.
+    """
+
+    def sweep(self, keep_ms: Mapping[int, int], now_ms: int, keys: int) -> Mapping[int, int]:
+        """Look at about ``keys`` more keys; rows that were given an expiry, by fingerprint.
+
+        A row of a view in ``keep_ms`` (by fingerprint) expires so many ms from now, later if its
+        newest event or broker time is later than ``now_ms``. Left alone are rows that have an
+        expiry, were written within the last hour or know of a deletion. Raises
+        StoreUnavailableError, after which it begins again.
+        """
+
+    def close(self) -> None:
+        """Close its connection."""
 
 
 class Store(Protocol):
@@ -181,6 +239,9 @@ class Store(Protocol):
 
         Raises StoreUnavailableError, CorruptRowError for a marker that cannot be read.
         """
+
+    def sweeper(self, app: str) -> Sweeper:
+        """A sweeper over the rows of ``app``; connects when first used."""
 
     def verify(self) -> None:
         """Refuse a store that would lose state.

@@ -12,7 +12,8 @@ _ADVICE = {
     "LOADING": "it is loading its data: wait, then try again",
     "MASTERDOWN": "it is a replica that lost its primary: connect to the primary",
     "CLUSTERDOWN": "the cluster does not serve all slots: see CLUSTER INFO",
-    "MOVED": "the slot lives on another node: connect to the cluster by redis+cluster://",
+    "MOVED": "the slot lives on another node, which is looked for when the partition is opened "
+    "again; the address of a cluster begins with redis-cluster://",
     "ASK": "the slot is being moved to another node: wait, then try again",
     "TRYAGAIN": "the slot is being moved to another node: wait, then try again",
     "CROSSSLOT": "keys of one partition must share a slot: is a proxy between?",

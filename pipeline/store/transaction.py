@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from pipeline.errors import PipelineError
 from pipeline.kernels.resp import ARGUMENT_OVERHEAD, write_keys, write_pairs
-from pipeline.store.keys import marker_key
+from pipeline.store.keys import marker_key, row_prefix
 from pipeline.store.marker import Marker
-from pipeline.store.partition import RowWrite
+from pipeline.store.partition import RowExpiry, RowWrite
 from pipeline.store.wire import array_header, command
 
 __all__ = ["Prefixes", "Scratch", "check_commit", "encode_commit", "encode_mget", "warm_up"]
@@ -48,24 +48,32 @@ def encode_commit(
     tag: bytes,
     writes: Sequence[RowWrite],
     markers: Sequence[Marker],
+    expiries: Sequence[RowExpiry],
     after: bytes,
 ) -> tuple[memoryview, int]:
-    """``MULTI``, ``MSET`` of all rows, ``SET`` of all markers, ``EXEC``, then ``after``.
+    """``MULTI``, ``PEXPIRE`` of rows, ``MSET`` of all rows, ``SET`` of all markers, ``EXEC``,
+    then ``after``.
 
-    Returns the bytes, valid until ``scratch`` is used again, and the number of commands between
-    MULTI and EXEC.
+    The rows come last: writing one takes its expiry away. Returns the bytes, valid until
+    ``scratch`` is used again, and the number of commands between MULTI and EXEC.
     """
     tail = b"".join(
         command(b"SET", marker_key(tag, marker.fingerprint), marker.pack()) for marker in markers
     )
     tail += _EXEC + after
     prefixes = [write.prefix(tag) for write in writes]
-    size = len(_MULTI) + len(tail)
+    head = [_MULTI]
+    for expiry in expiries:
+        start = row_prefix(tag, expiry.fingerprint)
+        for i, delay in enumerate(expiry.delay_ms.tolist()):
+            head.append(command(b"PEXPIRE", start + expiry.key(i), b"%d" % delay))
+    first = b"".join(head)
+    size = len(first) + len(tail)
     for write, prefix in zip(writes, prefixes, strict=True):
         size += _bound(write, len(prefix))
     out = scratch.room(size)
-    at = _put(out, 0, _MULTI)
-    queued = len(markers)
+    at = _put(out, 0, first)
+    queued = len(head) - 1 + len(markers)
     for write, prefix in zip(writes, prefixes, strict=True):
         at, commands = _put_rows(out, at, write, prefix)
         queued += commands
@@ -91,16 +99,19 @@ class Prefixes:
 
 
 def encode_mget(
-    scratch: Scratch, prefixes: Prefixes, which: I32, keys: U8, key_offsets: I64, index: I64
-) -> memoryview:
+    scratch: Scratch, prefixes: Prefixes, which: I32, keys: U8, key_offsets: I64, index: I64,
+    before: Sequence[bytes] = (),
+) -> memoryview:  # fmt: skip
     """``MGET`` of prefix ``which[j]`` + key ``index[j]``; valid until ``scratch`` is used again.
 
-    ``which`` int32[m], ``index`` int64[m].
+    ``which`` int32[m], ``index`` int64[m]; the whole keys ``before`` are asked for first.
     """
-    length = int((key_offsets[index + 1] - key_offsets[index]).sum())
+    start = array_header(1 + len(before) + len(index), b"MGET")
+    start += b"".join(b"$%d\r\n%s\r\n" % (len(key), key) for key in before)
+    length = len(start) + int((key_offsets[index + 1] - key_offsets[index]).sum())
     room = _HEADER_BYTES + length + len(index) * (prefixes.longest + ARGUMENT_OVERHEAD)
     out = scratch.room(room)
-    at = _put(out, 0, array_header(1 + len(index), b"MGET"))
+    at = _put(out, 0, start)
     at = write_keys(prefixes.data, prefixes.offsets, which, keys, key_offsets, index, out, at)
     return out.data[:at]
 

@@ -66,6 +66,8 @@ class Driver:
         store: MemoryStore | None = None,
         clock: Clock | None = None,
         share: tuple[int, int] = (0, 1),
+        replay_horizon_ms: int = 7 * 86_400_000,
+        sweep_keys_per_s: int = 0,
     ) -> None:
         self.app = app
         self.log = log or MemoryLog()
@@ -88,7 +90,9 @@ class Driver:
                 Topic(s, "", len(self.log.topics[t]), tuple(p for p in plans if p.view.source is s))
                 for t, s in self._streams.items()
             ],
-            settings=PlaneSettings(max_records, 0, cache_bytes, 1000, 1000),
+            settings=PlaneSettings(
+                max_records, 0, cache_bytes, 1000, 1000, replay_horizon_ms, sweep_keys_per_s
+            ),
             lane=self.lane,
             store=self.store,
             sender=Sender(self.names, self.publisher, self.clock.ms),
@@ -144,6 +148,7 @@ class Driver:
     def rows(self, view: str) -> dict[bytes, bytes]:
         """Packed rows of a view by entity key, over all partitions."""
         plan = self._views[view].plan
+        self.store.purge()
         prefixes = tuple(row_key(tag, plan.fingerprint, b"") for tag in self._tags(plan.source))
         return {
             key[len(prefix) :]: value

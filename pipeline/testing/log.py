@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.errors import BrokerUnavailableError, LogTruncatedError
 from pipeline.ingest.batch import BinaryBatch, TopicPartition
-from pipeline.ingest.lane import BEGINNING, END, Health, OnAssign, OnRevoke
+from pipeline.ingest.lane import BEGINNING, END, Health, OnAssign, OnRevoke, Position
 from pipeline.kernels.hash import partition_of
 
 __all__ = ["LoggedRecord", "MemoryLane", "MemoryLog", "MemoryPublisher"]
@@ -118,8 +118,8 @@ class MemoryLane:
                 left -= len(records)
         return batches
 
-    def seek(self, source: TopicPartition, offset: int) -> None:
-        """Continue at ``offset``."""
+    def seek(self, source: TopicPartition, offset: int, leader_epoch: int = -1) -> None:
+        """Continue at ``offset``; a log in memory has one epoch."""
         self._positions[source] = self._resolve(source, offset)
 
     def pause(self, sources: Iterable[TopicPartition]) -> None:
@@ -184,7 +184,9 @@ class MemoryLane:
         if new and self._assign is not None:
             starts = self._assign(new)
             for source in new:
-                self._positions[source] = self._resolve(source, starts[source])
+                start = starts[source]
+                offset = start.offset if isinstance(start, Position) else start
+                self._positions[source] = self._resolve(source, offset)
             self._paused.difference_update(new)
 
     def _resolve(self, source: TopicPartition, offset: int) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -22,8 +24,10 @@ from pipeline.state.batch import EncodedRows
 from pipeline.store.keys import lease_key, marker_key, partition_tag, row_key
 from pipeline.store.marker import Marker
 from pipeline.store.memory import MemoryStore
-from pipeline.store.partition import PartitionStore, RowRead, RowWrite, Store
+from pipeline.store.partition import PartitionStore, RowExpiry, RowRead, RowWrite, Store
 from pipeline.store.redis import RedisStore
+from pipeline.store.rediscluster import ClusterStore
+from tests.rediscluster import ClusterServers
 
 SOURCE = TopicPartition("views", 3)
 TAG = partition_tag("shop", SOURCE)
@@ -77,14 +81,21 @@ def server() -> Iterator[EmbeddedRedis]:
     server.close()
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
     if request.param == "memory":
-        memory = MemoryStore()
+        memory = MemoryStore(clock_ms=lambda: time.time_ns() // 1_000_000)
         yield Bed(memory, memory.values.__setitem__, memory.values.clear)
         return
     import redis
 
+    if request.param == "cluster":
+        cluster: ClusterServers = request.getfixturevalue("redis_cluster")
+        spread = ClusterStore(cluster.url, timeout_ms=5_000)
+        with cluster.client() as all_nodes:
+            yield Bed(spread, lambda key, value: all_nodes.set(key, value), cluster.flush)
+        spread.close()
+        return
     server = request.getfixturevalue("server")
     client = redis.Redis.from_url(server.url)
     client.flushall()
@@ -327,3 +338,75 @@ def test_readers_get_rows_and_markers_of_many_partitions(bed: Bed) -> None:
     wanted = {0: Marker(VIEW, TOPIC_ID, 0, 1), 1: None, 2: Marker(VIEW, TOPIC_ID, 2, 1)}
     assert second.markers == wanted
     assert bed.store.fetch([]) == []
+
+
+# -- expiry
+
+
+def expiry(delay_ms: int, *keys: bytes, view: int = VIEW) -> RowExpiry:
+    return RowExpiry(view, *columns(list(keys)), np.full(len(keys), delay_ms, dtype=np.int64))
+
+
+def packed(event_ms: int = 0, known_ms: int = 0, flags: int = 0, magic: bytes = b"FR") -> bytes:
+    """The header of a row; the sweep looks no further."""
+    return struct.pack("<2sBBIQqqqQ", magic, 2, flags, 48, VIEW, event_ms * 10**6, known_ms, 0, 0)
+
+
+def test_rows_expire_unless_they_are_written_again(bed: Bed) -> None:
+    partition = bed.open()
+    partition.commit([write({b"a": b"1", b"b": b"1", b"c": b"1", b"d": b"1"})], [marker(1)])
+    # Set and written by one transaction: written last.
+    partition.commit(
+        [write({b"a": b"2"})], [marker(2)], [expiry(150, b"a", b"b"), expiry(150, b"c")]
+    )
+    partition.commit([], [marker(3)], [expiry(60_000, b"d"), expiry(150, b"absent").part(0, 1)])
+    partition.commit([write({b"c": b"2"})], [marker(4)])
+    assert read(partition, b"a", b"b", b"c", b"d") == [b"2", b"1", b"2", b"1"]
+    time.sleep(0.25)
+    assert read(partition, b"a", b"b", b"c", b"d") == [b"2", None, b"2", b"1"]
+    assert partition.check()
+    assert partition.markers([VIEW]) == [marker(4)]
+
+
+def test_a_zombie_lets_no_row_expire(bed: Bed) -> None:
+    zombie = bed.open()
+    zombie.commit([write({b"a": b"1"})], [marker(1)])
+    owner = bed.open(2)
+    with pytest.raises(FencedError):
+        zombie.commit([], [], [expiry(1, b"a")])
+    time.sleep(0.05)
+    assert read(owner, b"a") == [b"1"]
+
+
+def test_the_sweep_finds_rows_without_an_expiry_and_nothing_else(bed: Bed) -> None:
+    partition = bed.open()
+    partition.markers([OTHER])
+    now = 10_000_000_000
+    rows = {
+        b"old": packed(5, 5),
+        b"old too": packed(now + 60_000, 5),  # its newest event is a minute ahead
+        b"lately": packed(5, now - 1_000),
+        b"deleted": packed(5, 5, flags=1),
+        b"short": b"FR",
+        b"odd": packed(5, 5, magic=b"XX"),
+        b"leaves": packed(5, 5),
+    }
+    partition.commit(
+        [write(rows), write({b"old": packed(5, 5)}, OTHER)], [marker(1), marker(1, OTHER)]
+    )
+    partition.commit([], [marker(2)], [expiry(60_000, b"leaves")])
+    foreign = row_key(partition_tag("shop2", SOURCE), VIEW, b"old")
+    bed.put(foreign, packed(5, 5))
+    sweeper = bed.store.sweeper("shop")
+    found: dict[int, int] = {}
+    for _ in range(60):  # a few keys a time
+        for fingerprint, count in sweeper.sweep({VIEW: 150}, now, 3).items():
+            found[fingerprint] = found.get(fingerprint, 0) + count
+    assert found == {VIEW: 2}
+    time.sleep(0.25)
+    assert read(partition, *rows) == [None, *list(rows.values())[1:]]
+    assert read(partition, b"old", view=OTHER) == [packed(5, 5)]
+    assert partition.check()
+    assert sweeper.sweep({VIEW: 150}, now, 1000) == {}
+    sweeper.close()
+    sweeper.close()

@@ -56,9 +56,10 @@ SETTINGS = {
 
 @dataclass
 class Cluster:
-    """A Kafka node; ``proxied`` is its address through ``link``."""
+    """A Kafka node with its files; ``proxied`` is its address through ``link``."""
 
     node: KafkaNode
+    directory: Path
     link: Proxy
     proxied: str
 

@@ -20,7 +20,7 @@ import pytest
 from pipeline.embedded.kafka import KafkaNode
 from pipeline.embedded.process import LOOPBACK
 from pipeline.embedded.redis import EmbeddedRedis
-from tests.conftest import KAFKA_LIBRARIES, absent
+from tests.conftest import KAFKA_LIBRARIES, absent, debuggable
 from tests.faults.chaos import Chaos, Cluster
 from tests.faults.proxy import Proxy
 from tests.faults.run import REPORT_VARIABLE, SEED_VARIABLE
@@ -53,7 +53,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         }
         directory = tmp_path_factory.mktemp("faulty-kafka")
         with KafkaNode(KAFKA_LIBRARIES, directory=directory, port=port, settings=settings) as node:
-            yield Cluster(node, proxy, f"{LOOPBACK}:{proxy.port}")
+            yield Cluster(node, directory, proxy, f"{LOOPBACK}:{proxy.port}")
 
 
 def _lasting_port() -> int:
@@ -75,7 +75,13 @@ def chaos(
     """A shop on the cluster and on a Redis of its own; ``param`` True: with an append-only file."""
     print(f"seed {seed}")
     cluster.heal()
-    with EmbeddedRedis(appendonly=getattr(request, "param", False)) as server:
+    directory = tmp_path / "redis"
+    directory.mkdir()
+    with EmbeddedRedis(
+        directory=directory,
+        appendonly=getattr(request, "param", False),
+        settings=debuggable(),
+    ) as server:
         port = int(server.url.rsplit(":", 1)[1])
         with Proxy((LOOPBACK, port)) as link:
             found = Chaos(cluster, server, link, topic("payments"), tmp_path, seed)

@@ -134,6 +134,11 @@ class Proxy:
         for way in (self.up, self.down):
             way.clear()
 
+    def retarget(self, target: tuple[str, int]) -> None:
+        """Forward to another server from now on; open connections are reset."""
+        self._target = target
+        self.reset()
+
     def reset(self) -> None:
         """Reset every open connection, both ways."""
         for pair in self._pairs:

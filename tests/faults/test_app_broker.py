@@ -115,6 +115,42 @@ def test_recreated_topic(chaos: Chaos, when: str) -> None:
     assert _held(chaos) == before, "records of another topic were applied"
 
 
+@pytest.mark.fault("F21", "the log loses what was read, then grows past it", "named stop, exit 2")
+@pytest.mark.parametrize(
+    ("lane", "when"),
+    [
+        ("native", "away"),
+        pytest.param("portable", "away", marks=pytest.mark.slow),
+        pytest.param("native", "running", marks=pytest.mark.slow),
+        pytest.param("portable", "running", marks=pytest.mark.slow),
+    ],
+)
+def test_truncated_log(chaos: Chaos, lane: str, when: str) -> None:
+    """As after an unclean leader election: offsets look right, only the leader epoch tells."""
+    worker = chaos.start(PIPELINE_APP__LANE=lane)
+    chaos.publish(600)
+    chaos.settle()
+    before = _held(chaos)
+    if when == "away":
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(15) == 0
+    else:
+        worker.send_signal(signal.SIGSTOP)
+    chaos.cluster.node.stop()
+    data = chaos.cluster.directory / "data"
+    for partition in range(PARTITIONS):
+        for file in (data / f"{chaos.shop.topic}-{partition}").iterdir():
+            if file.name != "partition.metadata":
+                file.unlink()
+    chaos.cluster.node.start()
+    chaos.publish(1_800)
+    if when == "running":
+        worker.send_signal(signal.SIGCONT)
+        chaos.ends(worker, 2, "truncat")
+    chaos.ends(chaos.start(PIPELINE_APP__LANE=lane), 2, "truncat")
+    assert _held(chaos) == before, "records that are not those after the marker were applied"
+
+
 @pytest.mark.slow
 @pytest.mark.fault("F21", "partitions are added", "refused: keys would change their partition")
 @pytest.mark.parametrize("when", ["away", "running"])

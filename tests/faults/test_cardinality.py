@@ -22,7 +22,7 @@ from pipeline.app.sender import Sender
 from pipeline.embedded.redis import EmbeddedRedis
 from pipeline.features.planjson import to_json
 from pipeline.ingest.batch import BinaryBatch, TopicPartition
-from pipeline.ingest.lane import Health, OnAssign, OnRevoke
+from pipeline.ingest.lane import Health, OnAssign, OnRevoke, Position
 from pipeline.serve.client import FeatureClient
 from pipeline.store.open import open_store
 from pipeline.store.registry import ViewRecord
@@ -67,12 +67,13 @@ class Clicks:
         """The next events."""
         if self._assign is not None:
             assign, self._assign = self._assign, None
-            self._next = assign([SOURCE])[SOURCE]
+            start = assign([SOURCE])[SOURCE]
+            self._next = start.offset if isinstance(start, Position) else start
         offsets = np.arange(self._next, min(self._next + max_records, self._count), dtype=np.int64)
         self._next += len(offsets)
         return [batch(offsets, self._user(offsets))] if len(offsets) else []
 
-    def seek(self, source: TopicPartition, offset: int) -> None:
+    def seek(self, source: TopicPartition, offset: int, leader_epoch: int = -1) -> None:
         """Go on there."""
         self._next = offset
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -115,14 +115,14 @@ class Shop:
 
     def markers(self) -> list[Marker]:
         """Markers in Redis."""
-        with redis.Redis.from_url(self.redis_url) as store:
-            found = store.mget([marker_key(tag, self.view.plan.fingerprint) for tag in self.tags()])
+        with self.client() as store:
+            found = [store.get(marker_key(t, self.view.plan.fingerprint)) for t in self.tags()]
         return [Marker.unpack(m) for m in found if isinstance(m, bytes)]
 
     def rows(self) -> dict[bytes, bytes]:
         """Rows in Redis by entity key."""
         rows: dict[bytes, bytes] = {}
-        with redis.Redis.from_url(self.redis_url) as store:
+        with self.client() as store:
             for tag in self.tags():
                 prefix = row_key(tag, self.view.plan.fingerprint, b"")
                 keys = list(store.scan_iter(match=prefix + b"*", count=1000))
@@ -130,6 +130,13 @@ class Shop:
                     assert isinstance(value, bytes)
                     rows[key[len(prefix) :]] = value
         return rows
+
+    def client(self) -> Any:
+        """For looking into the store; of a cluster, one that follows its slots."""
+        scheme, _, nodes = self.redis_url.partition("://")
+        if scheme == "redis-cluster":
+            return redis.RedisCluster.from_url(f"redis://{nodes.partition(',')[0]}")
+        return redis.Redis.from_url(self.redis_url)
 
     def tags(self) -> list[bytes]:
         """Of all partitions."""

@@ -12,7 +12,7 @@ from pipeline.errors import (
 )
 from pipeline.ingest.batch import TopicPartition
 from pipeline.ingest.faults import Faults
-from pipeline.ingest.lane import BEGINNING, END, LaneConfig
+from pipeline.ingest.lane import BEGINNING, END, LaneConfig, Position
 from pipeline.ingest.membership import Membership, start_offset
 
 A, B, C = (TopicPartition("t", p) for p in range(3))
@@ -32,7 +32,7 @@ def _members(starts: dict[TopicPartition, int]) -> tuple[Membership, list[tuple[
 
 def test_assign_and_revoke_pass_through() -> None:
     members, told = _members({A: 5, B: BEGINNING})
-    assert members.assigned([A, B]) == {A: 5, B: BEGINNING}
+    assert members.assigned([A, B]) == {A: Position(5), B: Position(BEGINNING)}
     members.reached_end(A)
     members.reached_end(C)
     assert members.ended == {A}
@@ -46,9 +46,9 @@ def test_assign_and_revoke_pass_through() -> None:
 def test_a_failed_partition_is_held_but_never_owned_nor_revoked() -> None:
     members, told = _members({A: 5})
     members.assigned([A])
-    assert members.assigned([B]) == {B: END}
+    assert members.assigned([B]) == {B: Position(END)}
     assert (members.owned, members.held) == ({A}, {A, B})
-    assert members.assigned([C]) == {C: END}  # the application is not asked again
+    assert members.assigned([C]) == {C: Position(END)}  # the application is not asked again
     members.revoked([A, B, C], lost=False)
     assert told == [("assign", [A]), ("assign", [B]), ("revoke", ([A], False))]
     assert not members.held
