@@ -390,14 +390,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "rows are kept after a failed commit",
         PLANES,
-        "        partition.views = []\n        self._resets += 1\n",
-        "        self._resets += 1\n",
+        "        partition.views = []\n        self._expiry",
+        "        self._expiry",
         (STORM, FAULTS),
     ),
     Mutation(
         "nothing is sought after a reset",
         PLANES,
-        "                self._lane.seek(source, start)\n",
+        "                self._lane.seek(source, start.offset, start.leader_epoch)\n",
         "",
         (f"{PLANE}::test_outputs_that_no_broker_took_are_not_committed_and_come_again", STORM),
     ),
@@ -436,7 +436,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a log that was truncated is read from where it starts",
         PLANES,
-        "        if start < low:\n",
+        "        if start.offset < low:\n",
         "        if False:\n",
         (f"{PLANE}::test_a_log_that_starts_after_the_marker_is_a_named_stop",),
     ),
@@ -486,15 +486,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a zombie commits: memory",
         MEMORY,
-        "            self._refuse_changed()\n            for write in writes:\n",
-        "            for write in writes:\n",
+        "            self._refuse_changed()\n            for expiry in expiries:\n",
+        "            for expiry in expiries:\n",
         (f"{PLANE}::test_a_zombie_is_fenced_and_its_rows_are_not_applied", STORM),
     ),
     Mutation(
         "the marker is written outside the transaction: memory",
         MEMORY,
-        "        self._sent = (list(writes), list(markers))\n",
-        "        self._sent = (list(writes), list(markers))\n"
+        "        self._sent = (list(writes), list(markers), list(expiries))\n",
+        "        self._sent = (list(writes), list(markers), list(expiries))\n"
         "        for marker in markers:\n"
         "            key = marker_key(self._tag, marker.fingerprint)\n"
         "            self._store.values[key] = self._expected[key] = marker.pack()\n",
