@@ -29,12 +29,14 @@ class Derived:
     ``valid``   uint8[k, n]  1 where not null
     ``masks``   uint8[m, n]  1 where true (null is false); the plan's masks, then the extra ones
     ``failed``  int64[f]     rows on which an expression failed; to be rejected
+    ``nulls``   int64[r]     rows with a null that an aggregation rejects
     """
 
     inputs: I64
     valid: U8
     masks: U8
     failed: I64
+    nulls: I64
 
 
 class Derivation:
@@ -60,6 +62,11 @@ class Derivation:
         self._expressions += [deserialize(m).alias(f"m{i}") for i, m in enumerate(self._masks)]
         self._roots = sorted({r for e in self._expressions for r in e.meta.root_names()})
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the event fields that are read."""
+        return frozenset([*self._roots, *(name for _, name in self._fields)])
+
     def compute(self, events: EventBatch) -> Derived:
         """Inputs and masks of ``events``; rejected rows and tombstones hold undefined values."""
         n = len(events)
@@ -73,7 +80,12 @@ class Derivation:
         if self._expressions:
             frame = to_polars(events, self._roots)
             self._evaluate(frame, 0, events, inputs, valid, masks, failed)
-        return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64))
+        rejected = np.empty(0, dtype=np.int64)
+        if self._plan.reject >= 0:
+            rejected = np.flatnonzero(
+                (masks[self._plan.reject] != 0) & (events.reason == Reason.OK)
+            )
+        return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64), rejected)
 
     def _evaluate(
         self, frame: pl.DataFrame, start: int, events: EventBatch,

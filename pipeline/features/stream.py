@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.errors import DefinitionError
@@ -30,6 +31,9 @@ class EventStream:
     ``max_future``       an event later than its broker time plus this is dead-lettered
     ``earliest``         an event before this time is dead-lettered (default: 1970)
     ``max_value_bytes``  a larger value is dead-lettered without being decoded
+    ``misrouted``        what becomes of a record in another partition than its key's (another
+                         partitioner, added partitions): ``"dead_letter"``, or ``"route"``: all
+                         views of the stream then go through a repartition topic
     ``event_id``         field that tells events apart (an integer or a string; null: unknown):
                          an event whose id its entity's row still keeps is a ``duplicate``
     ``dedup``            how long before the entity's newest event an id is kept
@@ -45,6 +49,7 @@ class EventStream:
     max_future: str | int | timedelta = "1h"
     earliest: datetime = datetime(1970, 1, 1, tzinfo=UTC)
     max_value_bytes: int = 1 << 20
+    misrouted: Literal["dead_letter", "route"] = "dead_letter"
     event_id: str | None = None
     dedup: str | int | timedelta = "1h"
     dedup_bound: int = 4096
@@ -81,6 +86,8 @@ class EventStream:
             raise DefinitionError(f"{where}.earliest", "give a time zone")
         if self.max_value_bytes < 1:
             raise DefinitionError(f"{where}.max_value_bytes", "must be at least 1")
+        if self.misrouted not in ("dead_letter", "route"):
+            raise DefinitionError(f"{where}.misrouted", "is 'dead_letter' or 'route'")
         try:
             future_ns = parse_duration(self.max_future)
         except ValueError as error:
@@ -113,6 +120,15 @@ class EventStream:
     def key_fields(self) -> tuple[str, ...]:
         """The fields that the key is made of, one or more."""
         return (self.key,) if isinstance(self.key, str) else tuple(self.key)
+
+    def topic_in(self, app: str) -> str:
+        """The topic's name, whatever the application."""
+        return self.topic
+
+    @property
+    def rerouted(self) -> bool:
+        """Whether its records may lie in any partition, so that views need a repartition."""
+        return self.misrouted == "route"
 
     @property
     def key_type(self) -> str:

@@ -14,6 +14,7 @@ from pipeline.features.compile import check_name, compile_plan
 from pipeline.features.entity import entity_fields
 from pipeline.features.expressions import output_type, serialize
 from pipeline.features.plan import ListKind, Plan
+from pipeline.features.repartition import Repartition, stream_of
 from pipeline.features.stream import EventStream
 from pipeline.units import parse_duration
 
@@ -22,9 +23,12 @@ __all__ = ["Changed", "Changes", "FeatureView", "Trigger", "changed"]
 
 @dataclass(frozen=True, eq=False)
 class FeatureView:
-    """Features of one entity, computed from one stream.
+    """Features of one entity, computed from one stream or several.
 
-    ``entity``    field or fields of the contract that name the entity; the topic's key
+    ``source``    a stream, or a list of streams whose events are taken together: fields by name,
+                  null where a stream lacks one
+    ``entity``    field or fields of the contract that name the entity. Where that is not the
+                  topic's key, and for several streams, the events go through a repartition topic
     ``ttl``       a row expires this long after its last event (None: never)
     ``where``     events for which this is not true are counted as ``filtered``
     ``features``  name -> aggregation, see :mod:`pipeline.features.aggregations`
@@ -33,12 +37,13 @@ class FeatureView:
     """
 
     name: str
-    source: EventStream
+    source: EventStream | Sequence[EventStream]
     entity: str | Sequence[str]
     features: Mapping[str, Aggregation]
     ttl: str | int | timedelta | None = None
     where: pl.Expr | None = None
     plan: Plan = field(init=False, repr=False)
+    stream: EventStream | Repartition = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -48,9 +53,16 @@ class FeatureView:
         if self.ttl is not None and ttl_ns <= 0:
             raise DefinitionError(f"{self.name}.ttl", "must be longer than 0")
         entity = entity_fields(f"{self.name}.entity", self.entity)
-        plan = compile_plan(self.name, self.source, entity, ttl_ns, self.where, self.features)
+        stream = stream_of(self.name, self.source, entity)
+        plan = compile_plan(self.name, stream, entity, ttl_ns, self.where, self.features)
         object.__setattr__(self, "entity", entity[0] if len(entity) == 1 else entity)
+        object.__setattr__(self, "stream", stream)
         object.__setattr__(self, "plan", plan)
+
+    @property
+    def sources(self) -> tuple[EventStream, ...]:
+        """The streams whose events it is computed from."""
+        return self.stream.sources if isinstance(self.stream, Repartition) else (self.stream,)
 
     @property
     def changes(self) -> Changes:
@@ -114,7 +126,7 @@ class Trigger:
         if isinstance(self.when, Changed):
             object.__setattr__(self, "list_index", self._last_list(where, self.when.column))
         elif self.when is not None:
-            contract = self.view.source.schema
+            contract = self.view.stream.schema
             object.__setattr__(self, "mask", serialize(self.when, contract, f"{where}.when"))
             if output_type(self.when, contract, f"{where}.when") != pl.Boolean():
                 raise DefinitionError(f"{where}.when", "must be true or false")

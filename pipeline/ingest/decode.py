@@ -38,7 +38,8 @@ class JsonDecoder:
     ``key``              the field or fields of the entity; their message key is that of
                          :mod:`pipeline.ingest.entity`
     ``time_field``       the event time: a TIMESTAMP
-    ``partitions``       number of partitions of the topic, to see misrouted records
+    ``partitions``       number of partitions of the topic, to see misrouted records; 1 where a
+                         record may be in any
     ``max_future_ms``    how far an event time may be after the broker time
     ``earliest_ns``      earliest event time, ns since the Unix epoch
     ``max_value_bytes``  larger values are refused
@@ -96,7 +97,7 @@ class JsonDecoder:
             _frozen(batch.keys),
             _frozen(batch.key_offsets),
             _frozen(batch.key_null),
-            batch.source.partition,
+            batch.source.partition % self._partitions,
             self._partitions,
             self._max_value_bytes,
             reason,

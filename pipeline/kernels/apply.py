@@ -6,12 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.arena import has_room
+from pipeline.kernels.decay import add_decayed
 from pipeline.kernels.events import add_event, event_words
 from pipeline.kernels.finalize import finalize_row
 from pipeline.kernels.ids import came_before, ids_list
 from pipeline.kernels.integers import minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
+    DECAYED,
     DISTINCT,
     EVENTS,
     IDS,
@@ -131,6 +133,7 @@ def _joins(
             continue
         horizon = lists[i, LIST_HORIZON]
         joins = early or horizon == 0 or time > minus(newest, horizon)
+        joins = joins or lists[i, LIST_KIND] == DECAYED
         joined[len(rings) + i] = 1 if joins else 0
         some = some or (joins and lists[i, LIST_KIND] != IDS)
     return bool(some)
@@ -198,8 +201,9 @@ def _include(
         if joined[r] != 0:
             add_to_ring(
                 arena, heads, slots, slot, r, accumulators, rings[r, RING_FIRST],
-                rings[r, RING_END], tile_of(time, rings[r, RING_WIDTH]),
-                first_held(rings, r, newest), values, usable, passed,
+                rings[r, RING_END], time, rings[r, RING_WIDTH],
+                tile_of(time, rings[r, RING_WIDTH]), first_held(rings, r, newest),
+                values, usable, passed,
             )  # fmt: skip
     evicted = slots.shape[1] - len(lists)
     for i in range(len(lists)):
@@ -213,6 +217,9 @@ def _include(
                 arena, heads, slots, slot, s, evicted + i, lists[i, LIST_BOUND],
                 minus(newest, lists[i, LIST_HORIZON]), event_words(lists, i), time, offset, value,
             )  # fmt: skip
+            continue
+        if lists[i, LIST_KIND] == DECAYED:
+            add_decayed(arena, heads, slots, slot, s, lists, i, time, value)
             continue
         if lists[i, LIST_KIND] == LAST:
             add_last(arena, heads, slots, slot, s, lists[i, LIST_BOUND], time, offset, value)

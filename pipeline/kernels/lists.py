@@ -3,7 +3,8 @@
 A DISTINCT section holds entries ``[value, newest tile]`` ascending by value; entries older than
 the ring may linger, never count, and go before anything else does when the list is full.
 A LAST section holds ``[time, offset, value]`` ascending by (time, offset). EVENTS sections are in
-:mod:`pipeline.kernels.events`, IDS sections in :mod:`pipeline.kernels.ids`.
+:mod:`pipeline.kernels.events`, IDS sections in :mod:`pipeline.kernels.ids`, DECAYED ones in
+:mod:`pipeline.kernels.decay`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pipeline.kernels.table import SECTION
 from pipeline.kernels.tiles import grow, lower_bound
 
 __all__ = [
+    "DECAYED",
     "DISTINCT",
     "DISTINCT_WORDS",
     "EVENTS",
@@ -47,7 +49,7 @@ I64 = npt.NDArray[np.int64]
     LIST_HORIZON,
     LIST_TYPE,
 ) = range(7)
-DISTINCT, LAST, EVENTS = range(3)
+DISTINCT, LAST, EVENTS, DECAYED = range(4)
 IDS = 5
 DISTINCT_WORDS = 2
 LAST_WORDS = 3

@@ -11,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.arena import allocate, has_room, release, size_class
+from pipeline.kernels.decay import load_decayed
 from pipeline.kernels.events import event_words
+from pipeline.kernels.groups import group_holds
 from pipeline.kernels.header import BODY, OK, blank_header, check_header, read_header
 from pipeline.kernels.integers import add_wrapping, minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
+    DECAYED,
     DISTINCT,
     EVENTS,
     IDS,
@@ -36,11 +39,12 @@ from pipeline.kernels.table import (
 )
 from pipeline.kernels.tiles import (
     ACC_OP,
-    COUNT,
+    MAX_FLOAT,
     RING_END,
     RING_FIRST,
     RING_TILES,
     RING_WIDTH,
+    is_count,
     is_float,
     is_nan,
     tile_of,
@@ -90,7 +94,7 @@ def _load_cell(data: U8, at: Int, end: Int, op: Int) -> tuple[Int, Int]:
         cell, at = read_word(data, at, end)
         return cell, np.int64(-1) if is_nan(cell) and cell != _NAN else at
     bits, at = read_varint(data, at, end)
-    if op == COUNT:
+    if is_count(op):
         return bits, np.int64(-1) if bits < 0 else at
     return unzigzag(bits), at
 
@@ -127,10 +131,15 @@ def _load_ring(
         p = block + i * entry
         arena[p] = tile
         for a in range(first, last):
-            cell, at = _load_cell(data, at, end, accumulators[a, ACC_OP])
+            op = accumulators[a, ACC_OP]
+            cell, at = _load_cell(data, at, end, op)
             if at < 0:
                 return np.int64(-1)
             arena[p + 1 + a - first] = cell
+            if op > MAX_FLOAT and not group_holds(
+                arena, p + 1 + a - first, op, rings[ring, RING_WIDTH]
+            ):
+                return np.int64(-1)
     return at
 
 
@@ -292,6 +301,9 @@ def _load_body(
             at = _load_events(
                 arena, heads, slots, slot, rings, lists, i, newest, offset, data, at, end
             )
+        elif at >= 0 and lists[i, LIST_KIND] == DECAYED:
+            column = SECTION + 3 * (len(rings) + i)
+            at = load_decayed(arena, heads, slots, slot, lists, i, column, newest, data, at, end)
         elif at >= 0:
             at = _load_last(
                 arena, heads, slots, slot, rings, lists, i, newest, offset, data, at, end

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.kernels.decay import encode_decayed
 from pipeline.kernels.events import event_words, first_counted
 from pipeline.kernels.header import LONGEST_HEADER, has_row, seal, write_header
 from pipeline.kernels.integers import minus, subtract_wrapping
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
+    DECAYED,
     DISTINCT,
     EVENTS,
     IDS,
@@ -31,11 +33,11 @@ from pipeline.kernels.table import (
 )
 from pipeline.kernels.tiles import (
     ACC_OP,
-    COUNT,
     RING_END,
     RING_FIRST,
     RING_TILES,
     RING_WIDTH,
+    is_count,
     is_float,
     lower_bound,
     tile_of,
@@ -90,7 +92,7 @@ def _encode_ring(
         before = tile
         for a in range(first, end):
             op, cell = accumulators[a, ACC_OP], arena[p + 1 + a - first]
-            if op == COUNT:
+            if is_count(op):
                 at = write_varint(out, at, cell)
             elif is_float(op):
                 at = write_word(out, at, cell)
@@ -205,6 +207,8 @@ def _encode_row(
             at = _encode_events(
                 slots, arena, slot, lists, i, column, slots[slot, evicted + i], out, at
             )
+        elif lists[i, LIST_KIND] == DECAYED:
+            at = encode_decayed(slots, arena, slot, lists, i, column, out, at)
         else:
             at = _encode_last(
                 slots, arena, slot, column, lists[i, LIST_HORIZON], lists[i, LIST_TYPE], out, at

@@ -23,7 +23,14 @@ VALUE_TYPES: dict[CellType, Arrow] = {
     CellType.TIME: pa.timestamp("ns", "UTC"),
     CellType.BOOL: pa.bool_(),
 }
-FLOAT_OPS = {FeatureOp.MEAN, FeatureOp.RATIO}
+FLOAT_OPS = {
+    FeatureOp.MEAN,
+    FeatureOp.RATIO,
+    FeatureOp.VAR,
+    FeatureOp.STD,
+    FeatureOp.DECAYED,
+    FeatureOp.EWMA,
+}
 INT_OPS = {FeatureOp.COUNT, FeatureOp.DISTINCT}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.plan import Plan
-from pipeline.kernels.finalize import F_CELL, F_WIDTH
+from pipeline.kernels.feature import F_CELL, F_WIDTH
 from pipeline.state.batch import Finalized
 
 __all__ = ["Watch"]

@@ -33,7 +33,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):Runtime
 EXAMPLES = Path(__file__).parents[2] / "schemas" / "examples"
 V1, V2 = (
     [json.loads((EXAMPLES / name).read_text("utf-8")) for name in names]
-    for names in (("row-v1.json", "row-v1-events.json"), ("row-v2.json", "row-v2-ids.json"))
+    for names in (
+        ("row-v1.json", "row-v1-events.json"),
+        ("row-v2.json", "row-v2-ids.json", "row-v2-spread.json"),
+    )
 )
 
 
@@ -155,6 +158,12 @@ def test_the_description_in_the_file_is_the_rows_content() -> None:
         for tiles, described in zip(row.tiles, content["rings"], strict=True):
             assert bits({int(k): v for k, v in described.items()}) == bits(tiles)
         for i, described in enumerate(content["lists"]):
+            if "decayed" in described:
+                held = row.decayed.get(i)
+                assert (held is None) == (described["decayed"] is None)
+                for value, shown in zip(held or (), described["decayed"] or (), strict=False):
+                    assert bits_of(value) == bits_of(number(shown))
+                continue
             assert described["evicted"] == row.dropped[i]
             if "values" in described:
                 assert dict(map(tuple, described["values"])) == row.values[i]

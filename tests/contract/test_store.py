@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def write(rows: dict[bytes, bytes], view: int = VIEW) -> RowWrite:
     return RowWrite(view, EncodedRows(*columns(list(rows)), *columns(list(rows.values()))))
 
 
-def marker(next_offset: int, view: int = VIEW, **fields: int) -> Marker:
+def marker(next_offset: int, view: int = VIEW, **fields: Any) -> Marker:
     return Marker(view, TOPIC_ID, SOURCE.partition, next_offset, **fields)
 
 

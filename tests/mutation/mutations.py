@@ -23,11 +23,13 @@ CASES = f"{UNIT}/test_engine_cases.py"
 CRASH = f"{SIMULATION}::test_a_crash_after_any_batch_changes_nothing"
 CACHE = f"{SIMULATION}::test_bytes_do_not_depend_on_what_the_cache_evicts"
 STORM = f"{SIMULATION}::test_whatever_a_simulation_does_the_bytes_are_those_of_a_quiet_run"
+SPREAD = f"{UNIT}/test_state_spread.py"
 DEDUP = f"{UNIT}/test_app_dedup.py"
 TOMBSTONES = f"{UNIT}/test_app_tombstones.py"
 STORE = "tests/contract/test_store.py"
 WIRE = "tests/faults/test_store_faults.py"
 
+COMBINE, GROUPED = "pipeline/kernels/combine.py", "pipeline/kernels/grouped.py"
 APPLY, FINALIZE = "pipeline/kernels/apply.py", "pipeline/kernels/finalize.py"
 TILES, EVENTS, LISTS = (f"pipeline/kernels/{name}.py" for name in ("tiles", "events", "lists"))
 PLANES, PARTITION = "pipeline/app/plane.py", "pipeline/app/partition.py"
@@ -79,27 +81,25 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "mean returns the sum",
         FINALIZE,
-        "        cells[k] = _bits(q)\n",
-        "        cells[k] = _bits(q * np.float64(y) if op == OP_MEAN else q)\n",
+        "        cells[k] = as_bits(q)\n",
+        "        cells[k] = as_bits(q * np.float64(y) if op == OP_MEAN else q)\n",
         (FUZZ,),
     ),
     Mutation(
         "a window by subtracting cumulative sums",
-        FINALIZE,
-        "    for i in range(lower_bound(arena, block, count, entry, 0, tile), stop):\n"
-        "        cell = fold(op, cell, arena[block + i * entry + 1 + a - first])\n"
+        COMBINE,
+        "    for i in range(first, stop):\n"
+        "        cell = fold(op, cell, arena[p + i * entry])\n"
         "    return cell\n",
-        "    begin = lower_bound(arena, block, count, entry, 0, tile)\n"
-        "    total, before = np.int64(identity(op)), np.int64(identity(op))\n"
-        "    for i in range(stop):\n"
-        "        value = arena[block + i * entry + 1 + a - first]\n"
-        "        total = fold(op, total, value)\n"
-        "        if i < begin:\n"
-        "            before = fold(op, before, value)\n"
-        "        else:\n"
-        "            cell = fold(op, cell, value)\n"
         "    if op == 2:\n"
-        "        return _bits(_real(total) - _real(before))\n"
+        "        total, before = np.float64(0), np.float64(0)\n"
+        "        for i in range(stop):\n"
+        "            value = np.int64(arena[p + i * entry]).view(np.float64)\n"
+        "            total += value\n"
+        "            before += value if i < first else np.float64(0)\n"
+        "        return np.float64(total - before).view(np.int64)\n"
+        "    for i in range(first, stop):\n"
+        "        cell = fold(op, cell, arena[p + i * entry])\n"
         "    return cell\n",
         (f"{CASES}::test_24_an_old_large_value_takes_nothing_from_the_window_after_it",),
     ),
@@ -141,14 +141,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "a tiled window begins a tile early",
-        FINALIZE,
+        COMBINE,
         "    return max(-(-start // width), held)\n",
         "    return max(-(-start // width) - 1, held)\n",
         (FUZZ, EDGES),
     ),
     Mutation(
         "a delayed window ends a tile late",
-        FINALIZE,
+        COMBINE,
         "entry, 0, end // rings[ring, RING_WIDTH])\n",
         "entry, 0, end // rings[ring, RING_WIDTH] + 1)\n",
         (FUZZ, EXACT),
@@ -163,8 +163,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a tile is stamped in the future",
         APPLY,
-        "                rings[r, RING_END], tile_of(time, rings[r, RING_WIDTH]),\n",
-        "                rings[r, RING_END], tile_of(time, rings[r, RING_WIDTH]) + 1,\n",
+        "                tile_of(time, rings[r, RING_WIDTH]), first_held(rings, r, newest),\n",
+        "                tile_of(time, rings[r, RING_WIDTH]) + 1, first_held(rings, r, newest),\n",
         (FUZZ,),
     ),
     Mutation(
@@ -288,6 +288,27 @@ MUTATIONS: tuple[Mutation, ...] = (
         "            code = 0\n",
         (FUZZ, f"{UNIT}/test_ingest_decode.py"),
     ),
+    Mutation(
+        "a standard deviation returns the mean",
+        GROUPED,
+        "        count += arena[p]\n    return count, squares\n",
+        "        count += arena[p]\n    return count, mean * mean * count\n",
+        (SPREAD, FUZZ),
+    ),
+    Mutation(
+        "a standard deviation returns the variance",
+        GROUPED,
+        "    value = np.sqrt(value) if feature[F_OP] == OP_STD else",
+        "    value = value if feature[F_OP] == OP_STD else",
+        (SPREAD, FUZZ),
+    ),
+    Mutation(
+        "a null that propagates is not seen",
+        COMBINE,
+        "    return count, kept_all(slots, slot, rings, accumulators, lists, a, start)\n",
+        "    return 0 * count, kept_all(slots, slot, rings, accumulators, lists, a, start)\n",
+        (f"{UNIT}/test_features_nulls.py", FUZZ),
+    ),
     # ---- event ids and deletions
     Mutation(
         "an event id is not looked for",
@@ -328,7 +349,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a batch is dropped as a whole if its last record was seen",
         PARTITION,
-        "        fresh = binary.offsets >= state.marker.next_offset\n",
+        "        fresh = events.log_offsets >= state.marker.next_offset\n",
         "        seen = binary.next_offset <= state.marker.next_offset\n"
         "        fresh = np.full(len(events), not seen)\n",
         (
@@ -339,8 +360,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "every record is fresh",
         PARTITION,
-        "        fresh = binary.offsets >= state.marker.next_offset\n",
-        "        fresh = binary.offsets >= 0\n",
+        "        fresh = events.log_offsets >= state.marker.next_offset\n",
+        "        fresh = events.log_offsets >= 0\n",
         (
             f"{FAULTS}::test_a_view_that_joins_catches_up_without_a_gap_and_sends_no_dead_letter_twice",
         ),
@@ -390,8 +411,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "rows are kept after a failed commit",
         PLANES,
-        "        partition.views = []\n        self._expiry",
-        "        self._expiry",
+        "        partition.drop()\n",
+        "",
         (STORM, FAULTS),
     ),
     Mutation(
@@ -456,9 +477,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "a record's time says how far was read, even from the future",
-        PARTITION,
-        "min(now_ms, int(binary.timestamps_ms.max(initial=0))),",
-        "int(binary.timestamps_ms.max(initial=0)),",
+        "pipeline/app/routing.py",
+        "max(marker.processed_through_ms, min(now_ms, newest)),",
+        "max(marker.processed_through_ms, newest),",
         (f"{FAULTS}::test_a_record_from_the_future_does_not_say_that_the_future_was_read",),
     ),
     Mutation(

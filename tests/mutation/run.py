@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -22,7 +22,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import count
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 from tests.mutation.mutations import MUTATIONS, Mutation
 
@@ -31,6 +34,7 @@ REPORT = ROOT / "build" / "mutation.json"
 PARTS = ("pipeline", "tests", "schemas", "pyproject.toml")
 TESTS_FAILED = 1  # pytest's own exit codes; 2 to 5 mean that nothing was tested
 SECONDS = 600
+IMPORTED = ("hypothesis", "numpy", "polars", "pyarrow", "pyarrow.compute", "redis", "rich")
 ENDLESS = "the tests never ended"
 _seconds = count(1)
 
@@ -64,22 +68,45 @@ def copied(root: Path) -> None:
 
 
 def run_tests(root: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """Exit code of pytest over ``tests`` in ``root``, and what failed first."""
-    environment = {**os.environ, "PIPELINE_JIT": "off", "PYTHONPATH": str(root)}
-    command = [
-        sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-W", "ignore",
-        "--timeout=200", "--no-header", *tests,
-    ]  # fmt: skip
-    try:
-        done = subprocess.run(
-            command, cwd=root, env=environment, capture_output=True, text=True, timeout=SECONDS,
-            check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return TESTS_FAILED, ENDLESS
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    last = ((done.stdout + done.stderr).strip().splitlines() or [""])[-1]
-    return done.returncode, failed[1] if failed else last
+    """Exit code of pytest over ``tests`` in ``root``, and what failed first.
+
+    In a fork of this process, which has imported everything but the tree itself: a run then takes
+    a third of the time.
+    """
+    output = root / "pytest.txt"
+    child = os.fork()
+    if child == 0:
+        os._exit(_in_fork(root, tests, output))
+    deadline = time.monotonic() + SECONDS
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() > deadline:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return TESTS_FAILED, ENDLESS
+        time.sleep(0.05)
+    text = output.read_text(encoding="utf-8", errors="replace")
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
+    last = (text.strip().splitlines() or [""])[-1]
+    return os.waitstatus_to_exitcode(status), failed[1] if failed else last
+
+
+def _in_fork(root: Path, tests: Sequence[str], output: Path) -> int:
+    os.setsid()
+    with output.open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(root)
+    os.environ |= {"PIPELINE_JIT": "off", "PYTHONPATH": str(root)}  # its own processes too
+    sys.path[:] = [str(root), *(p for p in sys.path if p not in {"", str(ROOT)})]
+    for name in [n for n in sys.modules if n.split(".")[0] in {"tests", "pipeline"}]:
+        del sys.modules[name]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--timeout=200"]
+    code = int(pytest.main([*options, "--no-header", *tests]))
+    sys.stdout.flush()
+    return code
 
 
 def judged(root: Path, mutation: Mutation) -> Verdict:
@@ -134,8 +161,10 @@ def main() -> int:
         stale = [f"{m.name}: {p}" for m in chosen if (p := m.problem(ROOT)) is not None]
         print("\n".join(stale) or f"all {len(chosen)} mutations can be applied")
         return int(bool(stale))
-    with tempfile.TemporaryDirectory(prefix="mutation-") as name:
-        root = Path(name)
+    for name in IMPORTED:
+        import_module(name)
+    with tempfile.TemporaryDirectory(prefix="mutation-") as directory:
+        root = Path(directory)
         copied(root)
         verdicts = []
         for mutation in chosen:

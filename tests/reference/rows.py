@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from pipeline.features.plan import AccOp, CellType, ListKind, ListState, Plan
+from pipeline.features.plan import COUNT_OPS, AccOp, CellType, ListKind, ListState, Plan
 from tests.reference.hash import xxh64
 from tests.reference.state import FLOATS, Number, Row, bits_of, tile_of
 
@@ -44,6 +44,7 @@ def encode_row(plan: Plan, row: Row) -> bytes:
             ListKind.DISTINCT: _distinct,
             ListKind.LAST: _last,
             ListKind.EVENTS: _events,
+            ListKind.DECAYED: _decayed,
             ListKind.IDS: _events,
         }[state.kind](plan, row, i)
     return _with_header(plan, row, body)
@@ -64,7 +65,7 @@ def reseal(row: bytes) -> bytes:
 
 
 def _cell(op: AccOp, cell: Number) -> bytes:
-    if op is AccOp.COUNT:
+    if op in COUNT_OPS:
         return varint(int(cell))
     if op in FLOATS:
         return struct.pack("<q", bits_of(float(cell)))
@@ -110,6 +111,14 @@ def _events(plan: Plan, row: Row, i: int) -> bytes:
         elif state.input >= 0:
             out += varint(zigzag(int(value)))
     return out
+
+
+def _decayed(plan: Plan, row: Row, i: int) -> bytes:
+    if i not in row.decayed:
+        return varint(0)
+    reference, weight, total = row.decayed[i]
+    out = varint(1) + varint(zigzag(reference - row.time)) + struct.pack("<d", weight)
+    return out + (struct.pack("<q", bits_of(total)) if plan.lists[i].input >= 0 else b"")
 
 
 class _Reader:
@@ -176,7 +185,7 @@ def _read_tiles(plan: Plan, ring: int, read: _Reader) -> dict[int, list[Number]]
     for k in range(read.varint()):
         tile = read.signed() if k == 0 else tile + read.varint()
         tiles[tile] = [
-            read.varint() if op is AccOp.COUNT else read.real() if op in FLOATS else read.signed()
+            read.varint() if op in COUNT_OPS else read.real() if op in FLOATS else read.signed()
             for op in ops
         ]
     return tiles
@@ -185,6 +194,12 @@ def _read_tiles(plan: Plan, ring: int, read: _Reader) -> dict[int, list[Number]]
 def _read_list(plan: Plan, row: Row, i: int, read: _Reader) -> None:
     state = plan.lists[i]
     count = read.varint()
+    if state.kind is ListKind.DECAYED:
+        if count:
+            reference, weight = row.time + read.signed(), read.real()
+            total = read.real() if state.input >= 0 else weight
+            row.decayed[i] = reference, weight, total
+        return
     row.dropped[i] = read.signed() if read.varint() else None
     if state.kind in (ListKind.EVENTS, ListKind.IDS):
         _read_events(state, row, row.last[i], count, read)

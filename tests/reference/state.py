@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from pipeline.features.plan import (
+    GROUPED_OPS,
     AccOp,
     Accumulator,
     CellType,
@@ -23,11 +24,20 @@ from pipeline.features.plan import (
 )
 from pipeline.state.batch import Outcome, TriggerKind
 from pipeline.state.status import Status
+from tests.reference import decay, moments
+from tests.reference.grouped import (
+    LENGTH,
+    add_to_group,
+    decayed_cell,
+    first_cell,
+    variance_cell,
+)
 
 __all__ = ["Event", "ReferenceState", "Row", "bits_of"]
 
 POISON = -(2**63)
-FLOATS = {AccOp.SUM_FLOAT, AccOp.MIN_FLOAT, AccOp.MAX_FLOAT}
+MOMENTS = {AccOp.VAR_MEAN, AccOp.VAR_LOW, AccOp.VAR_M2}
+FLOATS = {AccOp.SUM_FLOAT, AccOp.MIN_FLOAT, AccOp.MAX_FLOAT, AccOp.FIRST_FLOAT, *MOMENTS}
 START = {
     AccOp.COUNT: 0,
     AccOp.SUM_INT: 0,
@@ -36,6 +46,8 @@ START = {
     AccOp.MAX_INT: -(2**63),
     AccOp.MIN_FLOAT: math.inf,
     AccOp.MAX_FLOAT: -math.inf,
+    **dict.fromkeys((AccOp.VAR_INT, AccOp.VAR_FLOAT, AccOp.FIRST_AT, AccOp.FIRST_INT), 0),
+    **dict.fromkeys((AccOp.FIRST_FLOAT, *MOMENTS), 0.0),
 }
 Number = int | float
 Cell = tuple[Number | None, Status]
@@ -69,6 +81,7 @@ class Row:
     dropped: list[int | None]  # per list: newest dropped tile (DISTINCT) or time (EVENTS)
     deleted: int | None = None  # newest time it was deleted at
     live: bool = True
+    decayed: dict[int, decay.Decayed] = field(default_factory=dict)  # by list
     events: list[Event] = field(default_factory=list)  # applied since the row was last emptied
 
 
@@ -148,7 +161,9 @@ class ReferenceState:
         return tile_of(time, self.plan.rings[ring].width_ns) >= self._first_held(ring, row.time)
 
     def _joins_last(self, state: ListState, row: Row | None, time: int) -> bool:
-        return row is None or state.horizon_ns == 0 or time > row.time - state.horizon_ns
+        if row is None or state.kind is ListKind.DECAYED:
+            return True
+        return state.horizon_ns == 0 or time > row.time - state.horizon_ns
 
     def _takes(self, event: Event, source: int, mask: int) -> bool:
         if mask >= 0 and not event.masks[mask]:
@@ -235,10 +250,15 @@ class ReferenceState:
         accumulators = self.accumulators[ring]
         if not any(self._takes(event, a.input, a.mask) for a in accumulators):
             return
-        tile = tile_of(event.time, self.plan.rings[ring].width_ns)
+        width = self.plan.rings[ring].width_ns
+        tile = tile_of(event.time, width)
         cells = row.tiles[ring].setdefault(tile, [START[a.op] for a in accumulators])
         for k, a in enumerate(accumulators):
-            if self._takes(event, a.input, a.mask):
+            if self._takes(event, a.input, a.mask) and a.op in LENGTH:
+                group, value = slice(k, k + LENGTH[a.op]), event.inputs[a.input]
+                assert value is not None
+                cells[group] = add_to_group(a.op, cells[group], value, event.time - tile * width)
+            elif self._takes(event, a.input, a.mask) and a.op not in GROUPED_OPS:
                 value = 1 if a.op is AccOp.COUNT else event.inputs[a.input]
                 assert value is not None
                 cells[k] = fold(a.op, cells[k], value)
@@ -248,6 +268,10 @@ class ReferenceState:
         assert value is not None
         if state.kind in (ListKind.EVENTS, ListKind.IDS):
             self._add_to_events(row, i, state, (event.time, event.offset, value))
+            return
+        if state.kind is ListKind.DECAYED:
+            before = row.decayed.get(i)
+            row.decayed[i] = decay.add(before, event.time, value, state.horizon_ns)
             return
         if state.kind is ListKind.LAST:
             row.last[i] = sorted(
@@ -288,7 +312,7 @@ class ReferenceState:
                 row.values[i] = {v: k for v, k in row.values[i].items() if k >= first}
                 dropped = row.dropped[i]
                 row.dropped[i] = dropped if dropped is not None and dropped >= first else None
-            elif state.horizon_ns:
+            elif state.horizon_ns and state.kind is not ListKind.DECAYED:
                 row.last[i] = [e for e in row.last[i] if e[0] > row.time - state.horizon_ns]
                 dropped = row.dropped[i]
                 if dropped is not None and dropped <= row.time - state.horizon_ns:
@@ -306,10 +330,30 @@ class ReferenceState:
         cells: list[Cell] = []
         for feature in self.plan.features:
             found = self._feature(row, feature, at)
+            if feature.nulls >= 0:
+                found = self._spoilt(row, feature, at, found)
             if at < row.time:
                 found = [(value, Status.DEGRADED) for value, _ in found]
             cells += found
         return cells
+
+    def _spoilt(self, row: Row, feature: Feature, at: int, found: list[Cell]) -> list[Cell]:
+        """What was found, or null if an event of the window says so."""
+        used = self.plan.accumulators[feature.nulls]
+        i = used.ring - len(self.plan.rings)
+        start = self._start(feature, at)
+        if not feature.window_ns:
+            horizon = self.plan.lists[feature.a].horizon_ns
+            start = at - horizon if feature.op is FeatureOp.LAST and horizon else -(2**63)
+        if i < 0:
+            seen = self._combined(row, feature, used, at) != 0
+        else:
+            to_newest = feature.slide_ns and not feature.delay_ns
+            end = math.inf if to_newest else self._end(feature, at)
+            seen = any(start < time <= end for time, _, _ in row.last[i])
+        if seen:
+            return [(None, Status.PRESENT)] * len(found)
+        return [(value, max(status, self._missed(row, i, start))) for value, status in found]
 
     def _start(self, feature: Feature, at: int) -> int:
         return self._end(feature, at) - feature.window_ns
@@ -323,14 +367,20 @@ class ReferenceState:
         return [value for time, _, value in row.last[i] if start < time <= end]
 
     def _missed(self, row: Row, i: int, start: int) -> Status:
-        dropped = row.dropped[i]
-        missed = i >= 0 and dropped is not None and dropped > start
+        dropped = row.dropped[i] if i >= 0 else None
+        missed = dropped is not None and dropped > start
         return Status.DEGRADED if missed else Status.PRESENT
 
     def _feature(self, row: Row, feature: Feature, at: int) -> list[Cell]:
         if feature.op is FeatureOp.LAST:
             return self._last(row, feature, at)
+        if feature.op in (FeatureOp.DECAYED, FeatureOp.EWMA):
+            state, late = self.plan.lists[feature.a], max(at, row.time)
+            found = row.decayed.get(feature.a)
+            return [decayed_cell(feature, found, state.horizon_ns, state.input < 0, late)]
         start = self._start(feature, at)
+        if feature.op in (FeatureOp.VAR, FeatureOp.STD, FeatureOp.FIRST):
+            return [self._grouped(row, feature, self.plan.accumulators[feature.a], at)]
         if feature.op is FeatureOp.DISTINCT:
             if self.plan.lists[feature.a].kind is ListKind.EVENTS:
                 values = set(self._between(row, feature, feature.a, at))
@@ -360,21 +410,42 @@ class ReferenceState:
         value, status = self._value(feature, x, y)
         return [(value, max(status, kept))]
 
+    def _grouped(self, row: Row, feature: Feature, a: Accumulator, at: int) -> Cell:
+        i = a.ring - len(self.plan.rings)
+        missed = self._missed(row, i, self._start(feature, at))
+        if i >= 0:
+            values = self._between(row, feature, i, at)
+            total: moments.Moments = (0, 0.0, 0.0, 0.0)
+            for value in values if a.op is not AccOp.FIRST_AT else ():
+                total = moments.add(total, value)
+            groups: list[list[Number]] = [list(total)]
+        else:
+            k = self.accumulators[a.ring].index(a)
+            groups = [cells[k : k + LENGTH[a.op]] for cells in self._tiles(row, feature, a, at)]
+            values = [group[1] for group in groups if group[0]]
+        if feature.op is FeatureOp.FIRST:
+            return first_cell(feature, values, missed)
+        return variance_cell(feature, [(int(n), x, y, z) for n, x, y, z in groups], missed)
+
+    def _tiles(self, row: Row, feature: Feature, a: Accumulator, at: int) -> list[list[Number]]:
+        """The tiles of the feature's window, ascending."""
+        start = self._start(feature, at)
+        end = self._end(feature, at) if feature.delay_ns else math.inf
+        width, tiles = self.plan.rings[a.ring].width_ns, row.tiles[a.ring]
+        return [tiles[k] for k in sorted(tiles) if k * width >= start and (k + 1) * width <= end]
+
     def _combined(self, row: Row, feature: Feature, accumulator: Accumulator, at: int) -> Number:
-        ring, start = accumulator.ring, self._start(feature, at)
+        ring = accumulator.ring
         if ring >= len(self.plan.rings):
             total: Number = START[accumulator.op]
             for value in self._between(row, feature, ring - len(self.plan.rings), at):
                 one = 1 if accumulator.op is AccOp.COUNT else value
                 total = fold(accumulator.op, total, one)
             return total
-        end = self._end(feature, at) if feature.delay_ns else math.inf
         column = self.accumulators[ring].index(accumulator)
-        width = self.plan.rings[ring].width_ns
         cell: Number = START[accumulator.op]
-        for tile in sorted(row.tiles[ring]):
-            if tile * width >= start and (tile + 1) * width <= end:
-                cell = fold(accumulator.op, cell, row.tiles[ring][tile][column])
+        for cells in self._tiles(row, feature, accumulator, at):
+            cell = fold(accumulator.op, cell, cells[column])
         return cell
 
     def _value(self, feature: Feature, x: Number, y: Number) -> Cell:

@@ -194,7 +194,7 @@ def test_requests_late_and_dead_letters_are_those_of_a_quiet_run() -> None:
 
 def test_records_that_arrive_while_everything_fails_are_all_there_in_the_end() -> None:
     made, rng = fuzzed(11, events=50), Random(11)
-    fuzzer = EventFuzzer(made.view.source, rng, partitions=PARTITIONS)
+    fuzzer = EventFuzzer(made.view.sources[0], rng, partitions=PARTITIONS)
     simulation = Simulation([made.view], log=made.log, seed=11)
     for _ in range(8):
         simulation.run(20)

@@ -27,7 +27,7 @@ class Case:
 
     def oracle(self) -> Oracle:
         """The oracle, which has read the whole log."""
-        topic = self.view.source.topic
+        topic = self.view.stream.topic
         oracle = Oracle(self.view, partitions=len(self.log.topics[topic]))
         oracle.feed(records_of(self.log, topic))
         return oracle

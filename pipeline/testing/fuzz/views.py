@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 import polars as pl
@@ -97,7 +98,7 @@ def fuzz_view(stream: EventStream, rng: Random, name: str = "fuzz") -> FeatureVi
 
 def edges(view: FeatureView) -> list[int]:
     """Lengths that matter to a view, in ns: slides, windows, delays, ttl."""
-    found = {view.plan.ttl_ns, view.source.dedup_ns if view.source.event_id else 0}
+    found = {view.plan.ttl_ns, *(s.dedup_ns for s in view.sources if s.event_id is not None)}
     for a in view.features.values():
         found |= {a.window_ns, a.slide_ns, a.delay_ns, math.gcd(a.window_ns, a.slide_ns)}
     return sorted(found - {0}) or [10**9]
@@ -114,10 +115,13 @@ class _Maker:
     def feature(self) -> Aggregation:
         makers: list[Callable[[], Aggregation]] = [
             self._count, self._count, self._sum, self._sum, self._mean, self._extreme,
-            self._extreme, self._ratio, self._distinct, self._last,
+            self._extreme, self._ratio, self._distinct, self._last, self._spread, self._first,
+            self._decayed,
         ]  # fmt: skip
         made = self.rng.choice(makers)()
-        if made.op.name == "LAST" and self.rng.random() < 0.5:
+        if made.column is not None and self.rng.random() < 0.2:
+            made = replace(made, nulls="propagate" if self.rng.random() < 0.8 else "reject")
+        if made.half_life is not None or (made.op.name == "LAST" and self.rng.random() < 0.5):
             return made
         return self._windowed(made)
 
@@ -178,6 +182,20 @@ class _Maker:
     def _extreme(self) -> Aggregation:
         kind = self.rng.choice((agg.min, agg.max))
         return kind(self._column(ORDERED), where=self._where())
+
+    def _spread(self) -> Aggregation:
+        kind = self.rng.choice((agg.var, agg.std))
+        return kind(self._column(NUMBERS), ddof=self.rng.choice((0, 1, 1, 2)), where=self._where())
+
+    def _first(self) -> Aggregation:
+        return agg.first(self._column(ORDERED), where=self._where())
+
+    def _decayed(self) -> Aggregation:
+        half_life = self.unit * self.rng.choice((1, 7, 60, 10**6))
+        if self.rng.random() < 0.3:
+            return agg.decayed_count(half_life, where=self._where())
+        kind = self.rng.choice((agg.decayed_sum, agg.ewma))
+        return kind(self._column(NUMBERS), half_life, where=self._where())
 
     def _ratio(self) -> Aggregation:
         parts = [self.rng.choice((self._count, self._sum))() for _ in range(2)]

@@ -42,7 +42,7 @@ def answers(
 ) -> dict[str, list[tuple[Value, str]]]:
     """Value and status of every feature, one per entity, as a client gets them."""
     query = FeatureClient(store).prepare([oracle.view.name])
-    names = oracle.view.source.key_fields
+    names = oracle.view.stream.key_fields
     columns = {name: [entity[i] for entity in entities] for i, name in enumerate(names)}
     table = query.read(columns, at="event" if at is None else at, status="feature")
     result: dict[str, list[tuple[Value, str]]] = {}

@@ -45,6 +45,7 @@ class _Row:
     entity: tuple[Any, ...]
     newest: int
     entries: list[list[list[Entry]]]  # per feature, per part
+    nulls: list[list[Entry]]  # per feature: the events that make it null
     overflowed: set[int] = field(default_factory=set)  # features whose values exceeded their bound
     ids: list[tuple[int, int, Any]] = field(default_factory=list)  # (time, offset, id)
 
@@ -79,7 +80,7 @@ class Oracle:
         self.accounting: dict[int, Accounting] = {}
         self._partitions = partitions
         self._reader = reader
-        self._rows = Rows(view.source.schema)
+        self._rows = Rows(view.stream.schema)
         self._conditions = [t.when for t in triggers if t.view is view and hasattr(t.when, "meta")]
         self._ttl = view.plan.ttl_ns
         self._features = [self._feature(name, a) for name, a in view.features.items()]
@@ -112,7 +113,7 @@ class Oracle:
 
     def _outcome(self, record: Record) -> str:
         """One of the outcomes, or the reason of a dead letter."""
-        event = read(self.view.source, self._partitions, record, self._reader)
+        event = read(self.view.sources[0], self._partitions, record, self._reader)
         if isinstance(event, str):
             return event
         if record.value is None:
@@ -124,6 +125,9 @@ class Oracle:
             seen = [[self._rows.seen(event, p) for p in f.parts] for f in self._features]
         except ExpressionError:
             return "expression"
+        for number, feature in enumerate(self._features):
+            if self._null(feature, seen[number], "reject"):
+                return "null_value"
         if not selected:
             return "filtered"
         return self._apply(event, seen)
@@ -142,8 +146,9 @@ class Oracle:
         if not any(f.reach.takes(newest, event.time) for f in self._features):
             return "late"
         if row is None:
-            entity = entity_of(self.view.source.key_fields, event.fields)
-            row = _Row(entity, event.time, [[[] for _ in f.parts] for f in self._features])
+            entity = entity_of(self.view.stream.key_fields, event.fields)
+            parts: list[list[list[Entry]]] = [[[] for _ in f.parts] for f in self._features]
+            row = _Row(entity, event.time, parts, [[] for _ in self._features])
             self._keys[key] = row
         row.newest = max(row.newest, event.time)
         for number, feature in enumerate(self._features):
@@ -160,12 +165,12 @@ class Oracle:
         return "applied"
 
     def _id(self, event: Event) -> Any:
-        name = self.view.source.event_id
+        name = self.view.stream.event_id
         return None if name is None else event.fields.get(name)
 
     def _remember(self, row: _Row, event: Event, known: Any) -> None:
         """Keep the newest ids, at most the bound, later than the newest event less ``dedup``."""
-        stream = self.view.source
+        stream = self.view.stream
         if known is not None:
             row.ids.append((event.time, event.record.offset, known))
         young = sorted(i for i in row.ids if i[0] > row.newest - stream.dedup_ns)
@@ -174,6 +179,8 @@ class Oracle:
     def _add(
         self, row: _Row, number: int, feature: _Feature, event: Event, seen: list[Seen]
     ) -> None:
+        if self._null(feature, seen, "propagate"):
+            row.nulls[number].append(Entry(event.time, event.record.offset, None))
         for part, s in zip(row.entries[number], seen, strict=True):
             if s.passes and s.value is not None:
                 part.append(Entry(event.time, event.record.offset, s.value))
@@ -183,6 +190,13 @@ class Oracle:
                 held = {e.value for e in entries if self._held(feature, row.newest, e.time)}
                 if len(held) > feature.aggregation.bound:
                     row.overflowed.add(number)
+
+    def _null(self, feature: _Feature, seen: list[Seen], policy: str) -> bool:
+        """Whether an event has a null where the feature has this policy for one."""
+        return any(
+            part.nulls == policy and s.passes and s.value is None
+            for part, s in zip(feature.parts, seen, strict=True)
+        )
 
     def _held(self, feature: _Feature, newest: int, time: int) -> bool:
         """Whether the tiles of the feature's width that the view keeps reach back to ``time``."""
@@ -214,6 +228,15 @@ class Oracle:
         return {f.name: self._value(row, i, f, time) for i, f in enumerate(self._features)}
 
     def _value(self, row: _Row, number: int, feature: _Feature, at: int) -> Expected:
+        nulls, unsure = self._window(feature, row.nulls[number], at)
+        if nulls:
+            return Expected(None)
+        value = self._of_values(row, number, feature, at)
+        if unsure and value.status == "present":
+            return Expected(value.value, "degraded", value.tolerance, value.loose)
+        return value
+
+    def _of_values(self, row: _Row, number: int, feature: _Feature, at: int) -> Expected:
         if feature.reach.always:
             return decayed(feature.aggregation, sorted(row.entries[number][0]), at)
         windows, missed = [], False
