@@ -21,8 +21,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from itertools import count
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 
 import pytest
