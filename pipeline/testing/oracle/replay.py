@@ -43,7 +43,7 @@ class Accounting:
 class _Row:
     """What a key's applied events gave each feature since the row was last emptied."""
 
-    entity: Any
+    entity: tuple[Any, ...]
     newest: int
     entries: list[list[list[Entry]]]  # per feature, per part
     nulls: list[list[Entry]]  # per feature: the events that make it null
@@ -220,8 +220,8 @@ class Oracle:
     # ---- what features are
 
     @property
-    def entities(self) -> Mapping[bytes, Any]:
-        """Every key that has a row, and the entity that it names."""
+    def entities(self) -> Mapping[bytes, tuple[Any, ...]]:
+        """Every key that has a row, and the entity that it names: a value for each key field."""
         return {key: row.entity for key, row in self._keys.items()}
 
     def newest(self, key: bytes) -> int | None:
