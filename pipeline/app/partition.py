@@ -11,14 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.app.outputs import changes_batch, changes_schema, select_bytes
-from pipeline.errors import CorruptRowError, LogTruncatedError
+from pipeline.app.quarantine import Quarantine
+from pipeline.errors import LogTruncatedError
 from pipeline.features.derive import Derivation
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import EventBatch, TopicPartition
 from pipeline.ingest.lane import Position
 from pipeline.state.batch import Fired, Leaving, Outcome, TriggerKind, TriggerTables
 from pipeline.state.table import StateTable
-from pipeline.store.keys import partition_tag
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
 from pipeline.store.partition import PartitionStore, RowWrite
@@ -64,7 +64,8 @@ def view_plans(views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> lis
 class StagedView:
     """What one view made of one batch, computed and not yet committed.
 
-    ``failed`` and ``late`` are rows of the batch; ``fired_rows`` the rows of ``fired``.
+    ``failed``, ``late`` and ``corrupt`` (their entity's stored row is) are rows of the batch;
+    ``fired_rows`` the rows of ``fired``. ``quarantined`` are copies of corrupt rows to be written.
     """
 
     plan: ViewPlan
@@ -76,7 +77,15 @@ class StagedView:
     fired_rows: I64
     failed: I64
     late: I64
+    corrupt: I64
+    quarantined: RowWrite | None
     outcomes: Mapping[str, int]
+
+    @property
+    def writes(self) -> list[RowWrite]:
+        """Everything but the marker that the commit writes."""
+        rows = [self.write] if len(self.slots) else []
+        return rows if self.quarantined is None else [*rows, self.quarantined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,7 @@ class ViewState:
     schema: pa.Schema
     marker: Marker
     table: StateTable
+    quarantine: Quarantine
 
 
 @dataclass
@@ -147,7 +157,8 @@ class Partition:
                 )  # fmt: skip
             schema = changes_schema(compiled, self.app, self.topic_id)
             table = StateTable(compiled, max_bytes=self.cache_bytes)
-            self.views.append(ViewState(plan, schema, marker, table))
+            quarantine = Quarantine(self.app, self.source, compiled.view, compiled.fingerprint)
+            self.views.append(ViewState(plan, schema, marker, table, quarantine))
         return lease
 
     @property
@@ -209,13 +220,13 @@ class Partition:
         keys, key_offsets = binary.keys, binary.key_offsets
         if not whole:
             keys, key_offsets = select_bytes(keys, key_offsets, rows)
-        slots = self._resident(state, keys, key_offsets)
+        slots, broken, quarantined = self._resident(state, keys, key_offsets)
         applied = state.table.apply(
             slots,
             binary.offsets if whole else binary.offsets[rows],
             binary.timestamps_ms if whole else binary.timestamps_ms[rows],
             events.event_time if whole else events.event_time[rows],
-            np.ones(len(rows), dtype=np.uint8),
+            np.where(broken, 0, 1 + events.tombstones[rows]).astype(np.uint8),
             derived.inputs if whole else np.ascontiguousarray(derived.inputs[:, rows]),
             derived.valid if whole else np.ascontiguousarray(derived.valid[:, rows]),
             derived.masks if whole else np.ascontiguousarray(derived.masks[:, rows]),
@@ -227,7 +238,8 @@ class Partition:
             "applied": int(counts[Outcome.APPLIED]),
             "late": int(counts[Outcome.LATE]),
             "filtered": int(counts[Outcome.FILTERED]),
-            "dead_lettered": consumed - len(rows),
+            "duplicate": int(counts[Outcome.DUPLICATE]),
+            "dead_lettered": consumed - len(rows) + int(broken.sum()),
         }
         marker = dataclasses.replace(
             state.marker,
@@ -250,26 +262,33 @@ class Partition:
             fired_rows=rows[applied.fired.event],
             failed=failed,
             late=rows[applied.outcome == Outcome.LATE],
+            corrupt=rows[broken],
+            quarantined=quarantined,
             outcomes=outcomes,
         )
 
-    def _resident(self, state: ViewState, keys: U8, key_offsets: I64) -> I32:
-        """Slots of the keys; rows that are not cached are fetched in one round trip."""
+    def _resident(
+        self, state: ViewState, keys: U8, key_offsets: I64
+    ) -> tuple[I32, npt.NDArray[np.bool_], RowWrite | None]:
+        """Slots of n keys; rows that are not cached are fetched in one round trip.
+
+        Then bool[n], true where the stored row is corrupt (read again for every batch, so that one
+        that was mended is noticed), and what of these goes to quarantine.
+        """
         lookup = state.table.lookup(keys, key_offsets)
-        if len(lookup.missing):
-            fingerprint = state.plan.view.plan.fingerprint
-            rows = self.store.read(fingerprint, keys, key_offsets, lookup.missing)
-            corrupt = state.table.load(lookup.slots[lookup.missing], rows)
-            if corrupt:
-                i = int(lookup.missing[corrupt[0]])
-                key = keys[key_offsets[i] : key_offsets[i + 1]].tobytes()
-                raise CorruptRowError(
-                    f"{self.source}: the stored row of {state.plan.view.name} for key {key!r} is "
-                    f"corrupt ({len(corrupt)} such rows in this batch). Restore the store, or "
-                    f"delete all keys {partition_tag(self.app, self.source).decode()}* to have "
-                    "them computed again from the log"
-                )
-        return lookup.slots
+        broken = np.zeros(len(lookup.slots), dtype=bool)
+        if not len(lookup.missing):
+            return lookup.slots, broken, None
+        fingerprint = state.plan.view.plan.fingerprint
+        rows = self.store.read(fingerprint, keys, key_offsets, lookup.missing)
+        corrupt = state.table.load(lookup.slots[lookup.missing], rows)
+        if not corrupt:
+            return lookup.slots, broken, None
+        index = lookup.missing[corrupt]
+        broken = np.isin(lookup.slots, lookup.slots[index])
+        names = [keys[key_offsets[i] : key_offsets[i + 1]].tobytes() for i in index.tolist()]
+        found = [(name, rows[i] or b"") for name, i in zip(names, corrupt, strict=True)]
+        return lookup.slots, broken, state.quarantine.take(found)
 
     def _changes(self, state: ViewState, dirty: I32) -> pa.RecordBatch | None:
         if not len(dirty):

@@ -7,11 +7,12 @@ It is synchronous, runs on one thread, and is driven by :meth:`DataPlane.step`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.app.crashpoints import reach
 from pipeline.app.expiry import Expiry
+from pipeline.app.hold import Hold
 from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import Partition, StagedBatch, ViewPlan
 from pipeline.app.sender import Sender
@@ -135,6 +136,7 @@ class DataPlane:
         self._check_at = 0.0
         self._offsets_at = 0.0
         self._resets = 0
+        self._hold = Hold(lane)
 
     def start(self) -> None:
         """Join the consumer group; partitions arrive during :meth:`step`."""
@@ -163,11 +165,12 @@ class DataPlane:
     def step(self) -> Step:
         """Read one batch a partition, apply, send out, commit; or mend what is broken.
 
-        Raises what cannot be mended here: :class:`CorruptRowError`, :class:`LogTruncatedError`,
+        Raises what cannot be mended here: :class:`LogTruncatedError`, a marker that cannot be read,
         :class:`FencedError` where another's lease was in the way for minutes.
         """
         self._resets = 0
         self._mend()
+        self._hold.keep(self._partitions, self._trouble)
         batches = self._lane.poll(self._settings.max_records, self._settings.max_wait_ms)
         staged: list[tuple[Partition, StagedBatch]] = []
         for batch in batches:
@@ -196,6 +199,15 @@ class DataPlane:
         expiring = self._expiry.drain()
         return Step([work for _, work in committed], rejected, self._resets, expiring)
 
+    def hold(self, views: Collection[str]) -> None:
+        """Until the next call, read no more of the topics of these views; the rest goes on."""
+        held = (
+            name
+            for name, topic in self._topics.items()
+            if any(plan.view.name in views for plan in topic.views)
+        )
+        self._hold.change(held, self._trouble)
+
     def close(self) -> None:
         """Leave the group and close every partition; what was not committed is read again."""
         self._lane.close()
@@ -216,7 +228,7 @@ class DataPlane:
             expiries = self._expiry.take(partition.source)
             try:
                 partition.store.begin_commit(
-                    [v.write for v in batch.views if len(v.slots)],
+                    [write for v in batch.views for write in v.writes],
                     [v.marker for v in batch.views],
                     expiries,
                 )
@@ -307,7 +319,8 @@ class DataPlane:
                 self._register()
                 start = self._open(partition)
                 self._lane.seek(source, start.offset, start.leader_epoch)
-                self._lane.resume([source])
+                if source not in self._hold:
+                    self._lane.resume([source])
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
                 continue
@@ -376,6 +389,8 @@ class DataPlane:
     def _revoked(self, sources: list[TopicPartition], lost: bool) -> None:
         log.info("%s %s", "lost" if lost else "revoked", ", ".join(str(s) for s in sources))
         gone = [p for s in sources if (p := self._partitions.pop(s, None)) is not None]
+        for source in sources:
+            self._hold.forget(source)
         if not lost:
             self._expiry.release(gone)
         for partition in gone:

@@ -49,6 +49,8 @@ class Sender:
         for view in batch.views:
             if len(view.failed):
                 self._letters(partition, batch, _all(view.failed, Reason.EXPRESSION), view)
+            if len(view.corrupt):
+                self._letters(partition, batch, _all(view.corrupt, Reason.CORRUPT_ROW), view)
             if len(view.late):
                 self._letters(partition, batch, _all(view.late, Reason.LATE), view)
             if view.changes is not None:

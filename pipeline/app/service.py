@@ -8,13 +8,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import CancelledError
 from typing import Any
 
 import mode
 import pyarrow as pa
 
 from pipeline import metrics
+from pipeline.app.handover import HandOver
 from pipeline.app.plane import DataPlane, Step
 from pipeline.errors import PipelineError
 
@@ -25,10 +25,15 @@ log = logging.getLogger(__name__)
 LAG_INTERVAL_S = 1.0
 REFUSED_INTERVAL_S = 10.0
 STOP_TIMEOUT_S = 10.0
+PATIENCE_S = 0.2  # a channel that is full for longer makes the plane hold its view's topic back
+PAUSE_S = 0.02  # between looks at a full channel while there is nothing else to do
 
 
 class PlaneService(mode.Service):
     """Starts a thread with the data plane, stops it, and reports what it does.
+
+    An agent that does not keep up holds back the topics of its view, and nothing else: the plane
+    goes on polling, beating and reading the other topics.
 
     ``build`` makes the plane (on the thread: it waits for servers); ``deliver`` takes
     (view name, changed rows) on the event loop. An error of the plane is kept in ``failure``; then
@@ -77,11 +82,13 @@ class PlaneService(mode.Service):
     def _main(self) -> None:
         try:
             plane = self._build()
+            agents = HandOver(self._deliver, self._running_loop())
             self._working = True
             try:
                 plane.start()
-                self._work(plane)
+                self._work(plane, agents)
             finally:
+                agents.close()
                 plane.close()
         except PipelineError as error:
             self._fail(error)
@@ -89,6 +96,11 @@ class PlaneService(mode.Service):
             log.exception("the data plane failed")
             self._fail(error)
             raise
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise PipelineError("the data plane's service was not started")
+        return self._loop
 
     def _fail(self, error: BaseException) -> None:
         """Stop the application, which then raises ``failure`` to whoever runs it."""
@@ -100,33 +112,22 @@ class PlaneService(mode.Service):
         else:
             asyncio.run_coroutine_threadsafe(self.crash(error), self._loop)
 
-    def _work(self, plane: DataPlane) -> None:
-        lag_at = 0.0
+    def _work(self, plane: DataPlane, agents: HandOver) -> None:
+        lag_at, full = 0.0, False
         while not self._stopping.is_set():
             step = plane.step()
             self._observe(step)
             for batch in step.batches:
                 for view in batch.views:
                     if view.changes is not None:
-                        self._hand_over(view.plan.view.name, view.changes)
+                        agents.give(view.plan.view.name, view.changes)
+            patience_s = PATIENCE_S if not full else 0.0 if step.batches else PAUSE_S
+            behind = agents.wait(patience_s)
+            full = bool(behind)
+            plane.hold(behind)
             if time.monotonic() >= lag_at:
                 lag_at = time.monotonic() + LAG_INTERVAL_S
                 self._observe_lag(plane)
-
-    def _hand_over(self, view: str, changes: pa.RecordBatch) -> None:
-        """Give changed rows to the agents; waits while their channel is full (back-pressure)."""
-        if view not in self._deliver or self._loop is None:
-            return
-        put = asyncio.run_coroutine_threadsafe(self._deliver[view](changes), self._loop)
-        while not self._stopping.is_set():
-            try:
-                put.result(timeout=0.2)
-            except TimeoutError:
-                continue
-            except CancelledError:
-                pass  # the agents were stopped before us
-            return
-        put.cancel()
 
     def _observe(self, step: Step) -> None:
         """Count what a step did; never per event."""
@@ -154,6 +155,8 @@ class PlaneService(mode.Service):
                 counted.histogram(metrics.FRESHNESS, name).observe(age_s)
                 counted.counter(metrics.ROWS_WRITTEN, name).add(len(view.slots))
                 counted.counter(metrics.BYTES_WRITTEN, name).add(len(view.write.rows.rows))
+                if view.quarantined is not None:
+                    counted.counter(metrics.CORRUPT_ROWS, name).add(len(view.quarantined.rows))
                 for outcome, records in view.outcomes.items():
                     counted.counter(metrics.OUTCOMES, name, outcome).add(records)
 

@@ -29,8 +29,8 @@ EXAMPLES = """\
   pipeline plan shop.features:app --view household_activity
 """
 
-# Row layout v1, docs/row-layout.md. A varint of 64 bits takes up to 10 bytes.
-_HEADER = 48
+# Row layout v2, docs/row-layout.md. A varint of 64 bits takes up to 10 bytes.
+_HEADER = 56
 _VARINT = 10
 _FLOAT = 8
 
@@ -112,8 +112,9 @@ def _print_state(out: Console, plan: Plan) -> None:
         if kept.mask >= 0:
             name += f" where {_expression(plan.masks[kept.mask])}"
         at_most = _count(kept.bound, "value")
-        if kept.kind is ListKind.EVENTS:
-            at_most = f"{_count(kept.bound, 'event')} of {format_duration(kept.horizon_ns)}"
+        if kept.kind in (ListKind.EVENTS, ListKind.IDS):
+            noun = "event" if kept.kind is ListKind.EVENTS else "id"
+            at_most = f"{_count(kept.bound, noun)} of {format_duration(kept.horizon_ns)}"
         rows.add_row(
             *map(plain, (f"list {index}", name, at_most, format_size(_list_bytes(plan, index))))
         )

@@ -102,6 +102,7 @@ class _Compiler:
     ) -> Plan:
         selected = self._mask(where, f"{self.view}.where")
         drafts = [self._feature(name, aggregation) for name, aggregation in features.items()]
+        self._ids()
         widths = list(self.rings)
 
         def section(key: int) -> int:
@@ -213,7 +214,11 @@ class _Compiler:
         if window.keep:
             return self._events(where, window, source, mask)
         reach = aggregation.window_ns
-        horizon = reach + aggregation.slide_ns if reach else self.ttl_ns
+        horizon = reach + aggregation.slide_ns
+        if not reach and self.ttl_ns:
+            horizon = (
+                self.ttl_ns + 1
+            )  # the row is there up to and with newest + ttl: so is its value
         return self._list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon)
 
     def _numeric(
@@ -307,6 +312,14 @@ class _Compiler:
                 self.lists[i] = (*key, max(horizon, window.horizon), type_)
                 return i
         return self._list(where, *key, window.horizon)
+
+    def _ids(self) -> None:
+        """The list of event ids, where the stream tells its events apart."""
+        source = self.source
+        if source.event_id is not None:
+            where = f"EventStream({source.topic!r}).event_id"
+            column = self._input(source.event_id, where)
+            self._list(where, ListKind.IDS, 0, column, -1, source.dedup_bound, source.dedup_ns)
 
     def _list(
         self, where: str, kind: ListKind, width: int, source: int, mask: int, bound: int,

@@ -61,7 +61,7 @@ class Derivation:
         self._roots = sorted({r for e in self._expressions for r in e.meta.root_names()})
 
     def compute(self, events: EventBatch) -> Derived:
-        """Inputs and masks of ``events``; rejected rows hold undefined values."""
+        """Inputs and masks of ``events``; rejected rows and tombstones hold undefined values."""
         n = len(events)
         inputs = np.empty((len(self._plan.inputs), n), dtype=np.int64)
         valid = np.empty((len(self._plan.inputs), n), dtype=np.uint8)
@@ -89,7 +89,7 @@ class Derivation:
                 masks[:, start] = 0
                 for i, _ in self._computed:
                     valid[i, start] = 0
-                if events.reason[start] == Reason.OK:
+                if events.reason[start] == Reason.OK and not events.tombstones[start]:
                     failed.append(start)
                 return
             half = n // 2

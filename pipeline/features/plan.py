@@ -17,7 +17,7 @@ than the ring is refused by it. Each tile holds one 8-byte cell per accumulator.
 (that is all any window ending at T >= the newest event needs), sorted by value.
 ``last`` keeps the newest n values by (event time, offset). Both are bounded; what a
 full list drops is remembered by its time, and a read that would need it says
-``degraded``.
+``degraded``. ``ids`` keeps the ids of recent events, by which duplicates are known.
 
 *Exact windows.* ``over(W)`` without a slide read at ``T`` covers ``(T - W, T]``. An ``events`` list
 keeps (event time, offset, value) of each event as far back as the longest window that uses it, and
@@ -76,11 +76,12 @@ class AccOp(IntEnum):
 
 
 class ListKind(IntEnum):
-    """The three kinds of bounded lists."""
+    """The kinds of bounded lists."""
 
     DISTINCT = 0  # entries (value, newest tile), ascending by value
     LAST = 1  # entries (event time, offset, value), ascending by (event time, offset)
     EVENTS = 2  # the same, or (event time, offset) without an input; what is dropped is remembered
+    IDS = 5  # as EVENTS, of event ids: an event whose id is there is a duplicate
 
 
 class FeatureOp(IntEnum):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pipeline.contracts.contract import Contract, FieldType
+from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.errors import DefinitionError
 from pipeline.features.entity import entity_fields, entity_type
 from pipeline.units import parse_duration
 
 __all__ = ["EventStream"]
 
+ID_TYPES = (FieldType.INT64, FieldType.STRING)
+MAX_IDS = 65_536
 TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
@@ -28,6 +30,10 @@ class EventStream:
     ``max_future``       an event later than its broker time plus this is dead-lettered
     ``earliest``         an event before this time is dead-lettered (default: 1970)
     ``max_value_bytes``  a larger value is dead-lettered without being decoded
+    ``event_id``         field that tells events apart (an integer or a string; null: unknown):
+                         an event whose id its entity's row still keeps is a ``duplicate``
+    ``dedup``            how long before the entity's newest event an id is kept
+    ``dedup_bound``      most ids of one entity; beyond it the oldest go
 
     Raises :class:`DefinitionError`, which names the argument.
     """
@@ -39,9 +45,13 @@ class EventStream:
     max_future: str | int | timedelta = "1h"
     earliest: datetime = datetime(1970, 1, 1, tzinfo=UTC)
     max_value_bytes: int = 1 << 20
+    event_id: str | None = None
+    dedup: str | int | timedelta = "1h"
+    dedup_bound: int = 4096
     schema: Contract = field(init=False, repr=False)
     max_future_ms: int = field(init=False, repr=False)
     earliest_ns: int = field(init=False, repr=False)
+    dedup_ns: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         where = f"EventStream({self.topic!r})"
@@ -75,11 +85,29 @@ class EventStream:
             future_ns = parse_duration(self.max_future)
         except ValueError as error:
             raise DefinitionError(f"{where}.max_future", str(error)) from error
+        if self.event_id is not None:
+            self._check_id(where, self.event_id, types)
+        object.__setattr__(self, "dedup_ns", _dedup_ns(where, self.dedup))
         elapsed = self.earliest - datetime(1970, 1, 1, tzinfo=UTC)
         object.__setattr__(self, "key", key[0] if len(key) == 1 else key)
         object.__setattr__(self, "schema", contract)
         object.__setattr__(self, "max_future_ms", future_ns // 1_000_000)
         object.__setattr__(self, "earliest_ns", elapsed // timedelta(microseconds=1) * 1000)
+
+    def _check_id(self, where: str, name: str, types: Mapping[str, Field]) -> None:
+        if name not in types:
+            raise DefinitionError(
+                f"{where}.event_id",
+                f"the contract has no field {name!r}; it has: {', '.join(types)}",
+            )
+        if types[name].type not in ID_TYPES:
+            raise DefinitionError(
+                f"{where}.event_id",
+                f"{name!r} is {types[name].type.value}; an id is "
+                f"{', '.join(t.value for t in ID_TYPES)}",
+            )
+        if not 1 <= self.dedup_bound <= MAX_IDS:
+            raise DefinitionError(f"{where}.dedup_bound", f"must be 1 to {MAX_IDS}")
 
     @property
     def key_fields(self) -> tuple[str, ...]:
@@ -90,3 +118,13 @@ class EventStream:
     def key_type(self) -> str:
         """``int64``, ``string``, ``uuid`` or ``bytes``; of several fields joined by ``|``."""
         return entity_type(f"EventStream({self.topic!r}).key", self.schema, self.key_fields)
+
+
+def _dedup_ns(where: str, span: str | int | timedelta) -> int:
+    try:
+        nanoseconds = parse_duration(span)
+    except ValueError as error:
+        raise DefinitionError(f"{where}.dedup", str(error)) from error
+    if nanoseconds <= 0:
+        raise DefinitionError(f"{where}.dedup", "must be longer than 0")
+    return nanoseconds

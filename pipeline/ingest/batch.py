@@ -42,7 +42,7 @@ class Reason(IntEnum):
 
     OK = 0
     TOO_LARGE = 1  # value longer than the stream's limit (its body is not copied), or key
-    TOMBSTONE = 2  # null value
+    TOMBSTONE = 2  # null value that cannot delete its entity: no broker time (checked after 5)
     EMPTY = 3  # value of 0 bytes
     NO_KEY = 4  # null or empty message key
     MISROUTED = 5  # murmur2(key) % partitions is another partition
@@ -53,7 +53,8 @@ class Reason(IntEnum):
     TS_FUTURE = 10  # event time beyond broker time + the stream's bound
     TS_PAST = 11  # event time before the stream's earliest accepted time
     EXPRESSION = 12  # an expression of a view failed on this record
-    LATE = 13  # too late for every window of a view
+    LATE = 13  # too late for every window of a view, or not after the entity's deletion
+    CORRUPT_ROW = 15  # the stored row of its entity fails its checks, see Partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,12 @@ class EventBatch:
     def source(self) -> TopicPartition:
         """The partition the events came from."""
         return self.binary.source
+
+    @property
+    def tombstones(self) -> U8:
+        """uint8[n]: 1 where a record deletes its entity as of ``event_time``, with void columns."""
+        found: U8 = ((self.binary.value_null != 0) & (self.reason == Reason.OK)).view(np.uint8)
+        return found
 
     def rejects(self) -> Rejects:
         """The rows that cannot be applied."""

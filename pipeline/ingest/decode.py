@@ -16,6 +16,7 @@ from pipeline.ingest.batch import BinaryBatch, EventBatch, Reason
 from pipeline.ingest.entity import KEY_TYPES, match_keys
 from pipeline.ingest.fieldtable import FieldTable
 from pipeline.ingest.forms import Text, base64_bytes, lower_uuids
+from pipeline.ingest.tombstones import accept as accept_tombstones
 from pipeline.kernels import checks
 from pipeline.kernels import json as kernel
 
@@ -168,6 +169,8 @@ class JsonDecoder:
             self._earliest_ns,
             events.reason,
         )
+        types = [KEY_TYPES[self.contract.field(name).type] for name in self._key]
+        accept_tombstones(events, types)
 
 
 def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -8,11 +8,13 @@ import numpy.typing as npt
 from pipeline.kernels.arena import has_room
 from pipeline.kernels.events import add_event, event_words
 from pipeline.kernels.finalize import finalize_row
+from pipeline.kernels.ids import came_before, ids_list
 from pipeline.kernels.integers import minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
     EVENTS,
+    IDS,
     LAST,
     LIST_BOUND,
     LIST_HORIZON,
@@ -48,14 +50,14 @@ from pipeline.kernels.tiles import (
 )
 from pipeline.kernels.tombstones import DELETE, delete_entity, was_deleted
 
-__all__ = ["APPLIED", "FILTERED", "LATE", "SKIPPED", "apply_events"]
+__all__ = ["APPLIED", "DUPLICATE", "FILTERED", "LATE", "SKIPPED", "apply_events"]
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
-SKIPPED, APPLIED, LATE, FILTERED = range(4)
+SKIPPED, APPLIED, LATE, FILTERED, DUPLICATE = range(5)
 EVERY, MASK, CHANGED = range(3)
 DONE, NO_ROOM, NO_FIRED_ROOM, NOT_LOADED = range(4)
 
@@ -130,7 +132,7 @@ def _joins(
         horizon = lists[i, LIST_HORIZON]
         joins = early or horizon == 0 or time > minus(newest, horizon)
         joined[len(rings) + i] = 1 if joins else 0
-        some = some or joins
+        some = some or (joins and lists[i, LIST_KIND] != IDS)
     return bool(some)
 
 
@@ -206,7 +208,7 @@ def _include(
             continue
         source = lists[i, LIST_INPUT]
         value = values[source] if source >= 0 else np.int64(0)
-        if lists[i, LIST_KIND] == EVENTS:
+        if lists[i, LIST_KIND] in (EVENTS, IDS):
             add_event(
                 arena, heads, slots, slot, s, evicted + i, lists[i, LIST_BOUND],
                 minus(newest, lists[i, LIST_HORIZON]), event_words(lists, i), time, offset, value,
@@ -254,7 +256,7 @@ def apply_events(
     ``progress[STOPPED]``; else DONE.
     """
     touched, fired = progress[N_DIRTY], progress[N_FIRED]
-    stopped = np.int64(DONE)
+    stopped, ids = np.int64(DONE), ids_list(lists)
     e = progress[EVENT]
     while e < len(chosen):
         slot = chosen[e]
@@ -272,6 +274,10 @@ def apply_events(
             )
             touched += _touch(slots, slot, sequence, dirty, touched)
             outcome[e] = APPLIED
+            e += 1
+            continue
+        if ids >= 0 and came_before(slots, arena, slot, rings, lists, ids, inputs, valid, e):
+            outcome[e] = DUPLICATE
             e += 1
             continue
         if not _joins(slots, arena, heads, slot, rings, lists, ttl_ns, event_time[e], joined):

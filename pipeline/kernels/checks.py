@@ -38,23 +38,22 @@ def admit(
     max_value_bytes: Int,
     reason: U8,
 ) -> None:
-    """Write TOO_LARGE, TOMBSTONE, EMPTY, NO_KEY, MISROUTED or 0 into ``reason`` uint8[n].
+    """Write TOO_LARGE, EMPTY, NO_KEY, MISROUTED, TOMBSTONE or 0 into ``reason`` uint8[n].
 
-    A value whose bytes were left out (``value_size`` over the slice) is too large whatever the
-    limit is; so is a record whose key is longer than ``MAX_KEY_BYTES``.
+    TOMBSTONE is a null value with nothing else wrong. A value whose bytes were left out
+    (``value_size`` over the slice) is too large whatever the limit is; so is a record whose key is
+    longer than ``MAX_KEY_BYTES``.
     """
     for i in range(len(reason)):
         size = value_offsets[i + 1] - value_offsets[i]
         code = 0
-        if value_null[i]:
-            code = TOMBSTONE
-        elif (
+        if (
             value_size[i] > max_value_bytes
             or value_size[i] > size
             or key_offsets[i + 1] - key_offsets[i] > MAX_KEY_BYTES
         ):
             code = TOO_LARGE
-        elif size == 0:
+        elif size == 0 and not value_null[i]:
             code = EMPTY
         elif key_null[i] or key_offsets[i + 1] == key_offsets[i]:
             code = NO_KEY
@@ -62,6 +61,8 @@ def admit(
             partition
         ):
             code = MISROUTED
+        elif value_null[i]:
+            code = TOMBSTONE
         reason[i] = code
 
 

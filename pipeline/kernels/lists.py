@@ -3,7 +3,7 @@
 A DISTINCT section holds entries ``[value, newest tile]`` ascending by value; entries older than
 the ring may linger, never count, and go before anything else does when the list is full.
 A LAST section holds ``[time, offset, value]`` ascending by (time, offset). EVENTS sections are in
-:mod:`pipeline.kernels.events`.
+:mod:`pipeline.kernels.events`, IDS sections in :mod:`pipeline.kernels.ids`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = [
     "DISTINCT",
     "DISTINCT_WORDS",
     "EVENTS",
+    "IDS",
     "LAST",
     "LAST_WORDS",
     "LIST_BOUND",
@@ -47,6 +48,7 @@ I64 = npt.NDArray[np.int64]
     LIST_TYPE,
 ) = range(7)
 DISTINCT, LAST, EVENTS = range(3)
+IDS = 5
 DISTINCT_WORDS = 2
 LAST_WORDS = 3
 _MINUS_ZERO = -(2**63)

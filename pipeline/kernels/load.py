@@ -18,6 +18,7 @@ from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
     EVENTS,
+    IDS,
     LIST_BOUND,
     LIST_HORIZON,
     LIST_KIND,
@@ -287,7 +288,7 @@ def _load_body(
     for i in range(len(lists)):
         if at >= 0 and lists[i, LIST_KIND] == DISTINCT:
             at = _load_distinct(arena, heads, slots, slot, rings, lists, i, newest, data, at, end)
-        elif at >= 0 and lists[i, LIST_KIND] == EVENTS:
+        elif at >= 0 and lists[i, LIST_KIND] in (EVENTS, IDS):
             at = _load_events(
                 arena, heads, slots, slot, rings, lists, i, newest, offset, data, at, end
             )

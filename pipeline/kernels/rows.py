@@ -12,6 +12,7 @@ from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
     DISTINCT,
     EVENTS,
+    IDS,
     LIST_BOUND,
     LIST_HORIZON,
     LIST_KIND,
@@ -200,7 +201,7 @@ def _encode_row(
                 slots, arena, slot, column, slots[slot, evicted + i],
                 tile_of(time, rings[ring, RING_WIDTH]), first_held(rings, ring, time), out, at,
             )  # fmt: skip
-        elif lists[i, LIST_KIND] == EVENTS:
+        elif lists[i, LIST_KIND] in (EVENTS, IDS):
             at = _encode_events(
                 slots, arena, slot, lists, i, column, slots[slot, evicted + i], out, at
             )

@@ -24,6 +24,7 @@ __all__ = [
     "string_after",
     "string_end",
     "unescape",
+    "utf8_end",
 ]
 
 U8 = npt.NDArray[np.uint8]
@@ -130,7 +131,7 @@ def string_end(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
         elif c < 0x80:
             p += 1
         else:
-            p = _utf8(data, p, end)
+            p = utf8_end(data, p, end)
         if p < 0:
             return -1, escaped
     return -1, escaped
@@ -148,7 +149,7 @@ def _continuation(c: Int) -> Int:
 
 
 @bare
-def _utf8(data: U8, p: Int, end: Int) -> Int:
+def utf8_end(data: U8, p: Int, end: Int) -> Int:
     """Position after the multi-byte character at ``p``, or -1 (RFC 3629, table of section 4)."""
     c = at(data, p)
     if c < 0xC2 or c > 0xF4:

@@ -12,11 +12,13 @@ Layout of the table that :meth:`Query.read` returns, a row per key in the order 
     <view>__source_offset  offset of the last event in the row
     <view>__partition      partition of the source topic that the key belongs to
 
-A status is one of present, missing, expired, stale, degraded (dictionary-encoded strings).
+A status is one of present, missing, expired, stale, degraded (dictionary-encoded strings). The
+features of a stored row that fails its checks are null and degraded.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +31,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.errors import CorruptRowError
 from pipeline.features.plan import Plan
 from pipeline.serve.entity import EntityKeys, KeyColumn, encode_keys, key_column
 from pipeline.serve.names import AskedView, Selection, select
@@ -45,12 +46,13 @@ __all__ = ["At", "Query"]
 At: TypeAlias = "Literal['now', 'event'] | datetime | int | np.integer"
 Keys: TypeAlias = Mapping[str, object] | object
 
+log = logging.getLogger(__name__)
+
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 
 _REFRESH_S = 10.0
-_NO_EVENT = np.iinfo(np.int64).min
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -118,7 +120,7 @@ class Query:
         since the Unix epoch. ``max_staleness``: rows whose partition was not read to within that
         of ``at`` (or of now, if earlier) are ``stale``.
 
-        Raises TypeError (wrong keys, names the entity), StoreUnavailableError, CorruptRowError.
+        Raises TypeError (wrong keys, names the entity), StoreUnavailableError.
         """
         selection = self._current()
         columns = _encode(selection, keys)
@@ -202,12 +204,11 @@ class Query:
         whole = len(wanted) == len(got.rows)
         found = got.rows if whole else [got.rows[i] for i in wanted.tolist()]
         corrupt = table.load(slots[wanted], found)
-        if corrupt:
-            raise CorruptRowError(
-                f"the stored row of view {view.record.name} for {view.plan.entity} "
-                f"{keys.key(int(wanted[corrupt[0]]))!r} fails its checks "
-                f"({len(corrupt)} such rows in this read)"
-            )
+        if corrupt:  # every feature of theirs is null and degraded
+            log.warning(
+                "the stored row of view %s for %s %r fails its checks (%d such rows in this read)",
+                view.record.name, view.plan.entity, keys.key(int(wanted[corrupt[0]])), len(corrupt),
+            )  # fmt: skip
         if time_ns is None:
             finalized = table.finalize(slots, "event")
         else:
@@ -216,7 +217,7 @@ class Query:
             finalized=finalized,
             status=finalized.status[:, view.positions],
             event_time=table.event_time(slots),
-            known=table.known_time(slots) != _NO_EVENT,
+            known=table.present(slots),
             source_offset=table.source_offset(slots),
             partition=read.partition,
         )

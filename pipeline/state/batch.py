@@ -33,6 +33,7 @@ class Outcome(IntEnum):
     APPLIED = 1  # a tombstone always is
     LATE = 2  # refused by every ring and list; the row is untouched
     FILTERED = 3  # the view's filter is false
+    DUPLICATE = 4  # its id is one that the row keeps; the row is untouched
 
 
 class TriggerKind(IntEnum):

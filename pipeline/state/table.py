@@ -378,7 +378,7 @@ def _words_needed(plan: Plan) -> int:
     for state in plan.lists:
         entry = DISTINCT_WORDS if state.kind is ListKind.DISTINCT else LAST_WORDS
         most = state.bound * entry
-        if state.kind is ListKind.EVENTS:
+        if state.kind in (ListKind.EVENTS, ListKind.IDS):
             most = spacious(state.bound + 1, entry)
         words.append(1 << size_class(most))
     return int(sum(words))

@@ -17,6 +17,8 @@ __all__ = [
     "lease_key",
     "marker_key",
     "partition_tag",
+    "quarantine_key",
+    "quarantine_prefix",
     "registry_key",
     "row_key",
     "row_prefix",
@@ -46,6 +48,16 @@ def row_prefix(tag: bytes, fingerprint: int) -> bytes:
 def row_key(tag: bytes, fingerprint: int, entity: bytes) -> bytes:
     """Key of one row: ``<tag>:r:<fingerprint, 16 hex digits>:<entity key>``."""
     return row_prefix(tag, fingerprint) + entity
+
+
+def quarantine_prefix(tag: bytes, fingerprint: int) -> bytes:
+    """What the copy of every corrupt row of one view and partition starts with."""
+    return b"%s:q:%016x:" % (tag, fingerprint)
+
+
+def quarantine_key(tag: bytes, fingerprint: int, entity: bytes) -> bytes:
+    """Key of such a copy: ``<tag>:q:<fingerprint, 16 hex digits>:<entity key>``."""
+    return quarantine_prefix(tag, fingerprint) + entity
 
 
 def lease_key(tag: bytes) -> bytes:

@@ -234,13 +234,13 @@ class MemoryPartition:
                     key = row_key(self._tag, expiry.fingerprint, expiry.key(i))
                     self._store.expire(key, delay)
             for write in writes:
-                rows = write.rows
+                rows, prefix = write.rows, write.prefix(self._tag)
                 for entity, row in zip(
                     _slices(rows.keys, rows.key_offsets),
                     _slices(rows.rows, rows.row_offsets),
                     strict=True,
                 ):
-                    key = row_key(self._tag, write.fingerprint, entity)
+                    key = prefix + entity
                     self._store.values[key] = row
                     self._store.deadlines.pop(key, None)
             for marker in markers:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from pipeline.ingest.batch import TopicPartition
 from pipeline.state.batch import EncodedRows
+from pipeline.store.keys import quarantine_prefix, row_prefix
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
 from pipeline.store.registry import Registry
@@ -50,10 +51,19 @@ class StoreSettingWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class RowWrite:
-    """Packed rows of one view, to be written by one commit."""
+    """Packed rows of one view, to be written by one commit.
+
+    ``quarantined``: not rows but copies of what stood there and failed its checks.
+    """
 
     fingerprint: int
     rows: EncodedRows
+    quarantined: bool = False
+
+    def prefix(self, tag: bytes) -> bytes:
+        """What the store's keys of all its rows start with."""
+        begin = quarantine_prefix if self.quarantined else row_prefix
+        return begin(tag, self.fingerprint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def encode_commit(
         command(b"SET", marker_key(tag, marker.fingerprint), marker.pack()) for marker in markers
     )
     tail += _EXEC + after
-    prefixes = [row_prefix(tag, write.fingerprint) for write in writes]
+    prefixes = [write.prefix(tag) for write in writes]
     head = [_MULTI]
     for expiry in expiries:
         start = row_prefix(tag, expiry.fingerprint)

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):Runtime
 EXAMPLES = Path(__file__).parents[2] / "schemas" / "examples"
 V1, V2 = (
     [json.loads((EXAMPLES / name).read_text("utf-8")) for name in names]
-    for names in (("row-v1.json", "row-v1-events.json"), ("row-v2.json",))
+    for names in (("row-v1.json", "row-v1-events.json"), ("row-v2.json", "row-v2-ids.json"))
 )
 
 

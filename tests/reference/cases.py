@@ -41,8 +41,8 @@ SCALES = (0, 0, 2, 0, 0)
 NAN = math.nan
 
 
-def make_plan(rng: random.Random) -> Plan:
-    """Rings of several widths, every operator, lists that overflow, perhaps ttl and filter."""
+def make_plan(rng: random.Random, *, ids: bool = True) -> Plan:
+    """Rings of several widths, every operator, lists that overflow, perhaps ttl, filter, ids."""
     accumulators: list[Accumulator] = []
     features: list[Feature] = []
     rings: list[Ring] = []
@@ -66,6 +66,10 @@ def make_plan(rng: random.Random) -> Plan:
         _last(rng, ttl, lists, features)
     for _ in range(rng.randint(0, 2)):
         _exact(rng, len(rings), lists, accumulators, features)
+    if ids and rng.random() < 0.3:
+        source, bound = rng.choice((0, 2, 3)), rng.choice((1, 2, 5, 300))
+        horizon = rng.choice((1, 10, 60, 300))
+        lists.append(ListState(ListKind.IDS, -1, source, -1, bound, horizon, INPUTS[source]))
     return Plan(
         view="fuzz", entity="key", entity_type="string", source="events", ttl_ns=ttl,
         inputs=tuple(f"x{i}" for i in range(len(INPUTS))), input_types=INPUTS, input_scales=SCALES,

@@ -40,9 +40,12 @@ def encode_row(plan: Plan, row: Row) -> bytes:
             for op, cell in zip(ops, tiles[tile], strict=True):
                 body += _cell(op, cell)
     for i, state in enumerate(plan.lists):
-        body += {ListKind.DISTINCT: _distinct, ListKind.LAST: _last, ListKind.EVENTS: _events}[
-            state.kind
-        ](plan, row, i)
+        body += {
+            ListKind.DISTINCT: _distinct,
+            ListKind.LAST: _last,
+            ListKind.EVENTS: _events,
+            ListKind.IDS: _events,
+        }[state.kind](plan, row, i)
     return _with_header(plan, row, body)
 
 
@@ -183,7 +186,7 @@ def _read_list(plan: Plan, row: Row, i: int, read: _Reader) -> None:
     state = plan.lists[i]
     count = read.varint()
     row.dropped[i] = read.signed() if read.varint() else None
-    if state.kind is ListKind.EVENTS:
+    if state.kind in (ListKind.EVENTS, ListKind.IDS):
         _read_events(state, row, row.last[i], count, read)
         return
     value = 0

@@ -64,7 +64,7 @@ class Row:
     offset: int
     tiles: list[dict[int, list[Number]]]  # per ring: tile -> a value per accumulator
     values: list[dict[Number, int]]  # per list (DISTINCT): value -> newest tile
-    # per list (LAST, EVENTS): (time, offset, value or 0), ascending
+    # per list (LAST, EVENTS, IDS): (time, offset, value or 0), ascending
     last: list[list[tuple[int, int, Number]]]
     dropped: list[int | None]  # per list: newest dropped tile (DISTINCT) or time (EVENTS)
     deleted: int | None = None  # newest time it was deleted at
@@ -186,6 +186,8 @@ class ReferenceState:
             deleted = event.time if deleted is None else max(deleted, event.time)
             self.rows[event.key] = self._new_row(deleted, known, event.offset, deleted, live=False)
             return Outcome.APPLIED
+        if row is not None and self._came_before(row, event):
+            return Outcome.DUPLICATE
         if deleted is not None and event.time <= deleted:
             return Outcome.LATE
         if row is not None and (not row.live or self._expired(row, event.time)):
@@ -195,7 +197,10 @@ class ReferenceState:
             joins[s.ring] if s.kind is ListKind.DISTINCT else self._joins_last(s, row, event.time)
             for s in plan.lists
         ]
-        if not any(joins) and not any(joins_list):
+        wanted = [
+            j for j, s in zip(joins_list, plan.lists, strict=True) if s.kind is not ListKind.IDS
+        ]
+        if not any(joins) and not any(wanted):
             return Outcome.LATE
         if row is None:
             row = self._new_row(event.time, known, event.offset, deleted)
@@ -210,6 +215,12 @@ class ReferenceState:
                 self._add_to_list(row, i, state, event)
         self._forget_old(row)
         return Outcome.APPLIED
+
+    def _came_before(self, row: Row, event: Event) -> bool:
+        for i, state in enumerate(self.plan.lists):
+            if state.kind is ListKind.IDS and event.inputs[state.input] is not None:
+                return any(e[2] == event.inputs[state.input] for e in row.last[i])
+        return False
 
     def _new_row(
         self, time: int, known: int, offset: int, deleted: int | None, live: bool = True
@@ -235,7 +246,7 @@ class ReferenceState:
     def _add_to_list(self, row: Row, i: int, state: ListState, event: Event) -> None:
         value = 0 if state.input < 0 else event.inputs[state.input]
         assert value is not None
-        if state.kind is ListKind.EVENTS:
+        if state.kind in (ListKind.EVENTS, ListKind.IDS):
             self._add_to_events(row, i, state, (event.time, event.offset, value))
             return
         if state.kind is ListKind.LAST:

@@ -17,7 +17,6 @@ from pipeline.app.plane import Topic
 from pipeline.app.warm import warm_up
 from pipeline.errors import (
     BrokerUnavailableError,
-    CorruptRowError,
     FencedError,
     LogTruncatedError,
     PipelineError,
@@ -226,18 +225,6 @@ def test_a_second_view_that_fails_poisons_nothing_of_the_first(
     assert left == [0]
     assert driver.rows("visits") == clean.rows("visits")
     assert driver.rows("pages") == clean.rows("pages")
-
-
-def test_a_corrupt_row_names_its_own_key() -> None:
-    log, store = logged(100, partitions=1), MemoryStore()
-    drive(log, store=store).run()
-    (key,) = [
-        k for k in store.values if k.endswith(b":u3") and b"%016x" % VISITS.plan.fingerprint in k
-    ]
-    store.values[key] = store.values[key][:-1] + b"\0"
-    publish(log, 20, first=100)
-    with pytest.raises(CorruptRowError, match="visits for key b'u3'"):
-        drive(log, store=store).run()
 
 
 @pytest.mark.parametrize("restarted", [False, True])

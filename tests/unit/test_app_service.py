@@ -82,6 +82,78 @@ def test_a_full_channel_holds_the_plane_back_and_stopping_is_no_failure() -> Non
     assert asyncio.run(main()).failure is None
 
 
+def two_topics() -> Driver:
+    """Views over visits (1000 records waiting) and over calls (none), in one driver."""
+    calls = pp.FeatureView(
+        "calls", source=pp.EventStream("calls", contract=CONTRACT, key="user", time="at"),
+        entity="user", features={"calls": pp.count().over("1d", slide="1h")},
+    )  # fmt: skip
+    made = Driver([VISITS, calls], max_records=10, partitions=2)
+    for i in range(1000):
+        user = f"u{i % 3}"
+        made.log.append("visits", user.encode(), json.dumps({"user": user, "at": i}).encode(), i)
+    made.plane.close()
+    return made
+
+
+def test_a_full_channel_holds_its_topic_back_while_the_plane_polls_beats_and_reads_the_other() -> (
+    None
+):
+    source = two_topics()
+    gate = asyncio.Event()
+    taken: list[Any] = []
+
+    async def slow(changes: Any) -> None:
+        await gate.wait()
+        taken.append(changes)
+
+    def consumed(view: str) -> int:
+        return sum(m.consumed for m in source.markers(view))
+
+    async def main() -> PlaneService:
+        polls = 0
+        works = source.lane.poll
+
+        def poll(*args: int) -> Any:
+            nonlocal polls
+            polls += 1
+            return works(*args)
+
+        source.lane.poll = poll  # type: ignore[assignment,method-assign]
+        running = service(lambda: source.plane, slow, lambda: None)
+        await running.start()
+        await until(lambda: consumed("visits") > 0)
+        await asyncio.sleep(0.4)
+        held, before = consumed("visits"), polls
+        assert held <= 20  # one batch a partition at most
+        source.log.append("calls", b"u1", b'{"user": "u1", "at": 5}', 5)
+        await until(lambda: consumed("calls") == 1)
+        source.clock.advance(60_000)
+        await until(lambda: all(m.processed_through_ms >= 60_000 for m in source.markers("calls")))
+        source.lane.rebalance((0, 2))  # the plane answers its group, and is given it all back
+        await until(lambda: len(source.plane.assignment) == 2)
+        source.lane.rebalance((0, 1))
+        await until(lambda: len(source.plane.assignment) == 4)
+        assert polls > before
+        assert consumed("visits") <= held + 20
+        assert not taken
+        behind = [
+            m
+            for m in source.markers("visits")
+            if m.next_offset < len(source.log.topics["visits"][m.partition])
+        ]
+        assert behind
+        assert all(m.processed_through_ms < 60_000 for m in behind)
+        gate.set()
+        await until(lambda: consumed("visits") == 1000)
+        await running.stop()
+        return running
+
+    assert asyncio.run(main()).failure is None
+    rows = sum(batch.num_rows for batch in taken)
+    assert rows == source.changes("visits").num_rows
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("error", [StoreUnavailableError("x"), ValueError("x"), "panic"])
 def test_whatever_ends_the_plane_is_told(error: Any) -> None:

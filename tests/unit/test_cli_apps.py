@@ -116,7 +116,7 @@ def test_worst_case_is_not_below_a_real_row(features: Path) -> None:
     from pipeline.cli.plan import row_bytes
 
     view = load_app(f"{features}:app").views[0]
-    header, cell, delta, tiles, value = 48, 10, 1, 8, 10
+    header, cell, delta, tiles, value = 56, 10, 1, 8, 10
     ring = 1 + 10 + tiles * (2 * cell + delta) - delta
     kept = 1 + 1 + 10 + 3 * (10 + 10 + value)
     assert row_bytes(view.plan) == header + ring + kept

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import pipeline as pp
-from pipeline.errors import CorruptRowError, DefinitionError, UnknownNameError
+from pipeline.errors import DefinitionError, UnknownNameError
 from pipeline.features.planjson import to_json
 from pipeline.ingest.batch import TopicPartition
 from pipeline.kernels.hash import partition_of
@@ -268,7 +268,9 @@ def test_only_the_views_of_one_application(store: MemoryStore) -> None:
         FeatureClient(store, app="bank").prepare(["spend:units"])
 
 
-def test_corrupt_row_names_view_and_key(store: MemoryStore, client: FeatureClient) -> None:
+def test_a_corrupt_row_is_told_of_and_reads_degraded(
+    store: MemoryStore, client: FeatureClient, caplog: pytest.LogCaptureFixture
+) -> None:
     query = client.prepare(["spend:units"])
     partition = query.read({"user": [2]})["spend__partition"][0].as_py()
     tag = partition_tag("shop", TopicPartition(SPEND.plan.source, partition))
@@ -276,9 +278,13 @@ def test_corrupt_row_names_view_and_key(store: MemoryStore, client: FeatureClien
     row = bytearray(store.values[key])
     row[-1] ^= 1
     store.values[key] = bytes(row)
-    with pytest.raises(CorruptRowError, match=r"spend.*user b'2'"):
-        query.read({"user": [1, 2]})
-    assert query.read({"user": [1]})["units"].to_pylist() == [40]
+    read = query.read({"user": [1, 2]})
+    assert "spend for user b'2' fails its checks" in caplog.text
+    assert read["units"].to_pylist() == [40, None]
+    assert read["spend__status"].to_pylist() == ["present", "degraded"]
+    assert read["spend__event_time"][1].as_py() is None
+    assert read["spend__source_offset"].to_pylist()[1] is None
+    assert np.isnan(query.read_matrix({"user": [2]})).all()
 
 
 def test_query_follows_an_activated_version(store: MemoryStore) -> None:

@@ -21,7 +21,7 @@ from tests.reference.state import Event
 # Without the compiler, NumPy scalars warn where 64-bit kernels are meant to wrap or overflow.
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
 
-PLAN = replace(make_plan(random.Random(3)), filter=-1, ttl_ns=0)
+PLAN = replace(make_plan(random.Random(3), ids=False), filter=-1, ttl_ns=0)
 
 
 def event(key: bytes, i: int) -> Event:

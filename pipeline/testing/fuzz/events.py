@@ -131,7 +131,7 @@ class EventFuzzer:
 
     def _entity(self) -> object:
         number = 0 if self._rolls(self.shape.hot) else self._rng.randrange(self.shape.entities)
-        kind = self._fields[self.stream.key].type
+        kind = self._fields[self.stream.key_fields[0]].type
         return number - 2 if kind is FieldType.INT64 else f"k{number}"
 
     def _good(self, changed: bool = False) -> Message:
@@ -153,7 +153,7 @@ class EventFuzzer:
             text = values.value(self._rng, field, self.shape.edges, self.shape.nulls)
             if text is not None:
                 texts[name] = text
-        texts[self.stream.key] = json.dumps(entity)
+        texts[self.stream.key_fields[0]] = json.dumps(entity)
         texts[self.stream.time] = values.time_text(self._fields[self.stream.time], time)
         return texts
 

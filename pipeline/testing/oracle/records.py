@@ -53,7 +53,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An accepted record: time in ns, and its fields.
+    """An accepted record: time in ns, and its fields; of a tombstone (null value) the key alone.
 
     Integers, booleans, strings and floats as such, decimals as exact fractions, timestamps as ns.
     """
@@ -88,10 +88,12 @@ def read(
     """The event that ``record`` is, or the reason why it is dead-lettered."""
     try:
         _admit(stream, partitions, record)
+        if record.value is None:
+            return _tombstone(stream, record)
         fields = (reader or read_json)(stream.schema, record.value or b"")
     except RefusedError as refused:
         return refused.reason
-    if str(fields[stream.key]).encode() != record.key:
+    if str(fields[stream.key_fields[0]]).encode() != record.key:
         return "key_mismatch"
     time = int(fields[stream.time])
     latest = (record.timestamp_ms + stream.max_future_ms) * 10**6
@@ -103,16 +105,30 @@ def read(
 
 
 def _admit(stream: EventStream, partitions: int, record: Record) -> None:
-    if record.value is None:
-        raise RefusedError("tombstone")
-    if len(record.value) > stream.max_value_bytes or len(record.key or b"") > MAX_KEY_BYTES:
+    size = len(record.value or b"")
+    if size > stream.max_value_bytes or len(record.key or b"") > MAX_KEY_BYTES:
         raise RefusedError("too_large")
-    if not record.value:
+    if record.value == b"":
         raise RefusedError("empty")
     if not record.key:
         raise RefusedError("no_key")
     if partition_of(record.key, partitions) != record.partition:
         raise RefusedError("misrouted")
+
+
+def _tombstone(stream: EventStream, record: Record) -> Event:
+    """A deletion as of the broker time; the key must be one that an event could have."""
+    key, time = record.key or b"", record.timestamp_ms * 10**6
+    if not 0 <= time < 2**63:
+        raise RefusedError("tombstone")
+    entity: Any = key.decode(errors="replace")
+    valid = stream.key_type != "string" or entity.encode() == key
+    if stream.key_type == "int64":
+        valid = bool(re.fullmatch(rb"0|-?[1-9][0-9]*", key)) and -(2**63) <= int(key) < 2**63
+        entity = int(key) if valid else None
+    if not valid:
+        raise RefusedError("key_mismatch")
+    return Event(record, time, {stream.key_fields[0]: entity})
 
 
 def partition_of(key: bytes, partitions: int) -> int:

@@ -45,6 +45,7 @@ class _Row:
     newest: int
     entries: list[list[list[Entry]]]  # per feature, per part
     overflowed: set[int] = field(default_factory=set)  # features whose values exceeded their bound
+    ids: list[tuple[int, int, Any]] = field(default_factory=list)  # (time, offset, id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Oracle:
         self._ttl = view.plan.ttl_ns
         self._features = [self._feature(name, a) for name, a in view.features.items()]
         self._keys: dict[bytes, _Row] = {}
+        self._deleted: dict[bytes, int] = {}
         self._offsets: dict[int, int] = {}
 
     def _feature(self, name: str, aggregation: Aggregation) -> _Feature:
@@ -112,6 +114,8 @@ class Oracle:
         event = read(self.view.source, self._partitions, record, self._reader)
         if isinstance(event, str):
             return event
+        if record.value is None:
+            return self._delete(event)
         try:
             selected = self._rows.true(event, self.view.where)
             for condition in self._conditions:
@@ -126,20 +130,45 @@ class Oracle:
     def _apply(self, event: Event, seen: list[list[Seen]]) -> str:
         key = event.record.key or b""
         row = self._keys.get(key)
+        known = self._id(event)
+        if row is not None and known is not None and any(i == known for *_, i in row.ids):
+            return "duplicate"
+        if event.time <= self._deleted.get(key, event.time - 1):
+            return "late"
         if row is not None and self._ttl and event.time > row.newest + self._ttl:
             row = None
         newest = None if row is None else row.newest
         if not any(f.reach.takes(newest, event.time) for f in self._features):
             return "late"
         if row is None:
-            entity = event.fields[self.view.source.key]
+            entity = event.fields[self.view.source.key_fields[0]]
             row = _Row(entity, event.time, [[[] for _ in f.parts] for f in self._features])
             self._keys[key] = row
         row.newest = max(row.newest, event.time)
         for number, feature in enumerate(self._features):
             if feature.reach.takes(newest, event.time):
                 self._add(row, number, feature, event, seen[number])
+        self._remember(row, event, known)
         return "applied"
+
+    def _delete(self, event: Event) -> str:
+        """A tombstone: nothing of the key is left but when it was deleted."""
+        key = event.record.key or b""
+        self._deleted[key] = max(event.time, self._deleted.get(key, event.time))
+        self._keys.pop(key, None)
+        return "applied"
+
+    def _id(self, event: Event) -> Any:
+        name = self.view.source.event_id
+        return None if name is None else event.fields.get(name)
+
+    def _remember(self, row: _Row, event: Event, known: Any) -> None:
+        """Keep the newest ids, at most the bound, later than the newest event less ``dedup``."""
+        stream = self.view.source
+        if known is not None:
+            row.ids.append((event.time, event.record.offset, known))
+        young = sorted(i for i in row.ids if i[0] > row.newest - stream.dedup_ns)
+        row.ids = young[-stream.dedup_bound :]
 
     def _add(
         self, row: _Row, number: int, feature: _Feature, event: Event, seen: list[Seen]

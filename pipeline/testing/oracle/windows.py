@@ -57,7 +57,7 @@ class Reach:
         if newest is None or time > newest or self.always:
             return True
         if not self.window:
-            return not self.ttl or time > newest - self.ttl
+            return not self.ttl or time >= newest - self.ttl
         span = self.window + self.slide + self.delay
         if not self.tile:
             return time > newest - span
@@ -67,7 +67,7 @@ class Reach:
         """What it covers at ``at`` begins after this; None: everything."""
         if self.window:
             return self.end(at) - self.window
-        return at - self.ttl if self.ttl and not self.always else None
+        return at - self.ttl - 1 if self.ttl and not self.always else None
 
     def end(self, at: int) -> int:
         """The last time that counts, for windows with a delay or without a slide."""
