@@ -21,6 +21,7 @@ from pipeline.contracts.contract import Field, FieldType
 from pipeline.features.repartition import Repartition
 from pipeline.ingest.arrowipc import Limits, read_message
 from pipeline.ingest.batch import BinaryBatch, EventBatch, Origin, Reason
+from pipeline.ingest.tombstones import accept as accept_tombstones
 from pipeline.kernels.checks import MAX_KEY_BYTES
 from pipeline.kernels.hash import hash_spans, partition_of
 
@@ -65,6 +66,8 @@ class RowDecoder:
     ``fields`` are those that the views of the topic use; ``topic_ids`` of the sources, for dead
     letters; ``partitions`` of the repartition topic, to see rows of another partition.
 
+    A message without a value deletes the entity of its key, as in every topic.
+
     A message without a column that its source has (an earlier set of views sent fewer) is not
     wrong: ``absent`` says which rows lack what, and they come again with it.
     """
@@ -105,8 +108,10 @@ class RowDecoder:
             absent=self._absent(messages, number),
         )
         binary = self._binary(batch, rows, messages, number, (message << ROW_BITS) + position)
+        events = self._events(binary, rows, reason, origin)
+        accept_tombstones(events, self._repartition.key_type.split("|"))
         self._refuse_strays(binary, reason)
-        return self._events(binary, rows, reason, origin)
+        return events
 
     # -- one message
 
@@ -200,9 +205,8 @@ class RowDecoder:
         wire[bad] = batch.value_size[source]
         null = np.ones(len(number), dtype=np.uint8)
         null[bad] = batch.value_null[source]
-        keys, start, length = rows.texts("__key")
-        key_ends = np.zeros(len(number) + 1, dtype=np.int64)
-        np.cumsum(length, out=key_ends[1:])
+        deletes = bad & (batch.value_null[number] == 1) & (batch.key_null[number] == 0)
+        keys, key_ends = _keys(rows, batch, number, deletes)
         times = rows.integers("__broker_time", np.dtype(np.int64), -1)
         times[bad] = batch.timestamps_ms[source]
         return BinaryBatch(
@@ -211,9 +215,9 @@ class RowDecoder:
             value_offsets=ends,
             value_null=null,
             value_size=wire,
-            keys=keys[start[0] : start[0] + int(key_ends[-1])] if len(start) else keys,
+            keys=keys,
             key_offsets=key_ends,
-            key_null=bad.view(np.uint8),
+            key_null=(bad & ~deletes).view(np.uint8),
             offsets=offsets,
             timestamps_ms=times,
             leader_epoch=batch.leader_epoch,
@@ -247,6 +251,24 @@ class RowDecoder:
             fields=self._fields,
             origin=origin,
         )
+
+
+def _keys(
+    rows: _Rows, batch: BinaryBatch, number: I64, deletes: npt.NDArray[np.bool_]
+) -> tuple[U8, I64]:
+    """Keys of all rows back to back, and their offsets: of rows that delete, the message's."""
+    texts, _, length = rows.texts("__key")
+    length[deletes] = np.diff(batch.key_offsets)[number[deletes]]
+    ends = np.zeros(len(number) + 1, dtype=np.int64)
+    np.cumsum(length, out=ends[1:])
+    if not deletes.any():
+        return texts, ends
+    keys = np.empty(int(ends[-1]), dtype=np.uint8)
+    of_messages = np.repeat(deletes, length)
+    keys[~of_messages] = texts
+    named = [batch.keys[batch.key_offsets[i] : batch.key_offsets[i + 1]] for i in number[deletes]]
+    keys[of_messages] = np.concatenate(named)
+    return keys, ends
 
 
 class _Rows:

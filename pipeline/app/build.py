@@ -26,7 +26,7 @@ from pipeline.produce.publisher import Publisher
 from pipeline.produce.topics import TopicInfo, describe, ensure_topic
 from pipeline.store.open import open_store
 
-__all__ = ["build_plane", "lane_config", "open_audit", "open_lane"]
+__all__ = ["build_plane", "find_topics", "lane_config", "open_audit", "open_lane"]
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +96,7 @@ def open_audit(
 
     Raises :class:`ConfigurationError` and :class:`UnavailableError` with what to do.
     """
-
-    def find(topic: str) -> Place:
-        return _place(describe(config.broker, topic))
-
-    topics = arrange(app, view_plans(views, []), find, lambda topic, *_: find(topic))
+    topics = find_topics(app, views, config)
     return Audit(
         app,
         topics,
@@ -111,6 +107,15 @@ def open_audit(
         now_ns=time.time_ns(),
         progress=progress,
     )
+
+
+def find_topics(app: str, views: Sequence[FeatureView], config: Config) -> list[Topic]:
+    """The topics of these views as they are; none is created. Raises UnknownNameError."""
+
+    def find(topic: str) -> Place:
+        return _place(describe(config.broker, topic))
+
+    return arrange(app, view_plans(views, []), find, lambda topic, *_: find(topic))
 
 
 def lane_config(group: str, config: Config) -> LaneConfig:

@@ -363,6 +363,6 @@ def _repeated(
     lacking = lacking & accepted
     seen, positions = repeated_rows(
         positions, origin.topic, origin.partition, origin.offset,
-        (accepted & ~lacking).view(np.uint8),
+        (accepted & ~lacking & (origin.topic >= 0)).view(np.uint8),  # -1: a deletion of our own
     )  # fmt: skip
     return lacking | (seen == 1), positions

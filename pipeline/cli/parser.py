@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import pipeline
-from pipeline.cli import demo, dlq, doctor, infer, plan, produce, read, run, verify
+from pipeline.cli import demo, dlq, doctor, forget, infer, plan, produce, read, run, verify
 from pipeline.cli.screen import error_console
 from pipeline.settings import suggest
 
@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": plan,
     "dlq": dlq,
     "verify": verify,
+    "forget": forget,
     "doctor": doctor,
 }
 

@@ -215,10 +215,11 @@ class EventBatch:
     def tombstones(self) -> U8:
         """uint8[n]: 1 where a record deletes its entity as of ``event_time``, with void columns.
 
-        None of the rows of a repartition topic does.
+        In a repartition topic a message without a value does; rows of others never do.
         """
         if self.origin is not None:
-            return np.zeros(len(self), dtype=np.uint8)
+            own: U8 = ((self.origin.topic < 0) & (self.reason == Reason.OK)).view(np.uint8)
+            return own
         found: U8 = ((self.binary.value_null != 0) & (self.reason == Reason.OK)).view(np.uint8)
         return found
 

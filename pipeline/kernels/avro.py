@@ -32,7 +32,7 @@ from pipeline.kernels.binary import (
     word64,
 )
 from pipeline.kernels.hash import xxh64
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, part
 from pipeline.kernels.text import at
 from pipeline.kernels.timestamps import OUT_OF_RANGE, TIMED, timestamp
 from pipeline.kernels.varint import unzigzag
@@ -213,7 +213,7 @@ def _skip(data: U8, p: Int, end: Int, pc: Int, ops: I64) -> Int:
     return p
 
 
-@bare
+@part
 def _record(
     data: U8,
     p: Int,

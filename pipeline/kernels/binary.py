@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.hash import load64
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, part
 from pipeline.kernels.text import at, utf8_end
 
 __all__ = [
@@ -39,7 +39,7 @@ GOOD, DECODE = 0, 6  # values of pipeline.ingest.batch.Reason
 UUID_LENGTH = 36  # characters
 
 
-@bare
+@part
 def _long_varint(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
     bits = np.int64(0)
     for k in range(_LONGEST):
@@ -110,7 +110,7 @@ def float_bits(word: Int) -> Int:
     return sign | (exponent + 896) << 52 | mantissa << 29
 
 
-@bare
+@part
 def is_text(data: U8, p: Int, stop: Int) -> bool:
     """Whether ``data[p:stop]`` is UTF-8 (RFC 3629)."""
     while p < stop:
@@ -125,7 +125,7 @@ def is_text(data: U8, p: Int, stop: Int) -> bool:
     return True
 
 
-@bare
+@part
 def big_endian(data: U8, p: Int, stop: Int) -> tuple[Int, bool]:
     """The two's complement integer ``data[p:stop]`` (no bytes: 0), and whether it fits int64."""
     if p == stop:
@@ -162,7 +162,7 @@ def _hex(nibble: Int) -> Int:
     return 0x30 + nibble if nibble < 10 else 0x57 + nibble
 
 
-@bare
+@part
 def lower_uuid(data: U8, p: Int, stop: Int, side: U8, used: Int) -> bool:
     """Whether ``data[p:stop]`` is a uuid as text; it is written to ``side`` in lower case."""
     if stop - p != UUID_LENGTH:
@@ -181,7 +181,7 @@ def lower_uuid(data: U8, p: Int, stop: Int, side: U8, used: Int) -> bool:
     return True
 
 
-@bare
+@part
 def show_uuid(data: U8, p: Int, side: U8, used: Int) -> None:
     """Write the uuid of 16 bytes at ``p`` as text."""
     q = used

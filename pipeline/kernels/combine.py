@@ -17,7 +17,7 @@ from pipeline.kernels.feature import (
     S_PRESENT,
 )
 from pipeline.kernels.integers import minus
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.lists import LIST_HORIZON
 from pipeline.kernels.table import EVENT_TIME, NOTHING, SECTION
 from pipeline.kernels.tiles import (
@@ -64,7 +64,7 @@ def tiles_between(
     return block, entry, lower_bound(arena, block, count, entry, 0, tile), stop
 
 
-@bare
+@part
 def combine(
     slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64, a: Int,
     start: Int, end: Int,
@@ -92,7 +92,7 @@ def kept_all(
     return np.int64(S_PRESENT)
 
 
-@bare
+@part
 def nulls_of(
     slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64, feature: I64,
     start: Int, end: Int, at: Int,

@@ -18,7 +18,7 @@ from pipeline.kernels.counts import (
     next_tile,
 )
 from pipeline.kernels.integers import add_wrapping, minus, subtract_wrapping
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.lists import FREQUENT, LIST_BOUND, LIST_KIND, LIST_TYPE
 from pipeline.kernels.table import NOTHING, SECTION
 from pipeline.kernels.tiles import grow, is_nan
@@ -79,7 +79,7 @@ def _is_value(value: Int, kind: Int, list_kind: Int, note: Int) -> bool:
     return bool(kind != _FLOAT or (not is_nan(bits) and ordered(bits, kind) == value))
 
 
-@bare
+@part
 def _load_tile(
     arena: I64, p: Int, list_kind: Int, kind: Int, left: Int, data: U8, at: Int, end: Int
 ) -> Int:
@@ -109,7 +109,7 @@ def _load_tile(
     return at
 
 
-@bare
+@part
 def load_counts(
     arena: I64, heads: I64, slots: I64, slot: Int, section: Int, evicted: Int, lists: I64, i: Int,
     newest: Int, held: Int, data: U8, at: Int, end: Int,

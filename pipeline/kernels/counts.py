@@ -33,7 +33,7 @@ from pipeline.kernels.buckets import (
     merge_level,
     ordered,
 )
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.lists import FREQUENT, LIST_BOUND, LIST_KIND, LIST_TYPE
 from pipeline.kernels.table import SECTION
 from pipeline.kernels.tiles import grow, lower_bound, spacious
@@ -86,7 +86,7 @@ def _tile_at(arena: I64, block: Int, words: Int, tile: Int) -> Int:
     return p
 
 
-@bare
+@part
 def _drop_before(arena: I64, slots: I64, slot: Int, at: Int, first_tile: Int) -> None:
     """Drop the tiles before ``first_tile``."""
     block, words = slots[slot, at], slots[slot, at + 1]
@@ -106,7 +106,7 @@ def _drop_before(arena: I64, slots: I64, slot: Int, at: Int, first_tile: Int) ->
     arena[block + LAST_TILE] = max(np.int64(FIRST), newest)
 
 
-@bare
+@part
 def _make_room(arena: I64, heads: I64, slots: I64, slot: Int, at: Int, first_tile: Int) -> None:
     """Room for a tile of one entry: tiles before ``first_tile`` go first, then the block grows."""
     block = slots[slot, at]
@@ -178,7 +178,7 @@ def _bucket(value: Int, kind: Int, level: Int) -> Int:
     return finest_index(value, kind) if level == 0 else value
 
 
-@bare
+@part
 def _coarsen(arena: I64, slots: I64, slot: Int, at: Int, p: Int, kind: Int) -> bool:
     """Merge buckets of the tile at ``p`` at the next level at which any merge; False if none do."""
     n, level, wanted = arena[p + SIZE], arena[p + NOTE], np.int64(MAX_LEVEL + 1)
@@ -201,7 +201,7 @@ def _coarsen(arena: I64, slots: I64, slot: Int, at: Int, p: Int, kind: Int) -> b
     return True
 
 
-@bare
+@part
 def _subtract(arena: I64, slots: I64, slot: Int, at: Int, p: Int) -> None:
     """Take the smallest count of the tile at ``p`` off all of them; entries of 0 go."""
     n, least = arena[p + SIZE], arena[p + VALUES + 1]
@@ -217,7 +217,7 @@ def _subtract(arena: I64, slots: I64, slot: Int, at: Int, p: Int) -> None:
     _keep_first(arena, slots, slot, at, p, kept)
 
 
-@bare
+@part
 def _fit(
     arena: I64, slots: I64, slot: Int, at: Int, evicted: Int, lists: I64, i: Int, first_tile: Int
 ) -> None:
@@ -235,7 +235,7 @@ def _fit(
             _drop_before(arena, slots, slot, at, oldest + 1)
 
 
-@bare
+@part
 def add_counted(
     arena: I64, heads: I64, slots: I64, slot: Int, section: Int, evicted: Int,
     lists: I64, i: Int, raw: Int, tile: Int, first_tile: Int,

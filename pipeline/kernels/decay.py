@@ -29,7 +29,7 @@ from pipeline.kernels.feature import (
     unscaled,
 )
 from pipeline.kernels.integers import add_wrapping, minus, subtract_wrapping
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.lists import LIST_HORIZON, LIST_INPUT, LIST_TYPE
 from pipeline.kernels.table import EVENT_TIME, SECTION
 from pipeline.kernels.tiles import grow
@@ -61,7 +61,7 @@ def _words(lists: I64, i: Int) -> Int:
     return np.int64(2) if lists[i, LIST_INPUT] < 0 else np.int64(3)
 
 
-@bare
+@part
 def _move(arena: I64, p: Int, words: Int, time: Int, half_life: Int) -> None:
     """Move the reference of the entry at ``arena[p]`` up to ``time`` or later, if it is earlier."""
     elapsed = minus(time, arena[p])
@@ -76,7 +76,7 @@ def _move(arena: I64, p: Int, words: Int, time: Int, half_life: Int) -> None:
     arena[p] = arena[p] + halvings * half_life if whole else time
 
 
-@bare
+@part
 def add_decayed(
     arena: I64, heads: I64, slots: I64, slot: Int, section: Int, lists: I64, i: Int,
     time: Int, bits: Int,
@@ -101,7 +101,7 @@ def add_decayed(
         arena[p + 2] = np.int64(_NAN) if (total & _MAX) > _INF else total
 
 
-@bare
+@part
 def encode_decayed(
     slots: I64, arena: I64, slot: Int, lists: I64, i: Int, column: Int, out: U8, at: Int
 ) -> Int:
@@ -119,7 +119,7 @@ def encode_decayed(
     return at
 
 
-@bare
+@part
 def load_decayed(
     arena: I64, heads: I64, slots: I64, slot: Int, lists: I64, i: Int, column: Int,
     newest: Int, data: U8, at: Int, end: Int,
@@ -148,7 +148,7 @@ def load_decayed(
     return at
 
 
-@bare
+@part
 def decayed_value(
     slots: I64, arena: I64, slot: Int, rings: I64, lists: I64, feature: I64, default: float,
     at: Int, cells: I64, valid: U8,

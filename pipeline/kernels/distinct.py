@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.integers import add_wrapping, minus, subtract_wrapping
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.lists import LIST_BOUND, LIST_TYPE, one_zero
 from pipeline.kernels.table import NOTHING, SECTION
 from pipeline.kernels.tiles import grow, is_nan, lower_bound
@@ -109,7 +109,7 @@ def _filter(arena: I64, slots: I64, slot: Int, at: Int, evicted: Int, first_tile
     return kept
 
 
-@bare
+@part
 def _step_up(
     arena: I64, heads: I64, slots: I64, slot: Int, at: Int, evicted: Int, newest_tile: Int
 ) -> None:
@@ -127,7 +127,7 @@ def _step_up(
     slots[slot, evicted] = max(steps, level + 1)
 
 
-@bare
+@part
 def add_distinct(
     arena: I64, heads: I64, slots: I64, slot: Int, section: Int, evicted: Int,
     bound: Int, kind: Int, raw: Int, tile: Int, first_tile: Int, newest_tile: Int,
@@ -170,7 +170,7 @@ def add_distinct(
     slots[slot, at + 1] = count + 1
 
 
-@bare
+@part
 def count_values(
     slots: I64, arena: I64, slot: Int, at: Int, evicted: Int, tile: Int
 ) -> tuple[Int, Int]:
@@ -244,7 +244,7 @@ def _load_steps(
     return at
 
 
-@bare
+@part
 def load_distinct(
     arena: I64, heads: I64, slots: I64, slot: Int, section: Int, evicted: Int, lists: I64, i: Int,
     newest: Int, held: Int, data: U8, at: Int, end: Int,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.arena import size_class
 from pipeline.kernels.integers import minus
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.lists import LIST_BOUND, LIST_HORIZON, LIST_INPUT, LIST_TYPE, one_zero
 from pipeline.kernels.table import EVENT_TIME, NOTHING, SECTION
 from pipeline.kernels.tiles import COUNT, fold, grow, identity, spacious
@@ -58,7 +58,7 @@ def first_counted(arena: I64, block: Int, count: Int, entry: Int, bound: Int, ol
     return max(np.int64(count - bound), _after(arena, block, count, entry, oldest))
 
 
-@bare
+@part
 def add_event(
     arena: I64, heads: I64, slots: I64, slot: Int, section: Int, evicted: Int, bound: Int,
     oldest: Int, entry: Int, time: Int, offset: Int, value: Int,
@@ -128,7 +128,7 @@ def any_dropped(slots: I64, slot: Int, lists: I64, i: Int, start: Int) -> bool:
     return bool(evicted != NOTHING and evicted > oldest)
 
 
-@bare
+@part
 def fold_events(
     slots: I64, arena: I64, slot: Int, lists: I64, i: Int, op: Int, start: Int, end: Int
 ) -> Int:
@@ -142,7 +142,7 @@ def fold_events(
     return cell
 
 
-@bare
+@part
 def count_distinct(
     slots: I64, arena: I64, slot: Int, lists: I64, i: Int, start: Int, end: Int, scratch: I64
 ) -> Int:

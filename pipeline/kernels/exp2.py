@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, part
 
 __all__ = ["doubled", "exp2", "halved", "shrink"]
 
@@ -56,7 +56,7 @@ def exp2(x: float) -> float:
     return (high + (low + q)) * scale
 
 
-@bare
+@part
 def shrink(value: float, halvings: Int) -> float:
     """``value * 2**-halvings``, rounded only where it becomes subnormal; ``halvings >= 0``."""
     if halvings > _GONE:
@@ -75,7 +75,7 @@ def halved(value: float, elapsed: Int, half_life: Int) -> float:
     return shrink(value * exp2(-(np.float64(part) / np.float64(half_life))), halvings)
 
 
-@bare
+@part
 def doubled(value: float, ahead: Int, half_life: Int) -> float:
     """``value * 2**(ahead / half_life)``; ``0 <= ahead <= half_life``."""
     return value * exp2(np.float64(ahead) / np.float64(half_life))

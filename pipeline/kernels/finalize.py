@@ -49,7 +49,7 @@ from pipeline.kernels.feature import (
 )
 from pipeline.kernels.grouped import first_value, variance
 from pipeline.kernels.integers import OVERFLOW, divide_scaled, minus
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, part
 from pipeline.kernels.lists import EVENTS, LIST_HORIZON, LIST_KIND, LIST_RING
 from pipeline.kernels.ranked import quantile, top_k
 from pipeline.kernels.table import EVENT_TIME, LOADED, PRESENT, SECTION, STATE
@@ -77,7 +77,7 @@ def _broken(op: Int, cell: Int) -> bool:
     return (op == SUM_INT and cell == OVERFLOW) or (is_float(op) and is_nan(cell))
 
 
-@bare
+@part
 def _quotient(op_a: Int, a: Int, op_b: Int, b: Int, scale: Int) -> Int:
     if not is_float(op_a) and not is_float(op_b):
         return divide_scaled(a, b, scale)
@@ -238,7 +238,7 @@ def _row_status(slots: I64, slot: Int, ttl_ns: Int, at: Int) -> Int:
     return S_PRESENT
 
 
-@bare
+@part
 def finalize_row(
     slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64,
     features: I64, defaults: F64, ttl_ns: Int, at: Int, scratch: I64, cells: I64, valid: U8,

@@ -23,7 +23,7 @@ from pipeline.kernels.feature import (
 )
 from pipeline.kernels.groups import VAR_FLOAT
 from pipeline.kernels.integers import divide_scaled
-from pipeline.kernels.jit import Int, bare
+from pipeline.kernels.jit import Int, part
 from pipeline.kernels.moments import add_moment, merge_moments, value_of
 from pipeline.kernels.tiles import ACC_OP, ACC_RING, RING_FIRST
 
@@ -33,7 +33,7 @@ U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
 
-@bare
+@part
 def _event_squares(
     slots: I64, arena: I64, slot: Int, lists: I64, i: Int, real: Int, start: Int, end: Int
 ) -> tuple[Int, float]:
@@ -47,7 +47,7 @@ def _event_squares(
     return count, squares
 
 
-@bare
+@part
 def _tile_squares(
     slots: I64, arena: I64, slot: Int, rings: I64, ring: Int, cell: Int, start: Int, end: Int
 ) -> tuple[Int, float]:
@@ -64,7 +64,7 @@ def _tile_squares(
     return count, squares
 
 
-@bare
+@part
 def variance(
     slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64, feature: I64,
     start: Int, end: Int, cells: I64, valid: U8,
@@ -94,7 +94,7 @@ def variance(
     return status
 
 
-@bare
+@part
 def first_value(
     slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64, feature: I64,
     start: Int, end: Int, cells: I64, valid: U8,

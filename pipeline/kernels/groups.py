@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.integers import minus
-from pipeline.kernels.jit import Int, bare
+from pipeline.kernels.jit import Int, part
 from pipeline.kernels.moments import add_moment, value_of
 
 __all__ = [
@@ -35,7 +35,7 @@ _INF = 0x7FF0000000000000
 _MAX = 2**63 - 1
 
 
-@bare
+@part
 def add_to_group(arena: I64, p: Int, op: Int, value: Int, time: Int, width: Int) -> None:
     """Let the group that begins with accumulator ``op`` at ``arena[p]`` take ``value`` of ``time``.
 
@@ -60,7 +60,7 @@ def add_to_group(arena: I64, p: Int, op: Int, value: Int, time: Int, width: Int)
         arena[p + 3] = np.int64(_NAN) if (bits & _MAX) > _INF else bits
 
 
-@bare
+@part
 def group_holds(arena: I64, p: Int, op: Int, width: Int) -> bool:
     """Whether the group that ends with accumulator ``op`` at ``arena[p]`` can have been written."""
     if op == VAR_M2:

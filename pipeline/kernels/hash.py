@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, part
 
 __all__ = [
     "equal_bytes",
@@ -43,7 +43,7 @@ _N31, _N32, _N33, _N40 = np.uint64(31), np.uint64(32), np.uint64(33), np.uint64(
 _N48, _N56, _N64 = np.uint64(48), np.uint64(56), np.uint64(64)
 
 
-@bare
+@part
 def murmur2(data: U8, start: Int, end: Int) -> Int:
     """Java's signed 32-bit ``Utils.murmur2`` of ``data[start:end]``, as an int64.
 

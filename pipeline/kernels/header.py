@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.hash import xxh64
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.table import (
     DELETED,
     EVENT_TIME,
@@ -94,7 +94,7 @@ def seal(out: U8, start: Int, at: Int) -> None:
     write_word(out, start + CHECKSUM_AT, np.uint64(xxh64(out, start, at, 0)).view(np.int64))
 
 
-@bare
+@part
 def _check_format(data: U8, start: Int, end: Int, layout_hash: Int) -> Int:
     size = end - start
     if size < HEADER:
@@ -111,7 +111,7 @@ def _check_format(data: U8, start: Int, end: Int, layout_hash: Int) -> Int:
     return OK
 
 
-@bare
+@part
 def _checksum_holds(data: U8, start: Int, end: Int) -> bool:
     found, _ = read_word(data, start + CHECKSUM_AT, end)
     for k in range(8):
@@ -119,7 +119,7 @@ def _checksum_holds(data: U8, start: Int, end: Int) -> bool:
     return bool(np.uint64(xxh64(data, start, end, 0)).view(np.int64) == found)
 
 
-@bare
+@part
 def check_header(data: U8, start: Int, end: Int, layout_hash: Int) -> Int:
     """OK, or why ``data[start:end]`` is no row of this plan.
 
@@ -131,7 +131,7 @@ def check_header(data: U8, start: Int, end: Int, layout_hash: Int) -> Int:
     return code
 
 
-@bare
+@part
 def read_header(slots: I64, slot: Int, data: U8, start: Int, end: Int) -> Int:
     """Fill the columns of a slot from a row that :func:`check_header` let pass.
 

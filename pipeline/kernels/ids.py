@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.events import add_event, first_counted
 from pipeline.kernels.integers import minus
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.lists import IDS, LIST_BOUND, LIST_HORIZON, LIST_INPUT, LIST_KIND
 from pipeline.kernels.table import EVENT_TIME, PRESENT, SECTION, STATE
 from pipeline.kernels.tiles import grow, spacious
@@ -57,7 +57,7 @@ def _filter_start(block: Int, c: Int) -> Int:
     return block + (1 << c) - (1 << (c - _SMALLEST))
 
 
-@bare
+@part
 def _note(arena: I64, block: Int, c: Int, value: Int) -> None:
     if c < _SMALLEST:
         return
@@ -66,7 +66,7 @@ def _note(arena: I64, block: Int, c: Int, value: Int) -> None:
     arena[at + (b >> 6)] |= np.int64(1) << (b & 63)
 
 
-@bare
+@part
 def _may_hold(arena: I64, block: Int, c: Int, value: Int) -> bool:
     if c < _SMALLEST:
         return True
@@ -83,7 +83,7 @@ def _fits(count: Int, c: Int) -> bool:
     return bool(3 * count <= words)
 
 
-@bare
+@part
 def index_ids(arena: I64, heads: I64, slots: I64, slot: Int, section: Int) -> None:
     """Make room for the filter of the ids in a section, and fill it."""
     at = SECTION + 3 * section
@@ -100,7 +100,7 @@ def index_ids(arena: I64, heads: I64, slots: I64, slot: Int, section: Int) -> No
         _note(arena, block, c, arena[block + 3 * e + 2])
 
 
-@bare
+@part
 def add_id(
     arena: I64, heads: I64, slots: I64, slot: Int, section: Int, evicted: Int, bound: Int,
     oldest: Int, time: Int, offset: Int, value: Int,
@@ -127,7 +127,7 @@ def add_id(
     _note(arena, slots[slot, at], slots[slot, at + 2], value)
 
 
-@bare
+@part
 def came_before(
     slots: I64, arena: I64, slot: Int, rings: I64, lists: I64, i: Int, inputs: I64, valid: U8,
     e: Int,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 
 __all__ = [
     "OVERFLOW",
@@ -65,7 +65,7 @@ def magnitude(a: Int) -> Int:
     return u if a >= 0 else ~u + _U1
 
 
-@bare
+@part
 def _divide_long(a: Int, b: Int) -> Int:
     """Long division to 55 bits or more and a sticky one; the cast to float64 rounds once."""
     n, d = magnitude(a), magnitude(b)
@@ -86,7 +86,7 @@ def _divide_long(a: Int, b: Int) -> Int:
     return x if (a < 0) == (b < 0) else -x
 
 
-@bare
+@part
 def divide(a: Int, b: Int) -> Int:
     """The float64 nearest to ``a / b``; ``b != 0``. 0 has no sign, whatever ``b`` is."""
     if a == 0:
@@ -96,7 +96,7 @@ def divide(a: Int, b: Int) -> Int:
     return _divide_long(a, b)
 
 
-@bare
+@part
 def divide_scaled(a: Int, b: Int, scale: Int) -> Int:
     """``a / b / 10**scale``, rounded once while the scaled operand fits int64."""
     power = np.int64(1)

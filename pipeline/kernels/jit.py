@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
@@ -29,6 +30,7 @@ __all__ = [
     "inlined",
     "jit",
     "load_i64",
+    "part",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,6 +67,7 @@ if JIT_ENABLED:
         "error_model": "numpy",
     }
     _BARE: dict[str, Any] = {**_OPTIONS, "_nrt": False}
+    _PART: dict[str, Any] = {**_BARE, "cache": False}
 
     def jit(kernel: F) -> F:
         """Compile ``kernel`` on first call for its argument types; releases the GIL."""
@@ -82,13 +85,44 @@ if JIT_ENABLED:
         """
         return cast(F, numba.njit(**_BARE)(kernel))
 
+    def part(kernel: F) -> F:
+        """As :func:`bare`, for a kernel that only other kernels call: compiled as a part of them."""
+        return _part(numba.njit(**_PART)(kernel))
+
     def inlined(kernel: F) -> F:
-        """As :func:`bare`, and always copied into its callers: passing an array is seven words."""
-        return cast(F, numba.njit(forceinline=True, **_BARE)(kernel))
+        """As :func:`part`, and always copied into its callers: passing an array is seven words."""
+        return _part(numba.njit(forceinline=True, **_PART)(kernel))
 
     from llvmlite import ir
-    from numba.core import cgutils, types
+    from numba.core import cgutils, codegen, types
     from numba.extending import intrinsic
+
+    # Numba links the optimised code of every kernel that a kernel calls into it and optimises all
+    # of that again, so a kernel six calls deep was optimised seven times: 160 s for all. A part is
+    # left as it is until it is linked into a kernel that Python calls.
+    _depth = threading.local()
+
+    def _part(dispatcher: Any) -> Any:
+        compile_whole = dispatcher.compile
+
+        def compile_part(signature: Any) -> Any:
+            _depth.parts = getattr(_depth, "parts", 0) + 1
+            try:
+                return compile_whole(signature)
+            finally:
+                _depth.parts -= 1
+
+        dispatcher.compile = compile_part
+        return dispatcher
+
+    _optimize_whole = getattr(codegen.CPUCodeLibrary, "_optimize_final_module", None)
+
+    def _optimize(library: Any) -> None:
+        if not getattr(_depth, "parts", 0) and _optimize_whole is not None:
+            _optimize_whole(library)
+
+    if _optimize_whole is not None:  # a Numba that names it otherwise takes longer, no more
+        codegen.CPUCodeLibrary._optimize_final_module = _optimize
 
     _WORD = ir.IntType(64)
     memcpy: Any = cgutils.raw_memcpy
@@ -172,6 +206,10 @@ else:
         return kernel
 
     def bare(kernel: F) -> F:
+        """Leave ``kernel`` as plain Python."""
+        return kernel
+
+    def part(kernel: F) -> F:
         """Leave ``kernel`` as plain Python."""
         return kernel
 

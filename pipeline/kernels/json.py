@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.hash import equal_bytes, load64, xxh64
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, part
 from pipeline.kernels.numbers import EXACT, INEXACT, fast_float, number, scaled
 from pipeline.kernels.text import (
     CLOSE,
@@ -93,7 +93,7 @@ def _matches(data: U8, p: Int, field: Int, table: I64, words: U64, masks: U64) -
     return True
 
 
-@bare
+@part
 def _find(name: U8, start: Int, end: Int, table: I64, names: U8, slots: I64) -> Int:
     """Index of the field with that name, or -1."""
     mask = len(slots) - 1
@@ -106,7 +106,7 @@ def _find(name: U8, start: Int, end: Int, table: I64, names: U8, slots: I64) -> 
     return -1
 
 
-@bare
+@part
 def _look_up(
     data: U8, p: Int, end: Int, table: I64, names: U8, slots: I64, side: U8, used: Int
 ) -> tuple[Int, Int]:
@@ -229,7 +229,7 @@ def _store(
     return skip_value(data, p, end), SCHEMA, used
 
 
-@bare
+@part
 def _absent(i: Int, table: I64, valid: U8, seen: I64) -> Int:
     """Mark the fields that document ``i`` does not have as null; SCHEMA if one is required."""
     code = GOOD

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.table import SECTION
 from pipeline.kernels.tiles import grow
 
@@ -73,7 +73,7 @@ def _remove(arena: I64, block: Int, count: Int, entry: Int, i: Int) -> None:
         arena[k] = arena[k + entry]
 
 
-@bare
+@part
 def add_last(
     arena: I64, heads: I64, slots: I64, slot: Int, section: Int, bound: Int,
     time: Int, offset: Int, value: Int,

@@ -19,7 +19,7 @@ from pipeline.kernels.groups import group_holds
 from pipeline.kernels.header import BODY, OK, blank_header, check_header, read_header
 from pipeline.kernels.ids import index_ids
 from pipeline.kernels.integers import add_wrapping, minus
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, part
 from pipeline.kernels.lists import (
     DECAYED,
     DISTINCT,
@@ -65,7 +65,7 @@ _NAN = 0x7FF8000000000000
 _MINUS_ZERO = -(2**63)
 
 
-@bare
+@part
 def clear_slot(arena: I64, heads: I64, slots: I64, slot: Int, lists: Int) -> None:
     """Empty every section of a slot and give its blocks back."""
     width = slots.shape[1]
@@ -91,7 +91,7 @@ def _new_block(
     return block
 
 
-@bare
+@part
 def _load_cell(data: U8, at: Int, end: Int, op: Int) -> tuple[Int, Int]:
     if is_float(op):
         cell, at = read_word(data, at, end)
@@ -102,7 +102,7 @@ def _load_cell(data: U8, at: Int, end: Int, op: Int) -> tuple[Int, Int]:
     return unzigzag(bits), at
 
 
-@bare
+@part
 def _load_ring(
     arena: I64, heads: I64, slots: I64, slot: Int, ring: Int, rings: I64, accumulators: I64,
     newest: Int, data: U8, at: Int, end: Int,
@@ -157,7 +157,7 @@ def _load_evicted(data: U8, at: Int, end: Int) -> tuple[Int, Int]:
     return unzigzag(bits), at
 
 
-@bare
+@part
 def _load_by_tile(
     arena: I64, heads: I64, slots: I64, slot: Int, rings: I64, lists: I64, i: Int,
     newest: Int, data: U8, at: Int, end: Int,
@@ -175,7 +175,7 @@ def _load_by_tile(
     )
 
 
-@bare
+@part
 def _load_value(data: U8, at: Int, end: Int, kind: Int) -> tuple[Int, Int]:
     if kind == _FLOAT:
         value, at = read_word(data, at, end)
@@ -184,7 +184,7 @@ def _load_value(data: U8, at: Int, end: Int, kind: Int) -> tuple[Int, Int]:
     return unzigzag(bits), at
 
 
-@bare
+@part
 def _load_last(
     arena: I64, heads: I64, slots: I64, slot: Int, rings: I64, lists: I64, i: Int,
     newest: Int, offset: Int, data: U8, at: Int, end: Int,
@@ -219,7 +219,7 @@ def _load_last(
     return at
 
 
-@bare
+@part
 def _load_events(
     arena: I64, heads: I64, slots: I64, slot: Int, rings: I64, lists: I64, i: Int,
     newest: Int, offset: Int, data: U8, at: Int, end: Int,
@@ -264,7 +264,7 @@ def _load_events(
     return at
 
 
-@bare
+@part
 def _load_body(
     arena: I64, heads: I64, slots: I64, slot: Int, rings: I64, accumulators: I64, lists: I64,
     data: U8, start: Int, end: Int,

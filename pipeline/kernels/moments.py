@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 
 __all__ = ["NAN", "add_moment", "merge_moments", "value_of"]
 
@@ -38,7 +38,7 @@ def _moved(mean: float, low: float, step: float) -> tuple[float, float]:
     return mean, low - (mean - s)
 
 
-@bare
+@part
 def add_moment(
     count: Int, mean: float, low: float, squares: float, value: float, value_low: float
 ) -> tuple[float, float, float]:
@@ -53,7 +53,7 @@ def add_moment(
     return new_mean, new_low, new_squares
 
 
-@bare
+@part
 def merge_moments(
     count: Int, mean: float, low: float, squares: float,
     other: Int, other_mean: float, other_low: float, other_squares: float,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.text import LETTER_E, MINUS, NINE, PLUS, POINT, ZERO, at
 
 __all__ = ["EXACT", "INEXACT", "OVERFLOW", "fast_float", "number", "scaled"]
@@ -68,7 +68,7 @@ def number(data: U8, p: Int) -> tuple[Int, bool, Int, Int, Int]:
     return q, negative, mantissa, digits, exponent
 
 
-@bare
+@part
 def _power(data: U8, p: Int) -> tuple[Int, Int]:
     """Exponent whose sign or first digit is at ``p``: (position after it or -1, exponent)."""
     negative = at(data, p) == MINUS
@@ -121,7 +121,7 @@ def _overflows(value: Int, digit: Int, negative: Int) -> Int:
     return value < -(_MAX // 10) or (value == -(_MAX // 10) and digit > last)
 
 
-@bare
+@part
 def _scaled_digits(data: U8, p: Int, digits: Int, shift: Int) -> tuple[Int, Int]:
     """As :func:`scaled`, digit by digit, for numbers of any length."""
     negative = at(data, p) == MINUS

@@ -29,7 +29,7 @@ from pipeline.kernels.binary import (
     word64,
 )
 from pipeline.kernels.hash import xxh64
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, part
 from pipeline.kernels.protowire import VARINT, WORD32, skip_field, tag_at
 from pipeline.kernels.varint import unzigzag
 
@@ -77,7 +77,7 @@ def _worse(a: Int, b: Int) -> Int:
     return b
 
 
-@bare
+@part
 def _begin(
     node: Int, i: Int, nodes: I64, owner: I64, initial: I64, base: Int, out: I64, valid: U8,
     rows: I64, start: I64, length: I64, present: U8, case: I64, clocks: I64,
@@ -215,7 +215,7 @@ def _text(
     return GOOD
 
 
-@bare
+@part
 def _end(i: Int, nodes: I64, out: I64, valid: U8, present: U8, clocks: I64) -> Int:
     """The message ended: what must be there, and Timestamps as ns: a code."""
     worst = np.int64(GOOD)
@@ -258,7 +258,7 @@ def _entry(number: Int, node: Int, nodes: I64, slots: I64, entries: I64) -> Int:
         slot = (slot + 1) & mask
 
 
-@bare
+@part
 def _message(
     data: U8, p: Int, end: Int, i: Int, nodes: I64, slots: I64, entries: I64, owner: I64,
     rows: I64, initial: I64, symbols: I64, side_base: Int, out: I64, valid: U8, start: I64,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.binary import span, varint
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, part
 from pipeline.kernels.varint import unzigzag
 
 __all__ = ["MAX_GROUPS", "confluent_starts", "skip_field", "tag_at"]
@@ -81,7 +81,7 @@ def _skip_plain(data: U8, p: Int, end: Int, wire: Int) -> Int:
     return np.int64(-1)
 
 
-@bare
+@part
 def skip_field(data: U8, p: Int, end: Int, tag: Int, groups: I64) -> Int:
     """Position after the value at ``p`` whose tag was ``tag``, or -1; groups with all in them."""
     if tag & 7 != GROUP_BEGIN:

@@ -14,7 +14,7 @@ from pipeline.kernels.arena import size_class
 from pipeline.kernels.buckets import ordered, representative, unordered
 from pipeline.kernels.counts import FIRST, NOTE, SIZE, VALUES, next_tile
 from pipeline.kernels.integers import divide_scaled
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 
 __all__ = [
     "DIGITS",
@@ -40,7 +40,7 @@ def scratch_words(entries: Int) -> Int:
     return DIGITS + (2 << size_class(2 * entries))
 
 
-@bare
+@part
 def _at_rank(scratch: I64, n: Int, rank: Int) -> Int:
     """The ``rank``-th lowest of n pairs (key, count) from ``scratch[DIGITS]`` on; changes them.
 
@@ -86,7 +86,7 @@ def _exact(key: Int, kind: Int, scale: Int) -> Int:
     return np.float64(key).view(np.int64)
 
 
-@bare
+@part
 def quantile_of_events(
     arena: I64, block: Int, first: Int, stop: Int, kind: Int, scale: Int, q: float, scratch: I64
 ) -> Int:
@@ -99,7 +99,7 @@ def quantile_of_events(
     return _exact(_at_rank(scratch, n, _rank_of(q, n)), kind, scale)
 
 
-@bare
+@part
 def quantile_of_tiles(
     arena: I64, block: Int, words: Int, first_tile: Int, stop_tile: Int, kind: Int, scale: Int,
     q: float, scratch: I64,
@@ -171,7 +171,7 @@ def _together(scratch: I64, bits: Int) -> Int:
     return m
 
 
-@bare
+@part
 def tally_events(arena: I64, block: Int, first: Int, stop: Int, kind: Int, scratch: I64) -> Int:
     """Pairs (ordered value, count) of the events ``first`` to ``stop``; returns how many."""
     if stop <= first:
@@ -182,7 +182,7 @@ def tally_events(arena: I64, block: Int, first: Int, stop: Int, kind: Int, scrat
     return _together(scratch, bits)
 
 
-@bare
+@part
 def tally_tiles(
     arena: I64, block: Int, words: Int, first_tile: Int, stop_tile: Int, scratch: I64
 ) -> tuple[Int, Int]:
@@ -232,7 +232,7 @@ def _sift(scratch: I64, root: Int, n: Int) -> None:
         root = child
 
 
-@bare
+@part
 def most_frequent(scratch: I64, n: Int, k: Int) -> Int:
     """Bring the k first of n pairs, in order, to the end: the i-th is pair ``n - 1 - i``.
 

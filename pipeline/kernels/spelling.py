@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, part
 from pipeline.kernels.text import utf8_end
 
 __all__ = ["HEX", "INTEGER", "RAW", "TEXT", "UUID", "accept_tombstones", "is_key"]
@@ -35,7 +35,7 @@ def _is_hex(c: Int) -> bool:
     return bool((_ZERO <= c <= _NINE) or (_A <= c <= _F))
 
 
-@bare
+@part
 def _is_integer(data: U8, start: Int, end: Int) -> bool:
     negative = start < end and data[start] == _MINUS
     p = start + 1 if negative else start
@@ -52,7 +52,7 @@ def _is_integer(data: U8, start: Int, end: Int) -> bool:
     return True
 
 
-@bare
+@part
 def _is_text(data: U8, start: Int, end: Int) -> bool:
     p = start
     while p < end:
@@ -62,7 +62,7 @@ def _is_text(data: U8, start: Int, end: Int) -> bool:
     return True
 
 
-@bare
+@part
 def _is_uuid(data: U8, start: Int, end: Int) -> bool:
     if end - start != 36:
         return False
@@ -76,7 +76,7 @@ def _is_uuid(data: U8, start: Int, end: Int) -> bool:
     return True
 
 
-@bare
+@part
 def _is_part(form: Int, data: U8, start: Int, end: Int) -> bool:
     if form == INTEGER:
         return _is_integer(data, start, end)
@@ -92,7 +92,7 @@ def _is_part(form: Int, data: U8, start: Int, end: Int) -> bool:
     return True
 
 
-@bare
+@part
 def _part_end(data: U8, p: Int, end: Int) -> Int:
     """Position of the | after the part at ``p``, or ``end``; -1 for a \\ that escapes nothing."""
     while p < end and data[p] != _BAR:
@@ -104,7 +104,7 @@ def _part_end(data: U8, p: Int, end: Int) -> Int:
     return p
 
 
-@bare
+@part
 def is_key(data: U8, start: Int, end: Int, forms: I64) -> bool:
     """Whether ``data[start:end]`` is a key of parts of these ``forms`` int64[parts]."""
     p, last = start, len(forms) - 1

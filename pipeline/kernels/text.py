@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.hash import load64
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 
 __all__ = [
     "at",
@@ -137,7 +137,7 @@ def string_end(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
     return -1, escaped
 
 
-@bare
+@part
 def string_after(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
     """:func:`string_end` as a call, for where its code would only be copied once more."""
     return string_end(data, p, end)
@@ -148,7 +148,7 @@ def _continuation(c: Int) -> Int:
     return c & 0xC0 == 0x80
 
 
-@bare
+@part
 def utf8_end(data: U8, p: Int, end: Int) -> Int:
     """Position after the multi-byte character at ``p``, or -1 (RFC 3629, table of section 4)."""
     c = at(data, p)
@@ -175,7 +175,7 @@ def utf8_end(data: U8, p: Int, end: Int) -> Int:
     return p + n
 
 
-@bare
+@part
 def _hex4(data: U8, p: Int, end: Int) -> Int:
     """Value of four hexadecimal digits at ``p``, or -1."""
     if p + 4 > end:
@@ -195,7 +195,7 @@ def _hex4(data: U8, p: Int, end: Int) -> Int:
     return value
 
 
-@bare
+@part
 def _escape(data: U8, p: Int, end: Int) -> Int:
     """Position after the escape whose backslash is at ``p``, or -1."""
     if p + 1 >= end:
@@ -255,7 +255,7 @@ def _encode_utf8(code: Int, out: U8, used: Int) -> Int:
     return used + 4
 
 
-@bare
+@part
 def unescape(data: U8, p: Int, stop: Int, out: U8, used: Int) -> Int:
     """Write the checked string contents ``data[p:stop]`` unescaped to ``out[used:]``; new ``used``.
 
@@ -312,7 +312,7 @@ def number_end(data: U8, p: Int) -> Int:
     return q
 
 
-@bare
+@part
 def _scalar_end(data: U8, p: Int, end: Int) -> Int:
     c = at(data, p)
     if c == QUOTE:
@@ -322,7 +322,7 @@ def _scalar_end(data: U8, p: Int, end: Int) -> Int:
     return literal(data, p)
 
 
-@bare
+@part
 def member_value(data: U8, p: Int, end: Int) -> Int:
     """Position of the value of the object member whose key starts at ``p``, or -1."""
     if at(data, p) != QUOTE:
@@ -336,7 +336,7 @@ def member_value(data: U8, p: Int, end: Int) -> Int:
     return skip_space(data, p + 1)
 
 
-@bare
+@part
 def skip_value(data: U8, p: Int, end: Int) -> Int:
     """Position after the value at ``p``, or -1. Checks all of it, to :data:`MAX_DEPTH`."""
     depth = 1

@@ -25,7 +25,7 @@ from pipeline.kernels.groups import (
     add_to_group,
 )
 from pipeline.kernels.integers import OVERFLOW, add_exact, minus
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.table import SECTION
 
 __all__ = [
@@ -164,7 +164,7 @@ def spacious(count: Int, entry: Int) -> Int:
     return count * entry * 8 // 7 + 1
 
 
-@bare
+@part
 def grow(arena: I64, heads: I64, slots: I64, slot: Int, at: Int, words: Int) -> Int:
     """Move the section whose columns start at ``at`` to a block of ``words``; returns it."""
     old, c = slots[slot, at], slots[slot, at + 2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.text import COLON, MINUS, NINE, PLUS, POINT, SPACE, ZERO, at
 
 __all__ = ["OUT_OF_RANGE", "TIMED", "UNTIMELY", "timestamp"]
@@ -51,7 +51,7 @@ def _month_days(year: Int, month: Int) -> Int:
     return 30 + ((month + (month >> 3)) & 1)
 
 
-@bare
+@part
 def _fraction(data: U8, p: Int, stop: Int) -> tuple[Int, Int, Int]:
     """Digits after the point, the first at ``p``: (position after them, ns, status)."""
     ns, place, status, first = 0, 100_000_000, TIMED, p
