@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.app.lookups import LookedUp, LookupPlan, LookupState, look_up, lookup_plans
 from pipeline.app.outputs import changes_batch, changes_schema, select_bytes
 from pipeline.app.quarantine import Quarantine
 from pipeline.app.routing import Route, RouteState, StagedRoute, advanced
@@ -40,6 +41,7 @@ class ViewPlan:
     triggers: tuple[Trigger, ...]
     derivation: Derivation
     tables: TriggerTables | None
+    lookups: tuple[LookupPlan, ...]
 
     @classmethod
     def build(cls, view: FeatureView, triggers: Sequence[Trigger]) -> ViewPlan:
@@ -54,7 +56,8 @@ class ViewPlan:
             else:
                 rows.append((TriggerKind.EVERY, -1, 0))
         tables = TriggerTables(np.array(rows, dtype=np.int64).reshape(-1, 3)) if rows else None
-        return cls(view, tuple(triggers), Derivation(view.plan, extra), tables)
+        derivation, lookups = Derivation(view.plan, extra), lookup_plans(view.plan)
+        return cls(view, tuple(triggers), derivation, tables, lookups)
 
 
 def view_plans(views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> list[ViewPlan]:
@@ -84,11 +87,12 @@ class StagedView:
     corrupt: I64
     quarantined: RowWrite | None
     outcomes: Mapping[str, int]
+    looked: LookedUp
 
     @property
     def writes(self) -> list[RowWrite]:
         """Everything but the marker that the commit writes."""
-        rows = [self.write] if len(self.slots) else []
+        rows = [*self.looked.writes, self.write] if len(self.slots) else self.looked.writes
         return rows if self.quarantined is None else [*rows, self.quarantined]
 
 
@@ -119,6 +123,7 @@ class ViewState:
     marker: Marker
     table: StateTable
     quarantine: Quarantine
+    lookups: tuple[LookupState, ...]
 
 
 @dataclass
@@ -159,7 +164,8 @@ class Partition:
             schema = changes_schema(compiled, self.app, self.source.topic, self.topic_id)
             table = StateTable(compiled, max_bytes=self.cache_bytes)
             quarantine = Quarantine(self.app, self.source, compiled.view, compiled.fingerprint)
-            self.views.append(ViewState(plan, schema, marker, table, quarantine))
+            lookups = LookupState.of(plan.lookups, self.app, self.source, self.cache_bytes)
+            self.views.append(ViewState(plan, schema, marker, table, quarantine, lookups))
         for route in self.routing:
             marker = self._begin(route.topic, route.fingerprint, found, log_start)
             self.routes.append(RouteState(route, marker))
@@ -168,6 +174,12 @@ class Partition:
     def drop(self) -> None:
         """Forget what is cached; the truth is in the store and in the log."""
         self.views, self.routes = [], []
+
+    @property
+    def tables(self) -> list[StateTable]:
+        """The cached rows of every view, those kept for look-ups included."""
+        looked = [table for v in self.views for state in v.lookups for table in state.tables()]
+        return [*(v.table for v in self.views), *looked]
 
     @property
     def markers(self) -> list[Marker]:
@@ -207,6 +219,7 @@ class Partition:
             state.marker = done.marker
             state.table.settle(done.slots)
             gone.append((state.plan.view.plan.fingerprint, state.table.evict_rows()))
+            gone += done.looked.settle()
         for route, sent in zip(self.routes, staged.routes, strict=True):
             route.marker = sent.marker
         return gone
@@ -244,11 +257,12 @@ class Partition:
 
     def _stage_view(self, state: ViewState, events: EventBatch, now_ms: int) -> StagedView:
         binary = events.binary
-        derived = state.plan.derivation.compute(events)
         fresh = events.log_offsets >= state.marker.next_offset
         accepted = fresh & (events.reason == 0)
         repeated, positions = _repeated(state, events, accepted)
         accepted &= ~repeated
+        looked = look_up(state.lookups, events, accepted, self._resident)
+        derived = state.plan.derivation.compute(looked.events)
         failed = derived.failed[accepted[derived.failed]]
         accepted[failed] = False
         nulls = derived.nulls[accepted[derived.nulls]]
@@ -258,7 +272,10 @@ class Partition:
         keys, key_offsets = binary.keys, binary.key_offsets
         if not whole:
             keys, key_offsets = select_bytes(keys, key_offsets, rows)
-        slots, broken, quarantined = self._resident(state, keys, key_offsets)
+        slots, broken, quarantined = self._resident(
+            state.table, state.quarantine, keys, key_offsets
+        )
+        broken |= looked.broken[rows]
         applied = state.table.apply(
             slots,
             binary.offsets if whole else binary.offsets[rows],
@@ -295,30 +312,30 @@ class Partition:
             corrupt=rows[broken],
             quarantined=quarantined,
             outcomes=outcomes,
+            looked=looked,
         )
 
     def _resident(
-        self, state: ViewState, keys: U8, key_offsets: I64
+        self, table: StateTable, quarantine: Quarantine, keys: U8, key_offsets: I64
     ) -> tuple[I32, npt.NDArray[np.bool_], RowWrite | None]:
         """Slots of n keys; rows that are not cached are fetched in one round trip.
 
         Then bool[n], true where the stored row is corrupt (read again for every batch, so that one
         that was mended is noticed), and what of these goes to quarantine.
         """
-        lookup = state.table.lookup(keys, key_offsets)
+        lookup = table.lookup(keys, key_offsets)
         broken = np.zeros(len(lookup.slots), dtype=bool)
         if not len(lookup.missing):
             return lookup.slots, broken, None
-        fingerprint = state.plan.view.plan.fingerprint
-        rows = self.store.read(fingerprint, keys, key_offsets, lookup.missing)
-        corrupt = state.table.load(lookup.slots[lookup.missing], rows)
+        rows = self.store.read(table.plan.fingerprint, keys, key_offsets, lookup.missing)
+        corrupt = table.load(lookup.slots[lookup.missing], rows)
         if not corrupt:
             return lookup.slots, broken, None
         index = lookup.missing[corrupt]
         broken = np.isin(lookup.slots, lookup.slots[index])
         names = [keys[key_offsets[i] : key_offsets[i + 1]].tobytes() for i in index.tolist()]
         found = [(name, rows[i] or b"") for name, i in zip(names, corrupt, strict=True)]
-        return lookup.slots, broken, state.quarantine.take(found)
+        return lookup.slots, broken, quarantine.take(found)
 
     def _changes(self, state: ViewState, dirty: I32) -> pa.RecordBatch | None:
         if not len(dirty):

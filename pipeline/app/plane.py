@@ -25,6 +25,7 @@ from pipeline.errors import (
     PipelineError,
     UnavailableError,
 )
+from pipeline.features.lookups import row_plans
 from pipeline.ingest.batch import TopicPartition
 from pipeline.ingest.lane import END, Lane, Position
 from pipeline.store.marker import Marker
@@ -103,7 +104,9 @@ class DataPlane:
         self._monotonic = monotonic
         self._register = register
         self._expiry = Expiry(
-            names.app, [p.view.plan for t in topics for p in t.views], store,
+            names.app,
+            [(t.topic, rows) for t in topics for p in t.views for rows in row_plans(p.view.plan)],
+            store,
             horizon_ms=settings.replay_horizon_ms, sweep_keys_per_s=settings.sweep_keys_per_s,
             clock_ms=clock_ms, monotonic=monotonic,
         )  # fmt: skip

@@ -72,13 +72,9 @@ def decoder(stream: EventStream, partitions: int) -> Decoder:
         max_value_bytes=stream.max_value_bytes,
     )
     return make_decoder(
-        stream.format,
-        stream.schema,
-        envelope,
-        registry=stream.registry,
-        framing=stream.framing,
-        compressed=stream.compressed,
-    )
+        stream.format, stream.schema, envelope,
+        registry=stream.registry, framing=stream.framing, compressed=stream.compressed,
+    )  # fmt: skip
 
 
 def used_fields(stream: Repartition, plans: Sequence[ViewPlan]) -> tuple[str, ...]:

@@ -65,12 +65,12 @@ def warm_up(topics: Sequence[Topic]) -> None:
             staged = partition.stage(events, 0)
             for route in staged.routes:
                 sent |= dict.fromkeys([route.route.topic], route.messages[0][1])
-            partition.store.commit([v.write for v in staged.views], staged.markers)
+            partition.store.commit([w for v in staged.views for w in v.writes], staged.markers)
             partition.settle(staged)
-        for view in partition.views:
-            view.table.max_bytes = 0
-            view.table.evict()
-            view.table.compact()
+        for table in partition.tables:
+            table.max_bytes = 0
+            table.evict()
+            table.compact()
 
 
 def sample_events(stream: EventStream, offset: int) -> EventBatch:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from pipeline.contracts.contract import Contract
 from pipeline.errors import DefinitionError
 from pipeline.features.aggregations import Aggregation
 from pipeline.features.entity import entity_name, entity_type
@@ -25,10 +26,12 @@ from pipeline.features.plan import (
     FeatureOp,
     ListKind,
     ListState,
+    Lookup,
     Plan,
     Ring,
     plan_fields,
 )
+from pipeline.features.ranked import ranked_list
 from pipeline.features.repartition import Repartition
 from pipeline.features.size import check_size
 from pipeline.features.stream import EventStream
@@ -57,24 +60,33 @@ def compile_plan(
     ttl_ns: int,
     where: pl.Expr | None,
     features: Mapping[str, Aggregation],
+    columns: Contract,
+    lookups: tuple[Lookup, ...] = (),
 ) -> Plan:
-    """The plan of a view; :class:`DefinitionError` names the feature and argument that is wrong."""
+    """The plan of a view; :class:`DefinitionError` names the feature and argument that is wrong.
+
+    ``columns`` are the fields of the stream and those that ``lookups`` add.
+    """
     check_name("FeatureView.name", view)
     if not features:
         raise DefinitionError(f"{view}.features", "a view needs at least one feature")
     if ttl_ns < 0:
         raise DefinitionError(f"{view}.ttl", "must be positive")
-    return _Compiler(view, source, ttl_ns).compile(entity, where, features)
+    plan = _Compiler(view, source, ttl_ns, columns).compile(entity, where, features)
+    plan = dataclasses.replace(plan, lookups=lookups)
+    return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
 
 
 class _Compiler:
     """Collects the shared parts (inputs, masks, rings, accumulators, lists) of one view."""
 
-    def __init__(self, view: str, source: EventStream | Repartition, ttl_ns: int) -> None:
+    def __init__(
+        self, view: str, source: EventStream | Repartition, ttl_ns: int, columns: Contract
+    ) -> None:
         self.view = view
         self.source = source
         self.ttl_ns = ttl_ns
-        self.inputs = Inputs(source.schema)
+        self.inputs = Inputs(columns)
         self.rejects: list[pl.Expr] = []
         self.rings: dict[int, int] = {}  # tile width -> tiles
         # tile width or -1 - list, op, input, mask
@@ -84,6 +96,7 @@ class _Compiler:
     def compile(
         self, entity: Sequence[str], where: pl.Expr | None, features: Mapping[str, Aggregation]
     ) -> Plan:
+        """The plan, but for look-ups and fingerprint."""
         selected = self.inputs.mask(where, f"{self.view}.where")
         drafts = [self._feature(name, aggregation) for name, aggregation in features.items()]
         reject = self.inputs.mask(any_of(self.rejects), f"{self.view}.nulls")
@@ -128,7 +141,7 @@ class _Compiler:
             reject=reject,
         )
         check_size(plan)
-        return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
+        return plan
 
     def _feature(self, name: str, aggregation: Aggregation) -> Feature:
         where = f"{self.view}.{name}"
@@ -175,6 +188,10 @@ class _Compiler:
         if op is FeatureOp.LAST:
             a = self._last(where, aggregation, window, source, mask)
             return _feature(op, a, -1, type_, scale, aggregation.n)
+        if op in {FeatureOp.TOP_K, FeatureOp.QUANTILE}:
+            a = self._ranked(where, aggregation, window, source, mask)
+            made = _feature(op, a, -1, type_, scale, aggregation.n)
+            return dataclasses.replace(made, q=float(aggregation.q) + 0.0)
         if op in {FeatureOp.VAR, FeatureOp.STD}:
             made = _feature(op, self._variance(where, window, source, mask), -1, type_, scale)
             return dataclasses.replace(made, ddof=_ddof(where, aggregation.ddof))
@@ -200,6 +217,14 @@ class _Compiler:
             return self._events(where, window, source, mask)
         horizon = self._last_horizon(aggregation)
         return self._list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon)
+
+    def _ranked(
+        self, where: str, aggregation: Aggregation, window: Window, source: int, mask: int
+    ) -> int:
+        kind = ranked_list(where, aggregation, self.inputs.columns[source][1])
+        if window.keep:
+            return self._events(where, window, source, mask)
+        return self._list(where, kind, window.width, source, mask, aggregation.bound, 0)
 
     def _last_horizon(self, aggregation: Aggregation) -> int:
         """How far back the last values reach; 0 for ever."""

@@ -61,11 +61,7 @@ class Derivation:
                 self._computed.append((i, cell))
         self._expressions += [deserialize(m).alias(f"m{i}") for i, m in enumerate(self._masks)]
         self._roots = sorted({r for e in self._expressions for r in e.meta.root_names()})
-
-    @property
-    def fields(self) -> frozenset[str]:
-        """Names of the event fields that are read."""
-        return frozenset([*self._roots, *(name for _, name in self._fields)])
+        self.fields = self._event_fields()
 
     def compute(self, events: EventBatch) -> Derived:
         """Inputs and masks of ``events``; rejected rows and tombstones hold undefined values."""
@@ -82,10 +78,16 @@ class Derivation:
             self._evaluate(frame, 0, events, inputs, valid, masks, failed)
         rejected = np.empty(0, dtype=np.int64)
         if self._plan.reject >= 0:
-            rejected = np.flatnonzero(
-                (masks[self._plan.reject] != 0) & (events.reason == Reason.OK)
-            )
+            event = (events.reason == Reason.OK) & (events.tombstones == 0)
+            rejected = np.flatnonzero((masks[self._plan.reject] != 0) & event)
         return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64), rejected)
+
+    def _event_fields(self) -> frozenset[str]:
+        """Names of the event fields that are read, those that its look-ups read included."""
+        read = frozenset([*self._roots, *(name for _, name in self._fields)])
+        for lookup in self._plan.lookups:
+            read = read - frozenset(lookup.columns) | Derivation(lookup.plan).fields
+        return read
 
     def _evaluate(
         self, frame: pl.DataFrame, start: int, events: EventBatch,

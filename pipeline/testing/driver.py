@@ -15,6 +15,8 @@ from pipeline.app.plane import DataPlane, PlaneSettings
 from pipeline.app.sender import Sender
 from pipeline.app.topic import Place, arrange, check_topics, view_record
 from pipeline.features.entity import event_key
+from pipeline.features.lookups import row_plans
+from pipeline.features.plan import Plan
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.keys import partition_tag, row_key
@@ -122,13 +124,16 @@ class Driver:
         self.lane.crash()
 
     def digest(self, view: str) -> str:
-        """SHA-256 of every stored row of a view and of each partition's offset and accounting.
+        """SHA-256 of every stored row of a view, those it keeps for its look-ups included, and of
+        each partition's offset and accounting.
 
         Equal for equal logs, whatever the batches, workers and crashes on the way.
         """
         digest = hashlib.sha256()
-        for key, row in sorted(self.rows(view).items()):
-            digest.update(b"%d %d " % (len(key), len(row)) + key + row)
+        found = self._views[view]
+        for plan in row_plans(found.plan):
+            for key, row in sorted(self._rows(found, plan).items()):
+                digest.update(b"%d %d " % (len(key), len(row)) + key + row)
         for m in self.markers(view):
             counts = (m.applied, m.duplicate, m.late, m.dead_lettered, m.filtered)
             digest.update(repr((m.partition, m.next_offset, m.consumed, counts)).encode())
@@ -157,11 +162,12 @@ class Driver:
 
     def rows(self, view: str) -> dict[bytes, bytes]:
         """Packed rows of a view by entity key, over all partitions."""
-        plan = self._views[view].plan
+        found = self._views[view]
+        return self._rows(found, found.plan)
+
+    def _rows(self, view: FeatureView, plan: Plan) -> dict[bytes, bytes]:
         self.store.purge()
-        prefixes = tuple(
-            row_key(tag, plan.fingerprint, b"") for tag in self._tags(self._views[view])
-        )
+        prefixes = tuple(row_key(tag, plan.fingerprint, b"") for tag in self._tags(view))
         return {
             key[len(prefix) :]: value
             for key, value in self.store.values.items()

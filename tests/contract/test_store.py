@@ -235,6 +235,16 @@ def test_marker_read_again_is_not_taken_for_ours_when_it_went_back(bed: Bed) -> 
     assert not partition.held
 
 
+def test_rows_that_a_view_keeps_of_another_go_with_its_marker(bed: Bed) -> None:
+    partition = bed.open()
+    kept = replace(write({b"k": b"looked up"}, OTHER), owner=VIEW)
+    with pytest.raises(PipelineError, match="without its marker"):
+        partition.commit([kept], [])
+    partition.commit([kept, write({b"k": b"own"})], [marker(1)])
+    assert read(partition, b"k") == [b"own"]
+    assert read(partition, b"k", view=OTHER) == [b"looked up"]
+
+
 def test_commits_that_break_a_promise_are_refused(bed: Bed) -> None:
     partition = bed.open()
     with pytest.raises(PipelineError, match="without its marker"):

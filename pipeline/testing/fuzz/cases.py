@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from pipeline.features.stream import EventStream
 from pipeline.features.view import FeatureView
 from pipeline.testing.driver import Driver
 from pipeline.testing.fuzz.events import EventFuzzer, Shape
@@ -55,13 +56,23 @@ class Case:
         return found + disagreements(driver.store, oracle, self.times(oracle))
 
 
-def case(seed: int, *, events: int = 200, partitions: int = 2, shape: Shape | None = None) -> Case:
-    """The case that ``seed`` makes, of about ``events`` records."""
-    return _case(Random(seed), events, partitions, shape, seed)
+def case(
+    seed: int,
+    *,
+    events: int = 200,
+    partitions: int = 2,
+    shape: Shape | None = None,
+    stream: EventStream | None = None,
+) -> Case:
+    """What ``seed`` makes: about ``events`` records of ``stream``, or :func:`fuzz_stream`."""
+    return _case(Random(seed), events, partitions, shape, seed, stream)
 
 
-def _case(rng: Random, events: int, partitions: int, shape: Shape | None, seed: int | None) -> Case:
-    stream = fuzz_stream()
+def _case(
+    rng: Random, events: int, partitions: int, shape: Shape | None, seed: int | None,
+    stream: EventStream | None = None,
+) -> Case:  # fmt: skip
+    stream = stream or fuzz_stream()
     view = fuzz_view(stream, rng)
     log = MemoryLog()
     log.create(stream.topic, partitions)

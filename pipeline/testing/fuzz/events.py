@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from pipeline.contracts.contract import FieldType
+from pipeline.features.entity import event_key
 from pipeline.features.stream import EventStream
 from pipeline.testing.fuzz import values
 from pipeline.testing.log import MemoryLog
@@ -129,10 +129,13 @@ class EventFuzzer:
             return -1
         return max(0, self._now // 10**6 + self._rng.randint(0, 2000))
 
-    def _entity(self) -> object:
+    def _entity(self) -> dict[str, object]:
+        """Fields of the key, as JSON has them."""
         number = 0 if self._rolls(self.shape.hot) else self._rng.randrange(self.shape.entities)
-        kind = self._fields[self.stream.key_fields[0]].type
-        return number - 2 if kind is FieldType.INT64 else f"k{number}"
+        return {n: values.entity(self._fields[n], number) for n in self.stream.key_fields}
+
+    def _key(self, entity: dict[str, object]) -> bytes:
+        return event_key(self.stream.schema, self.stream.key_fields, entity)
 
     def _good(self, changed: bool = False) -> Message:
         entity = self._entity()
@@ -142,25 +145,23 @@ class EventFuzzer:
             for field in self._fields.values():
                 if not field.required and self._rolls(0.5):
                     texts.pop(field.name, None)
-        key = str(entity).encode()
-        return Message(
-            key, _object(texts), self._broker_ms(), skip=int(self._rolls(self.shape.gaps))
-        )
+        skip = int(self._rolls(self.shape.gaps))
+        return Message(self._key(entity), _object(texts), self._broker_ms(), skip=skip)
 
-    def _texts(self, entity: object, time: int) -> dict[str, str]:
+    def _texts(self, entity: dict[str, object], time: int) -> dict[str, str]:
         texts = {}
         for name, field in self._fields.items():
             text = values.value(self._rng, field, self.shape.edges, self.shape.nulls)
             if text is not None:
                 texts[name] = text
-        texts[self.stream.key_fields[0]] = json.dumps(entity)
+        texts |= {name: json.dumps(part) for name, part in entity.items()}
         texts[self.stream.time] = values.time_text(self._fields[self.stream.time], time)
         return texts
 
     def _bad(self) -> Message:
         """One record for each reason why a stream refuses one."""
         rng, entity = self._rng, self._entity()
-        texts, key = self._texts(entity, self._now), str(entity).encode()
+        texts, key = self._texts(entity, self._now), self._key(entity)
         time = self._fields[self.stream.time]
         whole = _object(texts)
         far = self._now + 10**6 * (self.stream.max_future_ms + 10**7)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import uuid
 from datetime import UTC, datetime, timedelta
 from random import Random
 
 from pipeline.contracts.contract import Field, FieldType
 
-__all__ = ["EDGE_FLOATS", "number", "time_text", "value"]
+__all__ = ["EDGE_FLOATS", "entity", "number", "time_text", "value"]
 
 EDGE_FLOATS = ("-0.0", "0.1", "1e17", "-1e17", "1e308", "-1e308", "5e-324", "1e-300", "3", "1E2")
 EDGE_INTS = (0, 1, -1, 2**53 + 1, 2**62, -(2**62), 2**63 - 1, -(2**63))
@@ -29,7 +31,22 @@ def value(rng: Random, field: Field, edges: float, nulls: float) -> str | None:
         return json.dumps(rng.choice(STRINGS if rng.random() < edges else STRINGS[:3]))
     if field.type is FieldType.TIMESTAMP:
         return time_text(field, rng.randint(0, 10**12))
+    if field.type in {FieldType.UUID, FieldType.BYTES}:
+        return json.dumps(entity(field, rng.randrange(5)))
     return number(rng, field, edges)
+
+
+def entity(field: Field, number: int) -> object:
+    """A value of an INT64, STRING, UUID or BYTES, another for another number, as JSON has it."""
+    if field.type is FieldType.UUID:
+        return str(uuid.UUID(int=number << 64)).upper()
+    if field.type is FieldType.BYTES:
+        return base64.b64encode(b"|%c" % number).decode()
+    return (
+        number - 2
+        if field.type is FieldType.INT64
+        else ("k|", "k\\", "k{}")[number % 3] + str(number)
+    )
 
 
 def number(rng: Random, field: Field, edges: float) -> str:

@@ -87,7 +87,7 @@ class _Maker:
         makers: list[Callable[[], Aggregation]] = [
             self._count, self._count, self._sum, self._sum, self._mean, self._extreme,
             self._extreme, self._ratio, self._distinct, self._last, self._spread, self._first,
-            self._decayed,
+            self._decayed, self._quantile, self._top_k,
         ]  # fmt: skip
         made = self.rng.choice(makers)()
         if made.column is not None and self.rng.random() < 0.2:
@@ -175,6 +175,14 @@ class _Maker:
     def _distinct(self) -> Aggregation:
         column = self._column(ORDERED | {FieldType.STRING})
         return agg.distinct(column, where=self._where(), bound=self.rng.choice((2, 5, 4096)))
+
+    def _quantile(self) -> Aggregation:
+        q, bound = self.rng.choice((0, 0.1, 0.5, 0.9, 1)), self.rng.choice((3, 20, 4096))
+        return agg.quantile(self._column(NUMBERS), q, where=self._where(), bound=bound)
+
+    def _top_k(self) -> Aggregation:
+        k, bound = self.rng.choice((1, 3)), self.rng.choice((3, 20, 4096))
+        return agg.top_k(self._column(ORDERED), k, where=self._where(), bound=bound)
 
     def _last(self) -> Aggregation:
         return agg.last(self._column(ORDERED), n=self.rng.choice((1, 2, 5)), where=self._where())

@@ -11,6 +11,7 @@ from pipeline.serve.client import FeatureClient
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Store
 from pipeline.testing.oracle.expected import Value
+from pipeline.testing.oracle.keys import key_of
 from pipeline.testing.oracle.replay import OUTCOMES, Accounting, Oracle
 
 __all__ = ["answers", "differences", "disagreements", "miscounts"]
@@ -22,10 +23,10 @@ def disagreements(
     """Where reads of the oracle's view from ``store`` differ from it; empty if nothing does.
 
     Every key of the log, and ``others``, is read at each time of ``at`` (ns; None: each row's own
-    newest event), as any client reads it.
+    newest event), as any client reads it. An entity of several fields is a tuple.
     """
     keys, entities = list(oracle.entities), [*oracle.entities.values(), *others]
-    keys += [str(other).encode() for other in others]
+    keys += [key_of(other) for other in others]
     if not keys:
         return []
     found: list[str] = []
@@ -40,7 +41,10 @@ def answers(
 ) -> dict[str, list[tuple[Value, str]]]:
     """Value and status of every feature, one per entity, as a client gets them."""
     query = FeatureClient(store).prepare([oracle.view.name])
-    table = query.read(entities, at="event" if at is None else at, status="feature")
+    names = list(query.entities)
+    rows = [e if isinstance(e, tuple) else (e,) for e in entities]
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    table = query.read(columns, at="event" if at is None else at, status="feature")
     result: dict[str, list[tuple[Value, str]]] = {}
     for name in oracle.view.features:
         values = _plain(table.column(name)).to_pylist()

@@ -5,6 +5,7 @@ Written from the contract's documentation with the standard library's ``json`` a
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.features.stream import EventStream
 from pipeline.testing.log import MemoryLog
+from pipeline.testing.oracle.keys import entity_of, key_of
 
 __all__ = [
     "Event",
@@ -32,6 +34,8 @@ __all__ = [
 MAX_KEY_BYTES = 65_536
 MAX_DEPTH = 64
 NS_OF = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
+UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 SURROGATE = re.compile("[\ud800-\udfff]")
 RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([-+])(\d\d):(\d\d))?", re.ASCII
@@ -55,7 +59,8 @@ class Record:
 class Event:
     """An accepted record: time in ns, and its fields; of a tombstone (null value) the key alone.
 
-    Integers, booleans, strings and floats as such, decimals as exact fractions, timestamps as ns.
+    Integers, booleans, strings, bytes and floats as such, decimals as exact fractions, timestamps
+    as ns, uuids as text.
     """
 
     record: Record
@@ -93,7 +98,7 @@ def read(
         fields = (reader or read_json)(stream.schema, record.value or b"")
     except RefusedError as refused:
         return refused.reason
-    if str(fields[stream.key_fields[0]]).encode() != record.key:
+    if key_of(entity_of(stream.key_fields, fields)) != record.key:
         return "key_mismatch"
     time = int(fields[stream.time])
     latest = (record.timestamp_ms + stream.max_future_ms) * 10**6
@@ -211,6 +216,10 @@ def _field(field: Field, value: Any) -> Any:
     if isinstance(value, str):
         if field.type is FieldType.STRING:
             return value
+        if field.type is FieldType.UUID and UUID.fullmatch(value):
+            return value.lower()
+        if field.type is FieldType.BYTES and BASE64.fullmatch(value) and len(value) % 4 == 0:
+            return base64.b64decode(value)
         if field.type is FieldType.TIMESTAMP and field.unit not in NS_OF:
             return _in_int64(_timestamp(value, field.unit == "iso-utc"))
     raise RefusedError("schema")

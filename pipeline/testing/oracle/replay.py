@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.features.aggregations import Aggregation
@@ -11,12 +11,14 @@ from pipeline.features.view import FeatureView, Trigger
 from pipeline.testing.oracle.answers import Entry, answer, decayed, quotient
 from pipeline.testing.oracle.columns import ExpressionError, Kind, Rows, Seen
 from pipeline.testing.oracle.expected import Expected
+from pipeline.testing.oracle.keys import entity_of
 from pipeline.testing.oracle.records import Event, Reader, Record, read
 from pipeline.testing.oracle.windows import Reach
 
 __all__ = ["Accounting", "Oracle"]
 
 OUTCOMES = ("applied", "duplicate", "late", "dead_lettered", "filtered")
+BOUNDED = {"DISTINCT", "QUANTILE", "TOP_K"}  # lists of values that become sketches
 ONE = Kind("int")
 
 
@@ -79,7 +81,8 @@ class Oracle:
         self.accounting: dict[int, Accounting] = {}
         self._partitions = partitions
         self._reader = reader
-        self._rows = Rows(view.stream.schema)
+        self._rows = Rows(view.columns)
+        self._lookups = lookups_of(view, partitions, reader)
         self._conditions = [t.when for t in triggers if t.view is view and hasattr(t.when, "meta")]
         self._ttl = view.plan.ttl_ns
         self._features = [self._feature(name, a) for name, a in view.features.items()]
@@ -113,6 +116,8 @@ class Oracle:
     def _outcome(self, record: Record) -> str:
         """One of the outcomes, or the reason of a dead letter."""
         event = read(self.view.sources[0], self._partitions, record, self._reader)
+        for looked in self._lookups:
+            event = looked.after(record, event)
         if isinstance(event, str):
             return event
         if record.value is None:
@@ -145,7 +150,7 @@ class Oracle:
         if not any(f.reach.takes(newest, event.time) for f in self._features):
             return "late"
         if row is None:
-            entity = event.fields[self.view.stream.key_fields[0]]
+            entity = entity_of(self.view.stream.key_fields, event.fields)
             parts: list[list[list[Entry]]] = [[[] for _ in f.parts] for f in self._features]
             row = _Row(entity, event.time, parts, [[] for _ in self._features])
             self._keys[key] = row
@@ -183,12 +188,22 @@ class Oracle:
         for part, s in zip(row.entries[number], seen, strict=True):
             if s.passes and s.value is not None:
                 part.append(Entry(event.time, event.record.offset, s.value))
-        if feature.aggregation.op.name == "DISTINCT" and number not in row.overflowed:
+        if feature.aggregation.op.name in BOUNDED and number not in row.overflowed:
             (entries,) = row.entries[number]
             if len(entries) > feature.aggregation.bound:
-                held = {e.value for e in entries if self._held(feature, row.newest, e.time)}
+                held = {
+                    (self._place(feature, e.time), e.value)
+                    for e in entries
+                    if self._held(feature, row.newest, e.time)
+                }
                 if len(held) > feature.aggregation.bound:
                     row.overflowed.add(number)
+
+    def _place(self, feature: _Feature, time: int) -> int:
+        """What values count once in: all of the row, or each tile."""
+        if feature.aggregation.op.name == "DISTINCT" or not feature.reach.tile:
+            return 0
+        return (time - 1) // feature.reach.tile
 
     def _null(self, feature: _Feature, seen: list[Seen], policy: str) -> bool:
         """Whether an event has a null where the feature has this policy for one."""
@@ -270,3 +285,35 @@ class Oracle:
 
 def _position(entry: Entry) -> tuple[int, int]:
     return entry.time, entry.order
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """Another view's oracle, which reads the same log, and the columns that it gives."""
+
+    oracle: Oracle
+    columns: Mapping[str, str]
+
+    def after(self, record: Record, event: Event | str) -> Event | str:
+        """The event with its columns, once the other view has taken the record too."""
+        self.oracle.feed([record])
+        if isinstance(event, str):
+            return event
+        key = record.key or b""
+        newest = self.oracle.newest(key)
+        at = event.time if newest is None else max(newest, event.time)
+        found = self.oracle.features(key, at)
+        values = {column: found[name].value for column, name in self.columns.items()}
+        return replace(event, fields={**event.fields, **values})
+
+
+def lookups_of(view: FeatureView, partitions: int, reader: Reader | None) -> list[_Lookup]:
+    """One for each view that ``view`` looks up."""
+    views = {id(r.view): r.view for r in view.lookups.values()}
+    return [
+        _Lookup(
+            Oracle(other, partitions=partitions, reader=reader),
+            {column: r.feature for column, r in view.lookups.items() if r.view is other},
+        )
+        for other in views.values()
+    ]
