@@ -188,6 +188,8 @@ def _cast(column: Column, field: ArrowField) -> Column:
     if types.is_decimal(wanted) and (integral or types.is_decimal(kind)):
         if integral:
             column = column.cast(pa.decimal128(20))
+        elif not 0 <= kind.scale <= kind.precision:
+            raise _Refused(Reason.SCHEMA)  # pyarrow 26 looks 10**scale up without a bound: SIGSEGV
         # By way of a width that holds every intermediate result
         return column.cast(pa.decimal256(76, wanted.scale)).cast(wanted)
     if types.is_string(wanted) and (types.is_large_string(kind) or types.is_string(kind)):

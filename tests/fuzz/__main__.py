@@ -49,9 +49,18 @@ def _child(name: str, seconds: float, seed: int) -> int:
         command += ["--seconds", str(seconds), "--seed", str(seed)]
         code = subprocess.run(command, check=False).returncode
         if code not in (0, 1):
-            values = Path(last.name).read_text().split()
-            print(f"{name}, seed {seed}: died with {code} in one of --value {' '.join(values)}")
+            print(f"{name}, seed {seed}: died with {code}: --value {_fatal(name, last.name)}")
     return int(code != 0)
+
+
+def _fatal(name: str, last: str) -> str:
+    """The value of the last batch that kills a process alone; all of them if none does."""
+    values = Path(last).read_text().split()
+    for value in values:
+        command = [sys.executable, "-m", "tests.fuzz", name, "--value", value or "="]
+        if subprocess.run(command, check=False, capture_output=True).returncode not in (0, 1):
+            return value
+    return " ".join(values)
 
 
 def note(last: Path, batch: bytes) -> None:

@@ -114,6 +114,15 @@ def test_numbers_are_taken_where_nothing_is_lost() -> None:
     assert one(pa.array([True]), whole) is Reason.SCHEMA
 
 
+def test_a_scale_that_no_decimal_has_does_not_crash() -> None:
+    exact = pa.field("v", pa.decimal128(19, 2))
+    for scale in (3, 77, 7_691_265, 2**31 - 1, -1, -77, -(2**31)):
+        kind: Any = pa.decimal128(2, scale)
+        bits = [None, pa.py_buffer(b"\x01".ljust(16, b"\0"))]
+        values: Any = pa.Array.from_buffers(kind, 1, bits)
+        assert one(values, exact) is Reason.SCHEMA
+
+
 def test_the_unit_of_a_time_is_never_guessed() -> None:
     instant: Any = pa.timestamp("ns", tz="UTC")
     when = [datetime(2017, 1, 1, tzinfo=UTC)]
