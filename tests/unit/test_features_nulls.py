@@ -126,7 +126,7 @@ def test_what_a_view_keeps_for_it() -> None:
     )
     nulls = [s for s in plan.lists if s.input < 0]
     assert [(s.kind, s.bound, s.horizon_ns, s.mask) for s in nulls] == [
-        (ListKind.EVENTS, 1, 1000, 0),
+        (ListKind.EVENTS, 1, 1001, 0),
         (ListKind.EVENTS, 9, 55, 0),
     ]
     used = [plan.accumulators[f.nulls] for f in plan.features]
