@@ -216,9 +216,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "a value seen again keeps its older tile",
-        LISTS,
-        "        if arena[block + 2 * i + 1] < tile:\n",
-        "        if False:\n",
+        "pipeline/kernels/distinct.py",
+        "        arena[entries + 2 * i + 1] = max(arena[entries + 2 * i + 1], tile)\n        return\n",
+        "        return\n",
         (FUZZ,),
     ),
     Mutation(
@@ -313,9 +313,23 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "an event id is not looked for",
         "pipeline/kernels/ids.py",
-        "            return True\n",
-        "            return False\n",
+        "    return bool(k >= first)\n",
+        "    return False\n",
         (DEDUP,),
+    ),
+    Mutation(
+        "the filter of ids is not told of an id",
+        "pipeline/kernels/ids.py",
+        "    _note(arena, slots[slot, at], slots[slot, at + 2], value)\n",
+        "",
+        (DEDUP,),
+    ),
+    Mutation(
+        "a quantile is of the rank below",
+        "pipeline/kernels/ranking.py",
+        "np.int64(np.ceil(q * np.float64(total)))",
+        "np.int64(np.ceil(q * np.float64(total))) - 1",
+        (FUZZ, f"{UNIT}/test_state_sketches.py"),
     ),
     Mutation(
         "an event id is kept for ever",
@@ -582,7 +596,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "rows may be written without their marker",
         TRANSACTION,
-        "        if write.fingerprint not in marked:\n",
+        "        if write.marked_by not in marked:\n",
         "        if False:\n",
         (f"{STORE}::test_commits_that_break_a_promise_are_refused",),
     ),
