@@ -217,8 +217,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a value seen again keeps its older tile",
         "pipeline/kernels/distinct.py",
-        "        arena[entries + 2 * i + 1] = max(arena[entries + 2 * i + 1], tile)\n        return\n",
-        "        return\n",
+        "        arena[entries + 2 * i + 1] = max(arena[entries + 2 * i + 1], tile)\n",
+        "",
         (FUZZ,),
     ),
     Mutation(

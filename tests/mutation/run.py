@@ -155,8 +155,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="only whether each can be applied")
     parser.add_argument("--only", default="", help="part of a name or file")
+    parser.add_argument("--start", type=int, default=1, metavar="N", help="from the N-th on")
     arguments = parser.parse_args()
     chosen = [m for m in MUTATIONS if arguments.only in f"{m.name} {m.file}"]
+    chosen = chosen[arguments.start - 1 :]
     if arguments.check:
         stale = [f"{m.name}: {p}" for m in chosen if (p := m.problem(ROOT)) is not None]
         print("\n".join(stale) or f"all {len(chosen)} mutations can be applied")
