@@ -183,7 +183,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "pipeline/kernels/rows.py",
         "    return minus(tile_of(newest, rings[ring, RING_WIDTH]), rings[ring, RING_TILES]) + 1\n",
         "    return minus(tile_of(newest, rings[ring, RING_WIDTH]), rings[ring, RING_TILES])\n",
-        (FUZZ, EDGES),
+        (EDGES, FUZZ),
     ),
     Mutation(
         "an integer sum wraps around",

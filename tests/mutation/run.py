@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REPORT = ROOT / "build" / "mutation.json"
 PARTS = ("pipeline", "tests", "schemas", "pyproject.toml")
 TESTS_FAILED = 1  # pytest's own exit codes; 2 to 5 mean that nothing was tested
-SECONDS = 600
+SECONDS = 300
 IMPORTED = ("hypothesis", "numpy", "polars", "pyarrow", "pyarrow.compute", "redis", "rich")
 ENDLESS = "the tests never ended"
 _seconds = count(1)
@@ -103,7 +103,7 @@ def _in_fork(root: Path, tests: Sequence[str], output: Path) -> int:
     sys.path[:] = [str(root), *(p for p in sys.path if p not in {"", str(ROOT)})]
     for name in [n for n in sys.modules if n.split(".")[0] in {"tests", "pipeline"}]:
         del sys.modules[name]
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--timeout=200"]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--timeout=120"]
     code = int(pytest.main([*options, "--no-header", *tests]))
     sys.stdout.flush()
     return code
