@@ -198,14 +198,14 @@ MUTATIONS: tuple[Mutation, ...] = (
         APPLY,
         "        if real[k] != 0 and is_nan(values[k]):\n",
         "        if False:\n",
-        (FUZZ,),
+        (f"{CASES}::test_24_a_nan_is_a_null_and_an_infinity_a_number",),
     ),
     Mutation(
         "-0.0 is another value than 0.0",
         LISTS,
         "    return np.int64(0) if kind == _FLOAT and bits == _MINUS_ZERO else bits\n",
         "    return bits\n",
-        (FUZZ, EXACT),
+        (f"{CASES}::test_24_both_zeros_are_one_value",),
     ),
     Mutation(
         "the last values go by offset",
@@ -219,7 +219,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "pipeline/kernels/distinct.py",
         "        arena[entries + 2 * i + 1] = max(arena[entries + 2 * i + 1], tile)\n",
         "",
-        (FUZZ,),
+        (f"{CASES}::test_24_a_value_counts_as_long_as_its_newest_event_does",),
     ),
     Mutation(
         "what a full list dropped is forgotten",
