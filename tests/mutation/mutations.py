@@ -183,7 +183,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "pipeline/kernels/rows.py",
         "    return minus(tile_of(newest, rings[ring, RING_WIDTH]), rings[ring, RING_TILES]) + 1\n",
         "    return minus(tile_of(newest, rings[ring, RING_WIDTH]), rings[ring, RING_TILES])\n",
-        (FUZZ, EDGES),
+        (EDGES, FUZZ),
     ),
     Mutation(
         "an integer sum wraps around",
@@ -198,14 +198,14 @@ MUTATIONS: tuple[Mutation, ...] = (
         APPLY,
         "        if real[k] != 0 and is_nan(values[k]):\n",
         "        if False:\n",
-        (FUZZ,),
+        (f"{CASES}::test_24_a_nan_is_a_null_and_an_infinity_a_number",),
     ),
     Mutation(
         "-0.0 is another value than 0.0",
         LISTS,
         "    return np.int64(0) if kind == _FLOAT and bits == _MINUS_ZERO else bits\n",
         "    return bits\n",
-        (FUZZ, EXACT),
+        (f"{CASES}::test_24_both_zeros_are_one_value",),
     ),
     Mutation(
         "the last values go by offset",
@@ -216,10 +216,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "a value seen again keeps its older tile",
-        LISTS,
-        "        if arena[block + 2 * i + 1] < tile:\n",
-        "        if False:\n",
-        (FUZZ,),
+        "pipeline/kernels/distinct.py",
+        "        arena[entries + 2 * i + 1] = max(arena[entries + 2 * i + 1], tile)\n",
+        "",
+        (f"{CASES}::test_24_a_value_counts_as_long_as_its_newest_event_does",),
     ),
     Mutation(
         "what a full list dropped is forgotten",
@@ -313,9 +313,23 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "an event id is not looked for",
         "pipeline/kernels/ids.py",
-        "            return True\n",
-        "            return False\n",
+        "    return bool(k >= first)\n",
+        "    return False\n",
         (DEDUP,),
+    ),
+    Mutation(
+        "the filter of ids is not told of an id",
+        "pipeline/kernels/ids.py",
+        "    _note(arena, slots[slot, at], slots[slot, at + 2], value)\n",
+        "",
+        (DEDUP,),
+    ),
+    Mutation(
+        "a quantile is of the rank below",
+        "pipeline/kernels/ranking.py",
+        "np.int64(np.ceil(q * np.float64(total)))",
+        "np.int64(np.ceil(q * np.float64(total))) - 1",
+        (FUZZ, f"{UNIT}/test_state_sketches.py"),
     ),
     Mutation(
         "an event id is kept for ever",
@@ -582,7 +596,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "rows may be written without their marker",
         TRANSACTION,
-        "        if write.fingerprint not in marked:\n",
+        "        if write.marked_by not in marked:\n",
         "        if False:\n",
         (f"{STORE}::test_commits_that_break_a_promise_are_refused",),
     ),

@@ -42,6 +42,7 @@ from itertools import permutations
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import pipeline as pp
@@ -452,6 +453,53 @@ def test_24_an_old_large_value_takes_nothing_from_the_window_after_it(
     driver.run()
     assert answers(driver, 181)[0]["total"] == pytest.approx(total, rel=1e-15)
     agrees(driver, made, [None, 170, 180, 181, 190])
+
+
+@pytest.mark.parametrize("slide", [None, 20])
+def test_24_a_nan_is_a_null_and_an_infinity_a_number(slide: int | None) -> None:
+    """NaN and infinity come from expressions: JSON has neither."""
+    bad = pl.col("price") / pl.col("n")
+    kinds: dict[str, Any] = {
+        "count": pp.count, "sum": pp.sum, "mean": pp.mean, "min": pp.min, "max": pp.max,
+        "distinct": pp.distinct, "last": pp.last, "first": pp.first,
+    }  # fmt: skip
+    made = view(**{name: kind(bad).over(60, slide=slide) for name, kind in kinds.items()})
+    events = [
+        tick("ada", 110 + i, n, price=price)
+        for i, (price, n) in enumerate([(0.0, 0), (3.0, 2), (0.0, 0), (-1.0, 4), (0.0, 0)])
+    ]
+    events += [tick("bob", 120, 0, price=0.0), tick("cyd", 120, 0, price=1.0)]
+    driver = drive(published(events), made)
+    driver.run()
+    agrees(driver, made, [None, 125, 130])
+    ada, bob, cyd = answers(driver, 125)[:3]
+    assert (ada["count"], ada["min"], ada["max"], ada["last"]) == (2, -0.25, 1.5, -0.25)
+    assert (bob["count"], bob["sum"], bob["mean"], bob["last"]) == (0, 0.0, None, None)
+    assert (cyd["sum"], cyd["mean"], cyd["distinct"]) == (float("inf"), float("inf"), 1)
+
+
+@pytest.mark.parametrize("slide", [None, 20])
+def test_24_both_zeros_are_one_value(slide: int | None) -> None:
+    made = view(kinds=pp.distinct("price").over(60, slide=slide), newest=pp.last("price"))
+    events = [tick("ada", 110 + i, price=p) for i, p in enumerate((0.0, -0.0, 0.0, 1.0, -0.0))]
+    trigger = pp.Trigger("moved", view=made, when=pp.changed("price"), features=["kinds"])
+    driver = Driver([made], [trigger], log=published(events))
+    driver.run()
+    agrees(driver, made, [None, 120])
+    assert answers(driver, 120)[0]["kinds"] == 2
+    sent = driver.publisher.sent[driver.names.requests("moved")]
+    rows = [r for _, _, value in sent for r in pa.ipc.open_stream(value).read_all().to_pylist()]
+    assert [row["source_offset"] for row in rows] == [0, 3, 4]
+
+
+@pytest.mark.parametrize("slide", [None, 20])
+def test_24_a_value_counts_as_long_as_its_newest_event_does(slide: int | None) -> None:
+    made = view(kinds=pp.distinct("n").over(60, slide=slide))
+    events = [tick("ada", at, n) for at, n in ((105, 1), (106, 2), (155, 1), (150, 2), (130, 1))]
+    driver = drive(published(events), made)
+    driver.run()
+    agrees(driver, made, range(155, 260, 5))
+    assert answers(driver, 199)[0]["kinds"] == 2
 
 
 def test_27_a_key_that_is_refreshed_lives_on_and_expiry_can_be_replayed() -> None:

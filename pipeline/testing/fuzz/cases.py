@@ -33,7 +33,11 @@ class Case:
         return oracle
 
     def times(self, oracle: Oracle) -> list[int | None]:
-        """When to read: at each row's newest event, at the log's, before it, and at every edge."""
+        """When to read: at each row's newest event, at the log's, before it, and at every edge.
+
+        A few keys are read soon after their own newest event too, while their windows still hold
+        it and not all before it.
+        """
         newest = [oracle.newest(key) or 0 for key in oracle.entities]
         if not newest:
             return [None]
@@ -41,6 +45,7 @@ class Case:
         found = {last, last + 1, last - 1, min(newest)}
         for edge in edges(self.view):
             found |= {last + edge - 1, last + edge, last + edge + 1, -(-last // edge) * edge}
+            found |= {time + edge // 2 for time in sorted(newest)[:: -(-len(newest) // 4)]}
         return [None, *sorted(t for t in found if t < 2**62)]
 
     def problems(self, driver: Driver | None = None, **options: Any) -> list[str]:
