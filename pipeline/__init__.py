@@ -29,13 +29,22 @@ if TYPE_CHECKING:
     from pipeline.config import Config as Config
     from pipeline.contracts.contract import Contract as Contract
     from pipeline.features.aggregations import count as count
+    from pipeline.features.aggregations import decayed_count as decayed_count
+    from pipeline.features.aggregations import decayed_sum as decayed_sum
     from pipeline.features.aggregations import distinct as distinct
+    from pipeline.features.aggregations import ewma as ewma
+    from pipeline.features.aggregations import first as first
     from pipeline.features.aggregations import last as last
     from pipeline.features.aggregations import max as max
     from pipeline.features.aggregations import mean as mean
+    from pipeline.features.aggregations import median as median
     from pipeline.features.aggregations import min as min
+    from pipeline.features.aggregations import quantile as quantile
     from pipeline.features.aggregations import ratio as ratio
+    from pipeline.features.aggregations import std as std
     from pipeline.features.aggregations import sum as sum
+    from pipeline.features.aggregations import top_k as top_k
+    from pipeline.features.aggregations import var as var
     from pipeline.features.stream import EventStream as EventStream
     from pipeline.features.view import FeatureView as FeatureView
     from pipeline.features.view import Trigger as Trigger
@@ -54,13 +63,22 @@ _HOMES = {
     "Trigger": "pipeline.features.view",
     "changed": "pipeline.features.view",
     "count": "pipeline.features.aggregations",
+    "decayed_count": "pipeline.features.aggregations",
+    "decayed_sum": "pipeline.features.aggregations",
     "distinct": "pipeline.features.aggregations",
+    "ewma": "pipeline.features.aggregations",
+    "first": "pipeline.features.aggregations",
     "last": "pipeline.features.aggregations",
     "max": "pipeline.features.aggregations",
     "mean": "pipeline.features.aggregations",
+    "median": "pipeline.features.aggregations",
     "min": "pipeline.features.aggregations",
+    "quantile": "pipeline.features.aggregations",
     "ratio": "pipeline.features.aggregations",
+    "std": "pipeline.features.aggregations",
     "sum": "pipeline.features.aggregations",
+    "top_k": "pipeline.features.aggregations",
+    "var": "pipeline.features.aggregations",
 }
 
 __all__ = sorted(_HOMES)

@@ -8,6 +8,7 @@
     |   `-- UnsafeStoreError      the store would lose or evict state
     |-- UnavailableError          retry after a pause; nothing was lost
     |   |-- BrokerUnavailableError
+    |   |-- RegistryUnavailableError
     |   |-- StoreUnavailableError
     |   `-- StoreFullError        the store is out of memory: back-pressure, never a dead letter
     |-- FencedError               another worker owns the partition: drop state, rejoin
@@ -35,6 +36,7 @@ __all__ = [
     "ModelError",
     "NativeLaneError",
     "PipelineError",
+    "RegistryUnavailableError",
     "StoreFullError",
     "StoreUnavailableError",
     "UnavailableError",
@@ -98,6 +100,10 @@ class UnavailableError(PipelineError):
 
 class BrokerUnavailableError(UnavailableError):
     """No Kafka broker answered."""
+
+
+class RegistryUnavailableError(UnavailableError):
+    """The schema registry did not answer, or answered that it cannot serve now."""
 
 
 class StoreUnavailableError(UnavailableError):

@@ -18,6 +18,7 @@ from yarl import URL
 
 from pipeline.app.build import build_plane
 from pipeline.app.service import PlaneService
+from pipeline.app.topic import check_topics
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError, DefinitionError
 from pipeline.features.view import Changes, FeatureView, Trigger
@@ -170,12 +171,7 @@ def _check(id: str, views: Sequence[FeatureView], triggers: Sequence[Trigger]) -
         if view.name in names:
             raise DefinitionError(f"{where}.views", f"two views are called {view.name!r}")
         names.add(view.name)
-    streams = {v.source.topic: v.source for v in views}
-    for view in views:
-        if view.source != streams[view.source.topic]:
-            raise DefinitionError(
-                f"{where}.views", f"{view.name!r} describes topic {view.source.topic!r} differently"
-            )
+    check_topics(id, views)
     seen: set[str] = set()
     for trigger in triggers:
         if trigger.view not in views:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 
+from pipeline.app.audit import Audit
 from pipeline.app.outputs import TopicNames
-from pipeline.app.partition import ViewPlan, view_plans
-from pipeline.app.plane import DataPlane, PlaneSettings, Topic
+from pipeline.app.partition import view_plans
+from pipeline.app.plane import DataPlane, PlaneSettings
+from pipeline.app.retention import repartition_topic
 from pipeline.app.sender import Sender
+from pipeline.app.topic import Place, Topic, arrange, view_record
 from pipeline.app.warm import warm_up
 from pipeline.config import BrokerConfig, Config
 from pipeline.errors import PipelineError
-from pipeline.features.plan import Plan
-from pipeline.features.planjson import to_json
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.lane import Lane, LaneConfig
 from pipeline.ingest.native import NativeLane
@@ -23,9 +25,8 @@ from pipeline.ingest.selfcheck import self_check
 from pipeline.produce.publisher import Publisher
 from pipeline.produce.topics import TopicInfo, describe, ensure_topic
 from pipeline.store.open import open_store
-from pipeline.store.registry import ViewRecord
 
-__all__ = ["build_plane", "lane_config", "open_lane"]
+__all__ = ["build_plane", "lane_config", "open_audit", "open_lane"]
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,17 @@ def build_plane(
     store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
     store.verify()
     plans = view_plans(views, triggers)
-    topics = _source_topics(config.broker, plans)
+    topics = arrange(
+        app,
+        plans,
+        lambda topic: _place(describe(config.broker, topic)),
+        lambda topic, count, over: _place(repartition_topic(config.broker, topic, count, over)),
+    )
 
     def register() -> None:
         for topic in topics:
             for plan in topic.views:
-                store.registry.register(_record(app, topic, plan.view.plan), topic.topic_id)
+                store.registry.register(view_record(app, topic, plan.view.plan), topic.topic_id)
 
     register()
     _output_topics(config.broker, names, topics)
@@ -74,6 +80,36 @@ def build_plane(
         clock_ms=_clock_ms,
         monotonic=time.monotonic,
         register=register,
+    )
+
+
+def open_audit(
+    app: str,
+    views: Sequence[FeatureView],
+    config: Config,
+    *,
+    sample: int,
+    keys: Sequence[bytes] = (),
+    progress: Callable[[int], None] = lambda _: None,
+) -> Audit:
+    """An audit of ``sample`` rows of each view, or of these message ``keys``; nothing is created.
+
+    Raises :class:`ConfigurationError` and :class:`UnavailableError` with what to do.
+    """
+
+    def find(topic: str) -> Place:
+        return _place(describe(config.broker, topic))
+
+    topics = arrange(app, view_plans(views, []), find, lambda topic, *_: find(topic))
+    return Audit(
+        app,
+        topics,
+        open_store(config.store.url, timeout_ms=config.store.timeout_ms),
+        open_lane(f"{app}.verify-{uuid.uuid4().hex[:8]}", config),
+        sample=-(-sample // max(t.partitions for t in topics)),
+        keys=keys,
+        now_ns=time.time_ns(),
+        progress=progress,
     )
 
 
@@ -107,24 +143,8 @@ def open_lane(group: str, config: Config) -> Lane:
     return NativeLane(settings)
 
 
-def _record(app: str, topic: Topic, plan: Plan) -> ViewRecord:
-    return ViewRecord(
-        name=plan.view,
-        app=app,
-        topic=plan.source,
-        partitions=topic.partitions,
-        plan=to_json(plan),
-        fingerprint=plan.fingerprint,
-    )
-
-
-def _source_topics(broker: BrokerConfig, plans: Sequence[ViewPlan]) -> list[Topic]:
-    topics: list[Topic] = []
-    for name in dict.fromkeys(p.view.source.topic for p in plans):
-        found: TopicInfo = describe(broker, name)
-        over = tuple(p for p in plans if p.view.source.topic == name)
-        topics.append(Topic(over[0].view.source, found.topic_id, found.partitions, over))
-    return topics
+def _place(found: TopicInfo) -> Place:
+    return found.topic_id, found.partitions
 
 
 def _output_topics(broker: BrokerConfig, names: TopicNames, topics: Sequence[Topic]) -> None:

@@ -37,6 +37,8 @@ AFTER_FAILURE_S = 60.0
 class Expiry:
     """Which rows of an application may go, and when. ``horizon_ms`` is the replay horizon.
 
+    ``plans`` of all rows, those that are kept for look-ups too, each with its topic.
+
     ``sweep_keys_per_s`` keys of the store are looked at by the worker that owns the first
     partition of all; 0: no sweep.
     """
@@ -44,7 +46,7 @@ class Expiry:
     def __init__(
         self,
         app: str,
-        plans: Iterable[Plan],
+        plans: Iterable[tuple[str, Plan]],
         store: Store,
         *,
         horizon_ms: int,
@@ -52,10 +54,10 @@ class Expiry:
         clock_ms: Callable[[], int],
         monotonic: Callable[[], float],
     ) -> None:
-        expiring = [plan for plan in plans if plan.ttl_ns]
-        self._keep_ms = {p.fingerprint: p.ttl_ns // 1_000_000 + horizon_ms for p in expiring}
-        self._names = {p.fingerprint: p.view for p in expiring}
-        self._first = min((TopicPartition(p.source, 0) for p in expiring), default=None)
+        expiring = [(topic, plan) for topic, plan in plans if plan.ttl_ns]
+        self._keep_ms = {p.fingerprint: p.ttl_ns // 1_000_000 + horizon_ms for _, p in expiring}
+        self._names = {p.fingerprint: p.view for _, p in expiring}
+        self._first = min((TopicPartition(topic, 0) for topic, _ in expiring), default=None)
         self._sweeper = store.sweeper(app)
         self._rate = sweep_keys_per_s
         self._clock_ms = clock_ms
@@ -103,9 +105,9 @@ class Expiry:
         for partition in partitions:
             self.forget(partition.source)
             expiries = [
-                self._expiry(state.plan.view.plan.fingerprint, state.table.settled(ROWS_RELEASED))
-                for state in partition.views
-                if state.plan.view.plan.fingerprint in self._keep_ms
+                self._expiry(table.plan.fingerprint, table.settled(ROWS_RELEASED))
+                for table in partition.tables
+                if table.plan.fingerprint in self._keep_ms
             ]
             if not any(map(len, expiries)) or self._monotonic() > until:
                 continue

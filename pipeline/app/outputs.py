@@ -24,6 +24,7 @@ from pipeline.state.batch import Finalized
 from pipeline.state.columns import feature_columns, feature_type
 
 __all__ = [
+    "MESSAGE_BYTES",
     "TopicNames",
     "changes_batch",
     "changes_schema",
@@ -77,7 +78,7 @@ class TopicNames:
         return f"{self.app}-{trigger}-requests"
 
 
-def changes_schema(plan: Plan, app: str, topic_id: str) -> pa.Schema:
+def changes_schema(plan: Plan, app: str, topic: str, topic_id: str) -> pa.Schema:
     """Columns of a changes batch: one per field of the entity, position, one per feature."""
     position = [
         *(pa.field(n, ENTITY_TYPES[kind], nullable=False) for n, kind in plan.entities.items()),
@@ -90,7 +91,7 @@ def changes_schema(plan: Plan, app: str, topic_id: str) -> pa.Schema:
         "app": app,
         "view": plan.view,
         "fingerprint": f"{plan.fingerprint:016x}",
-        "topic": plan.source,
+        "topic": topic,
         "topic_id": topic_id,
     }
     return pa.schema(position + features, metadata=metadata)
@@ -138,12 +139,12 @@ def ipc_messages(batch: pa.RecordBatch) -> Iterator[bytes]:
         yield sink.getvalue().to_pybytes()
 
 
-def message_slices(sizes: I64) -> Iterator[slice]:
-    """Rows of ``sizes`` int64[n] bytes, in order, as many a message as a broker takes."""
+def message_slices(sizes: I64, limit: int = MESSAGE_BYTES) -> Iterator[slice]:
+    """Rows of ``sizes`` int64[n] bytes, in order, as many a message as ``limit`` bytes take."""
     ends, start = np.cumsum(sizes), 0
     while start < len(sizes):
         before = int(ends[start - 1]) if start else 0
-        fits = int(np.searchsorted(ends, before + MESSAGE_BYTES, side="right"))
+        fits = int(np.searchsorted(ends, before + limit, side="right"))
         yield slice(start, max(fits, start + 1))
         start = max(fits, start + 1)
 

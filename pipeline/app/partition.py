@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.app.lookups import LookedUp, LookupPlan, LookupState, look_up, lookup_plans
 from pipeline.app.outputs import changes_batch, changes_schema, select_bytes
 from pipeline.app.quarantine import Quarantine
+from pipeline.app.routing import Route, RouteState, StagedRoute, advanced
 from pipeline.errors import LogTruncatedError
 from pipeline.features.derive import Derivation
 from pipeline.features.view import FeatureView, Trigger
@@ -22,6 +24,7 @@ from pipeline.state.table import StateTable
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
 from pipeline.store.partition import PartitionStore, RowWrite
+from pipeline.store.positions import repeated_rows
 
 __all__ = ["Partition", "StagedBatch", "StagedView", "ViewPlan", "view_plans"]
 
@@ -38,6 +41,7 @@ class ViewPlan:
     triggers: tuple[Trigger, ...]
     derivation: Derivation
     tables: TriggerTables | None
+    lookups: tuple[LookupPlan, ...]
 
     @classmethod
     def build(cls, view: FeatureView, triggers: Sequence[Trigger]) -> ViewPlan:
@@ -52,7 +56,8 @@ class ViewPlan:
             else:
                 rows.append((TriggerKind.EVERY, -1, 0))
         tables = TriggerTables(np.array(rows, dtype=np.int64).reshape(-1, 3)) if rows else None
-        return cls(view, tuple(triggers), Derivation(view.plan, extra), tables)
+        derivation, lookups = Derivation(view.plan, extra), lookup_plans(view.plan)
+        return cls(view, tuple(triggers), derivation, tables, lookups)
 
 
 def view_plans(views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> list[ViewPlan]:
@@ -64,8 +69,9 @@ def view_plans(views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> lis
 class StagedView:
     """What one view made of one batch, computed and not yet committed.
 
-    ``failed``, ``late`` and ``corrupt`` (their entity's stored row is) are rows of the batch;
-    ``fired_rows`` the rows of ``fired``. ``quarantined`` are copies of corrupt rows to be written.
+    ``failed``, ``nulls`` (rejected for a null), ``late`` and ``corrupt`` (their entity's stored row
+    is) are rows of the batch; ``fired_rows`` the rows of ``fired``. ``quarantined`` are copies of
+    corrupt rows to be written.
     """
 
     plan: ViewPlan
@@ -76,15 +82,17 @@ class StagedView:
     fired: Fired
     fired_rows: I64
     failed: I64
+    nulls: I64
     late: I64
     corrupt: I64
     quarantined: RowWrite | None
     outcomes: Mapping[str, int]
+    looked: LookedUp
 
     @property
     def writes(self) -> list[RowWrite]:
         """Everything but the marker that the commit writes."""
-        rows = [self.write] if len(self.slots) else []
+        rows = [*self.looked.writes, self.write] if len(self.slots) else self.looked.writes
         return rows if self.quarantined is None else [*rows, self.quarantined]
 
 
@@ -98,6 +106,12 @@ class StagedBatch:
     events: EventBatch
     views: list[StagedView]
     reported: int
+    routes: list[StagedRoute] = field(default_factory=list)
+
+    @property
+    def markers(self) -> list[Marker]:
+        """What the commit writes beside rows."""
+        return [v.marker for v in self.views] + [r.marker for r in self.routes]
 
 
 @dataclass
@@ -109,6 +123,7 @@ class ViewState:
     marker: Marker
     table: StateTable
     quarantine: Quarantine
+    lookups: tuple[LookupState, ...]
 
 
 @dataclass
@@ -118,6 +133,7 @@ class Partition:
     ``open`` takes the lease first and reads only then; everything cached before is
     dropped, so a partition can be opened again after any doubt. ``begins`` is the offset that
     each view's rows begin at, by fingerprint: the log has to hold it should the store lose them.
+    ``routing`` are the routes that begin here; a route is treated as one more view, without rows.
     """
 
     app: str
@@ -126,7 +142,9 @@ class Partition:
     store: PartitionStore
     plans: Sequence[ViewPlan]
     cache_bytes: int
+    routing: Sequence[Route] = ()
     views: list[ViewState] = field(default_factory=list)
+    routes: list[RouteState] = field(default_factory=list)
     begins: dict[int, int] = field(default_factory=dict)
 
     def open(self, generation: int, log_start: int) -> Lease:
@@ -135,31 +153,38 @@ class Partition:
         Raises :class:`LogTruncatedError` where a marker that was there is gone and the log does
         not begin where the view did (at 0, unless it began before our eyes).
         """
-        self.views = []
+        self.drop()
         lease = self.store.acquire(generation)
         fingerprints = [p.view.plan.fingerprint for p in self.plans]
-        for plan, marker in zip(self.plans, self.store.markers(fingerprints), strict=True):
+        fingerprints += [route.fingerprint for route in self.routing]
+        found = dict(zip(fingerprints, self.store.markers(fingerprints), strict=True))
+        for plan in self.plans:
             compiled = plan.view.plan
-            if marker is not None:
-                self.begins.setdefault(compiled.fingerprint, 0)
-            elif log_start > self.begins.setdefault(compiled.fingerprint, log_start):
-                raise LogTruncatedError(
-                    f"{self.source}: the store lost the marker of {compiled.view} and the log "
-                    f"starts at {log_start}, too late to compute its rows again. Restore the "
-                    "store from a backup, or the log"
-                )
-            else:
-                marker = Marker(
-                    fingerprint=compiled.fingerprint, topic_id=self.topic_id,
-                    partition=self.source.partition, next_offset=log_start, leader_epoch=-1,
-                    processed_through_ms=0, consumed=0, applied=0, duplicate=0, late=0,
-                    dead_lettered=0, filtered=0,
-                )  # fmt: skip
-            schema = changes_schema(compiled, self.app, self.topic_id)
+            marker = self._begin(compiled.view, compiled.fingerprint, found, log_start)
+            schema = changes_schema(compiled, self.app, self.source.topic, self.topic_id)
             table = StateTable(compiled, max_bytes=self.cache_bytes)
             quarantine = Quarantine(self.app, self.source, compiled.view, compiled.fingerprint)
-            self.views.append(ViewState(plan, schema, marker, table, quarantine))
+            lookups = LookupState.of(plan.lookups, self.app, self.source, self.cache_bytes)
+            self.views.append(ViewState(plan, schema, marker, table, quarantine, lookups))
+        for route in self.routing:
+            marker = self._begin(route.topic, route.fingerprint, found, log_start)
+            self.routes.append(RouteState(route, marker))
         return lease
+
+    def drop(self) -> None:
+        """Forget what is cached; the truth is in the store and in the log."""
+        self.views, self.routes = [], []
+
+    @property
+    def tables(self) -> list[StateTable]:
+        """The cached rows of every view, those kept for look-ups included."""
+        looked = [table for v in self.views for state in v.lookups for table in state.tables()]
+        return [*(v.table for v in self.views), *looked]
+
+    @property
+    def markers(self) -> list[Marker]:
+        """Of views, then routes; none while the partition is not open."""
+        return [v.marker for v in self.views] + [r.marker for r in self.routes]
 
     @property
     def next_offset(self) -> int:
@@ -169,7 +194,7 @@ class Partition:
     @property
     def position(self) -> Position:
         """The lowest marker and its leader epoch; of equal ones the newest epoch."""
-        lowest = min((v.marker for v in self.views), key=lambda m: (m.next_offset, -m.leader_epoch))
+        lowest = min(self.markers, key=lambda m: (m.next_offset, -m.leader_epoch))
         return Position(lowest.next_offset, lowest.leader_epoch)
 
     def stage(self, events: EventBatch, now_ms: int) -> StagedBatch:
@@ -177,9 +202,11 @@ class Partition:
 
         ``now_ms`` is wall time: no record, whatever its time, says that more than now was read.
         """
-        reported = max(v.marker.next_offset for v in self.views)
         return StagedBatch(
-            events, [self._stage_view(v, events, now_ms) for v in self.views], reported
+            events,
+            [self._stage_view(v, events, now_ms) for v in self.views],
+            max(m.next_offset for m in self.markers),
+            [route.stage(events, now_ms) for route in self.routes],
         )
 
     def settle(self, staged: StagedBatch) -> list[tuple[int, Leaving]]:
@@ -192,35 +219,63 @@ class Partition:
             state.marker = done.marker
             state.table.settle(done.slots)
             gone.append((state.plan.view.plan.fingerprint, state.table.evict_rows()))
+            gone += done.looked.settle()
+        for route, sent in zip(self.routes, staged.routes, strict=True):
+            route.marker = sent.marker
         return gone
 
-    def beat(self, now_ms: int) -> list[Marker]:
-        """Markers that say a quiet partition was read up to ``now_ms``."""
+    def beat(self, through_ms: int) -> list[Marker]:
+        """Markers that say a quiet partition was read up to ``through_ms``."""
         return [
-            dataclasses.replace(
-                v.marker, processed_through_ms=max(now_ms, v.marker.processed_through_ms)
-            )
-            for v in self.views
+            dataclasses.replace(m, processed_through_ms=max(through_ms, m.processed_through_ms))
+            for m in self.markers
         ]
 
     def beaten(self, markers: Sequence[Marker]) -> None:
         """The markers of :meth:`beat` are committed."""
-        for state, marker in zip(self.views, markers, strict=True):
+        states: list[ViewState | RouteState] = [*self.views, *self.routes]
+        for state, marker in zip(states, markers, strict=True):
             state.marker = marker
+
+    def _begin(
+        self, name: str, fingerprint: int, found: Mapping[int, Marker | None], log_start: int
+    ) -> Marker:
+        """The marker found, or that of a view or route that begins here."""
+        marker = found[fingerprint]
+        if marker is not None:
+            self.begins.setdefault(fingerprint, 0)
+            return marker
+        if log_start > self.begins.setdefault(fingerprint, log_start):
+            raise LogTruncatedError(
+                f"{self.source}: the store lost the marker of {name} and the log starts at "
+                f"{log_start}, too late to compute its rows again. Restore the store from a "
+                "backup, or the log"
+            )
+        return Marker(
+            fingerprint, self.topic_id, self.source.partition, log_start, processed_through_ms=0
+        )
 
     def _stage_view(self, state: ViewState, events: EventBatch, now_ms: int) -> StagedView:
         binary = events.binary
-        derived = state.plan.derivation.compute(events)
-        fresh = binary.offsets >= state.marker.next_offset
+        fresh = events.log_offsets >= state.marker.next_offset
         accepted = fresh & (events.reason == 0)
-        failed = derived.failed[fresh[derived.failed]]
+        repeated, positions = _repeated(state, events, accepted)
+        accepted &= ~repeated
+        looked = look_up(state.lookups, events, accepted, self._resident)
+        derived = state.plan.derivation.compute(looked.events)
+        failed = derived.failed[accepted[derived.failed]]
         accepted[failed] = False
+        nulls = derived.nulls[accepted[derived.nulls]]
+        accepted[nulls] = False
         rows = np.flatnonzero(accepted).astype(np.int64)
         whole = len(rows) == len(events)
         keys, key_offsets = binary.keys, binary.key_offsets
         if not whole:
             keys, key_offsets = select_bytes(keys, key_offsets, rows)
-        slots, broken, quarantined = self._resident(state, keys, key_offsets)
+        slots, broken, quarantined = self._resident(
+            state.table, state.quarantine, keys, key_offsets
+        )
+        broken |= looked.broken[rows]
         applied = state.table.apply(
             slots,
             binary.offsets if whole else binary.offsets[rows],
@@ -233,25 +288,16 @@ class Partition:
             state.plan.tables,
         )
         counts = np.bincount(applied.outcome, minlength=len(Outcome))
-        consumed = int(fresh.sum())
+        consumed, again = int(fresh.sum()), int(repeated.sum())
         outcomes = {
             "applied": int(counts[Outcome.APPLIED]),
             "late": int(counts[Outcome.LATE]),
             "filtered": int(counts[Outcome.FILTERED]),
-            "duplicate": int(counts[Outcome.DUPLICATE]),
-            "dead_lettered": consumed - len(rows) + int(broken.sum()),
+            "duplicate": again + int(counts[Outcome.DUPLICATE]),
+            "dead_lettered": consumed - again - len(rows) + int(broken.sum()),
         }
-        marker = dataclasses.replace(
-            state.marker,
-            next_offset=max(state.marker.next_offset, binary.next_offset),
-            leader_epoch=max(state.marker.leader_epoch, binary.leader_epoch),
-            processed_through_ms=max(
-                state.marker.processed_through_ms,
-                min(now_ms, int(binary.timestamps_ms.max(initial=0))),
-            ),
-            consumed=state.marker.consumed + consumed,
-            **{name: getattr(state.marker, name) + n for name, n in outcomes.items()},
-        )
+        marker = advanced(state.marker, events, now_ms, consumed, outcomes)
+        marker = dataclasses.replace(marker, positions=positions)
         return StagedView(
             plan=state.plan,
             slots=applied.dirty,
@@ -261,34 +307,35 @@ class Partition:
             fired=applied.fired,
             fired_rows=rows[applied.fired.event],
             failed=failed,
+            nulls=nulls,
             late=rows[applied.outcome == Outcome.LATE],
             corrupt=rows[broken],
             quarantined=quarantined,
             outcomes=outcomes,
+            looked=looked,
         )
 
     def _resident(
-        self, state: ViewState, keys: U8, key_offsets: I64
+        self, table: StateTable, quarantine: Quarantine, keys: U8, key_offsets: I64
     ) -> tuple[I32, npt.NDArray[np.bool_], RowWrite | None]:
         """Slots of n keys; rows that are not cached are fetched in one round trip.
 
         Then bool[n], true where the stored row is corrupt (read again for every batch, so that one
         that was mended is noticed), and what of these goes to quarantine.
         """
-        lookup = state.table.lookup(keys, key_offsets)
+        lookup = table.lookup(keys, key_offsets)
         broken = np.zeros(len(lookup.slots), dtype=bool)
         if not len(lookup.missing):
             return lookup.slots, broken, None
-        fingerprint = state.plan.view.plan.fingerprint
-        rows = self.store.read(fingerprint, keys, key_offsets, lookup.missing)
-        corrupt = state.table.load(lookup.slots[lookup.missing], rows)
+        rows = self.store.read(table.plan.fingerprint, keys, key_offsets, lookup.missing)
+        corrupt = table.load(lookup.slots[lookup.missing], rows)
         if not corrupt:
             return lookup.slots, broken, None
         index = lookup.missing[corrupt]
         broken = np.isin(lookup.slots, lookup.slots[index])
         names = [keys[key_offsets[i] : key_offsets[i + 1]].tobytes() for i in index.tolist()]
         found = [(name, rows[i] or b"") for name, i in zip(names, corrupt, strict=True)]
-        return lookup.slots, broken, state.quarantine.take(found)
+        return lookup.slots, broken, quarantine.take(found)
 
     def _changes(self, state: ViewState, dirty: I32) -> pa.RecordBatch | None:
         if not len(dirty):
@@ -299,3 +346,23 @@ class Partition:
             state.plan.view.plan, state.schema, self.source, keys, key_offsets,
             table.event_time(dirty), table.source_offset(dirty), table.finalize(dirty, "event"),
         )  # fmt: skip
+
+
+def _repeated(
+    state: ViewState, events: EventBatch, accepted: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.bool_], bytes]:
+    """Accepted rows of a repartition topic that were sent before, or will be sent again with a
+    field that the view needs and their message lacks; the positions after the batch."""
+    origin, positions = events.origin, state.marker.positions
+    none = np.zeros(len(events), dtype=np.bool_)
+    if origin is None or not len(events):
+        return none, positions
+    lacking = none
+    for name in state.plan.derivation.fields & origin.absent.keys():
+        lacking = lacking | (origin.absent[name] == 1)
+    lacking = lacking & accepted
+    seen, positions = repeated_rows(
+        positions, origin.topic, origin.partition, origin.offset,
+        (accepted & ~lacking).view(np.uint8),
+    )  # fmt: skip
+    return lacking | (seen == 1), positions

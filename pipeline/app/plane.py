@@ -14,8 +14,10 @@ from pipeline.app.crashpoints import reach
 from pipeline.app.expiry import Expiry
 from pipeline.app.hold import Hold
 from pipeline.app.outputs import TopicNames
-from pipeline.app.partition import Partition, StagedBatch, ViewPlan
+from pipeline.app.partition import Partition, StagedBatch
 from pipeline.app.sender import Sender
+from pipeline.app.topic import Topic, decoder
+from pipeline.app.upstream import Upstream
 from pipeline.errors import (
     ConfigurationError,
     FencedError,
@@ -23,9 +25,8 @@ from pipeline.errors import (
     PipelineError,
     UnavailableError,
 )
-from pipeline.features.stream import EventStream
+from pipeline.features.lookups import row_plans
 from pipeline.ingest.batch import TopicPartition
-from pipeline.ingest.decode import JsonDecoder
 from pipeline.ingest.lane import END, Lane, Position
 from pipeline.store.marker import Marker
 from pipeline.store.partition import RowExpiry, Store
@@ -54,16 +55,6 @@ class PlaneSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Topic:
-    """A source topic as the broker describes it, and the views over it."""
-
-    stream: EventStream
-    topic_id: str
-    partitions: int
-    views: tuple[ViewPlan, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Step:
     """What one step did: the batches it committed, dead letters by topic and reason, resets,
     rows that were given an expiry by view and cause."""
@@ -72,19 +63,6 @@ class Step:
     rejected: Mapping[str, Mapping[str, int]]
     resets: int
     expiring: Mapping[tuple[str, str], int] = field(default_factory=dict)
-
-
-def decoder(stream: EventStream, partitions: int) -> JsonDecoder:
-    """The decoder of a stream whose topic has so many partitions."""
-    return JsonDecoder(
-        contract=stream.schema,
-        key=stream.key_fields,
-        time_field=stream.time,
-        partitions=partitions,
-        max_future_ms=stream.max_future_ms,
-        earliest_ns=stream.earliest_ns,
-        max_value_bytes=stream.max_value_bytes,
-    )
 
 
 @dataclass
@@ -117,7 +95,7 @@ class DataPlane:
         register: Callable[[], None] = lambda: None,
     ) -> None:
         self._names = names
-        self._topics = {t.stream.topic: t for t in topics}
+        self._topics = {t.topic: t for t in topics}
         self._settings = settings
         self._lane = lane
         self._store = store
@@ -126,13 +104,16 @@ class DataPlane:
         self._monotonic = monotonic
         self._register = register
         self._expiry = Expiry(
-            names.app, [p.view.plan for t in topics for p in t.views], store,
+            names.app,
+            [(t.topic, rows) for t in topics for p in t.views for rows in row_plans(p.view.plan)],
+            store,
             horizon_ms=settings.replay_horizon_ms, sweep_keys_per_s=settings.sweep_keys_per_s,
             clock_ms=clock_ms, monotonic=monotonic,
         )  # fmt: skip
         self._partitions: dict[TopicPartition, Partition] = {}
         self._trouble: dict[TopicPartition, _Trouble] = {}
-        self._decoders = {t.stream.topic: decoder(t.stream, t.partitions) for t in topics}
+        self._decoders = {t.topic: t.decoder() for t in topics}
+        self._upstream = Upstream(names.app, store, topics)
         self._check_at = 0.0
         self._offsets_at = 0.0
         self._resets = 0
@@ -154,7 +135,7 @@ class DataPlane:
         """
         found: dict[TopicPartition, int] = {}
         for source, partition in self._partitions.items():
-            if partition.views:
+            if partition.markers:
                 try:
                     end = self._lane.watermarks(source)[1]
                 except UnavailableError:
@@ -228,9 +209,7 @@ class DataPlane:
             expiries = self._expiry.take(partition.source)
             try:
                 partition.store.begin_commit(
-                    [write for v in batch.views for write in v.writes],
-                    [v.marker for v in batch.views],
-                    expiries,
+                    [write for v in batch.views for write in v.writes], batch.markers, expiries
                 )
                 begun.append((partition, batch, expiries))
             except (UnavailableError, FencedError) as error:
@@ -261,7 +240,7 @@ class DataPlane:
             self._expiry.sweep(self._partitions.keys())
         if now >= self._offsets_at:
             self._offsets_at = now + self._settings.commit_interval_ms / 1000
-            offsets = {s: p.next_offset for s, p in self._partitions.items() if p.views}
+            offsets = {s: p.next_offset for s, p in self._partitions.items() if p.markers}
             if offsets:
                 self._lane.commit(offsets)
 
@@ -269,11 +248,14 @@ class DataPlane:
         """Look whether the store holds what we wrote. Where everything was read, a commit of
         markers that say so does it; without a broker nobody knows whether it was."""
         connected = self._lane.health.connected
+        self._upstream.look()
         begun: list[tuple[Partition, list[Marker], list[RowExpiry]]] = []
         for partition in partitions:
             try:
                 if connected and self._lane.at_end(partition.source):
-                    markers = partition.beat(self._clock_ms())
+                    now_ms = self._clock_ms()
+                    through = self._upstream.through_ms(partition.source.topic, now_ms)
+                    markers = partition.beat(through)
                     expiries = self._expiry.take(partition.source)
                     partition.store.begin_commit([], markers, expiries)
                     begun.append((partition, markers, expiries))
@@ -305,7 +287,7 @@ class DataPlane:
             fenced_at = before.fenced_at if before and before.fenced_at is not None else now
             if now - fenced_at > LONGEST_REFUSAL_S:
                 raise error
-        partition.views = []
+        partition.drop()
         self._expiry.forget(partition.source)
         self._resets += 1
         self._trouble[partition.source] = _Trouble(now + pause, pause, fenced_at)
@@ -346,14 +328,10 @@ class DataPlane:
                 f"{partition.source}: the marker is at offset {start.offset} but the log starts at "
                 f"{low}; events in between are gone. Restore the log, or backfill the views"
             )
-        for state in partition.views:
-            if (
-                state.marker.topic_id
-                and partition.topic_id
-                and state.marker.topic_id != partition.topic_id
-            ):
+        for marker in partition.markers:
+            if marker.topic_id and partition.topic_id and marker.topic_id != partition.topic_id:
                 raise LogTruncatedError(
-                    f"{partition.source}: the marker belongs to topic id {state.marker.topic_id}, "
+                    f"{partition.source}: the marker belongs to topic id {marker.topic_id}, "
                     f"the broker's topic is {partition.topic_id}: it was deleted and created again"
                 )
         return start
@@ -362,7 +340,7 @@ class DataPlane:
         starts: dict[TopicPartition, Position] = {}
         for source in sources:
             topic = self._topics[source.topic]
-            if source.partition >= topic.partitions:
+            if source.partition >= topic.partitions and topic.fixed:
                 raise ConfigurationError(
                     f"topic {source.topic!r} got more partitions than the {topic.partitions} it "
                     "had: keys change their partition. Use a new topic, or a new application name "
@@ -375,6 +353,7 @@ class DataPlane:
                 store=self._store.open_partition(self._names.app, source),
                 plans=topic.views,
                 cache_bytes=self._settings.cache_bytes,
+                routing=topic.routes,
             )
             self._partitions[source] = partition
             try:

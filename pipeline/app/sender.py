@@ -25,7 +25,7 @@ I64 = npt.NDArray[np.int64]
 
 
 class Sender:
-    """Dead letters, late records, changed rows and requests of staged batches.
+    """Dead letters, late records, changed rows, requests and repartitioned rows of staged batches.
 
     ``clock_ms`` stamps requests with the wall time that their deadline is counted from.
     """
@@ -46,15 +46,23 @@ class Sender:
         rejects = _unreported(batch)
         if len(rejects):
             self._letters(partition, batch, rejects, None)
+        for route in batch.routes:
+            if len(route.refused):
+                self._letters(partition, batch, route.refused, route.route.topic)
+            for target, message in route.messages:
+                self._publisher.publish(route.route.topic, message, partition=target)
         for view in batch.views:
+            name = view.plan.view.name
             if len(view.failed):
-                self._letters(partition, batch, _all(view.failed, Reason.EXPRESSION), view)
+                self._letters(partition, batch, _all(view.failed, Reason.EXPRESSION), name)
+            if len(view.nulls):
+                self._letters(partition, batch, _all(view.nulls, Reason.NULL_VALUE), name)
             if len(view.corrupt):
-                self._letters(partition, batch, _all(view.corrupt, Reason.CORRUPT_ROW), view)
+                self._letters(partition, batch, _all(view.corrupt, Reason.CORRUPT_ROW), name)
             if len(view.late):
-                self._letters(partition, batch, _all(view.late, Reason.LATE), view)
+                self._letters(partition, batch, _all(view.late, Reason.LATE), name)
             if view.changes is not None:
-                topic = self._names.changes(view.plan.view.name)
+                topic = self._names.changes(name)
                 for message in ipc_messages(view.changes):
                     self._publisher.publish(topic, message, partition=partition.source.partition)
             if len(view.fired_rows):
@@ -74,16 +82,18 @@ class Sender:
         self._rejected = {}
 
     def _letters(
-        self, partition: Partition, batch: StagedBatch, rejects: Rejects, view: StagedView | None
+        self, partition: Partition, batch: StagedBatch, rejects: Rejects, view: str | None
     ) -> None:
-        """Rejects of the stream (``view`` None: once for all views) or of one view."""
+        """Rejects of the stream (``view`` None: once for all views), of one view or route."""
         counts = rejects.counts()
         late = LATE in counts
         for key, value in dead_letters(
             batch.events.binary,
             rejects,
-            view=None if view is None else view.plan.view.name,
+            view=view,
             topic_id=partition.topic_id,
+            origin=batch.events.origin,
+            message=batch.events.message,
         ):
             self._publisher.publish(
                 self._names.late if late else self._names.dead_letters, value, key=key
@@ -136,7 +146,7 @@ class Sender:
 def _unreported(batch: StagedBatch) -> Rejects:
     """Rejects of the stream that no view has come past before."""
     rejects = batch.events.rejects()
-    new = batch.events.binary.offsets[rejects.index] >= batch.reported
+    new = batch.events.log_offsets[rejects.index] >= batch.reported
     return Rejects(rejects.index[new], rejects.reason[new])
 
 

@@ -159,6 +159,9 @@ class PlaneService(mode.Service):
                     counted.counter(metrics.CORRUPT_ROWS, name).add(len(view.quarantined.rows))
                 for outcome, records in view.outcomes.items():
                     counted.counter(metrics.OUTCOMES, name, outcome).add(records)
+            for route in batch.routes:
+                for outcome, records in route.outcomes.items():
+                    counted.counter(metrics.OUTCOMES, route.route.topic, outcome).add(records)
 
     def _tell_refused(self, step: Step) -> None:
         """A line about dead letters, at most every ten seconds."""

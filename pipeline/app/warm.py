@@ -5,6 +5,7 @@ A first compilation takes longer than a consumer group waits for a silent member
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.app.partition import Partition
-from pipeline.app.plane import Topic, decoder
+from pipeline.app.topic import Topic
 from pipeline.contracts.contract import Contract, FieldType
 from pipeline.features.entity import event_key
 from pipeline.features.stream import EventStream
-from pipeline.ingest.batch import BinaryBatch, Reason, TopicPartition
+from pipeline.ingest.batch import BinaryBatch, EventBatch, Reason, TopicPartition
+from pipeline.ingest.decode import JsonDecoder
+from pipeline.ingest.envelope import Envelope
 from pipeline.store.memory import MemoryStore
 
 __all__ = ["sample_event", "warm_up"]
@@ -36,47 +39,47 @@ SAMPLES: dict[FieldType, Any] = {
 
 
 def warm_up(topics: Sequence[Topic]) -> None:
-    """Take one made-up event of every topic through decode, apply, encode, commit and reload."""
+    """Take one made-up event of every topic through decode, apply, encode, commit and reload.
+
+    Sources come before the repartition topics that their routes lead to.
+    """
+    sent: dict[str, bytes] = {}
     for topic in topics:
-        source = TopicPartition(topic.stream.topic, 0)
+        source = TopicPartition(topic.topic, 0)
         store = MemoryStore()
+        decoder = dataclasses.replace(topic, partitions=1).decoder()
         for _ in range(2):  # the second time round its row is read back
             partition = Partition(
-                APP, source, "", store.open_partition(APP, source), topic.views, CACHE_BYTES
-            )
+                APP, source, "", store.open_partition(APP, source), topic.views, CACHE_BYTES,
+                topic.routes,
+            )  # fmt: skip
             partition.open(-1, 0)
-            events = decoder(topic.stream, 1).decode(
-                sample_batch(topic.stream, partition.next_offset)
-            )
+            offset = partition.next_offset
+            if isinstance(topic.stream, EventStream):
+                if topic.stream.format != "json":
+                    decoder.decode(_record(source, b"\xff", b"", offset))  # compiles it
+                events = sample_events(topic.stream, offset)
+            else:
+                events = decoder.decode(_record(source, sent[topic.topic], b"", offset))
             events.reason[:] = Reason.OK  # whatever bounds the stream sets
             staged = partition.stage(events, 0)
-            partition.store.commit(
-                [v.write for v in staged.views], [v.marker for v in staged.views]
-            )
+            for route in staged.routes:
+                sent |= dict.fromkeys([route.route.topic], route.messages[0][1])
+            partition.store.commit([w for v in staged.views for w in v.writes], staged.markers)
             partition.settle(staged)
-        for view in partition.views:
-            view.table.max_bytes = 0
-            view.table.evict()
-            view.table.compact()
+        for table in partition.tables:
+            table.max_bytes = 0
+            table.evict()
+            table.compact()
 
 
-def sample_batch(stream: EventStream, offset: int) -> BinaryBatch:
-    """One well-formed event at ``offset`` of partition 0 of 1."""
+def sample_events(stream: EventStream, offset: int) -> EventBatch:
+    """One well-formed event at ``offset`` of partition 0 of 1: JSON, whatever the stream has."""
     event = sample_event(stream.schema)
-    value = np.frombuffer(json.dumps(event).encode(), dtype=np.uint8)
-    key = np.frombuffer(event_key(stream.schema, stream.key_fields, event), dtype=np.uint8)
-    return BinaryBatch(
-        source=TopicPartition(stream.topic, 0),
-        payload=value.copy(),
-        value_offsets=np.array([0, len(value)], dtype=np.int64),
-        value_null=np.zeros(1, dtype=np.uint8),
-        value_size=np.array([len(value)], dtype=np.int64),
-        keys=key.copy(),
-        key_offsets=np.array([0, len(key)], dtype=np.int64),
-        key_null=np.zeros(1, dtype=np.uint8),
-        offsets=np.array([offset], dtype=np.int64),
-        timestamps_ms=np.array([-1], dtype=np.int64),
-    )
+    key = event_key(stream.schema, stream.key_fields, event)
+    envelope = Envelope(stream.schema, stream.key_fields, stream.time, 1)
+    batch = _record(TopicPartition(stream.topic, 0), json.dumps(event).encode(), key, offset)
+    return JsonDecoder.within(stream.schema, envelope).decode(batch)
 
 
 def sample_event(contract: Contract) -> dict[str, Any]:
@@ -90,3 +93,18 @@ def sample_event(contract: Contract) -> dict[str, Any]:
         else:
             event[field.name] = 1
     return event
+
+
+def _record(source: TopicPartition, value: bytes, key: bytes, offset: int) -> BinaryBatch:
+    return BinaryBatch(
+        source=source,
+        payload=np.frombuffer(value, dtype=np.uint8).copy(),
+        value_offsets=np.array([0, len(value)], dtype=np.int64),
+        value_null=np.zeros(1, dtype=np.uint8),
+        value_size=np.array([len(value)], dtype=np.int64),
+        keys=np.frombuffer(key, dtype=np.uint8).copy(),
+        key_offsets=np.array([0, len(key)], dtype=np.int64),
+        key_null=np.zeros(1, dtype=np.uint8),
+        offsets=np.array([offset], dtype=np.int64),
+        timestamps_ms=np.array([-1], dtype=np.int64),
+    )

@@ -103,7 +103,7 @@ def _findings(app_name: str | None, config: Config) -> Iterator[Finding]:
     yield from _one("broker", lambda: _broker(config, topics))
     yield from _one("store", lambda: _store(config))
     if app_name is not None:
-        yield from _app(app_name, topics)
+        yield from _app(app_name, topics, config)
 
 
 def _one(name: str, check: Callable[[], str]) -> Iterator[Finding]:
@@ -175,7 +175,7 @@ def _store(config: Config) -> str:
     )
 
 
-def _app(name: str, topics: dict[str, int]) -> Iterator[Finding]:
+def _app(name: str, topics: dict[str, int], config: Config) -> Iterator[Finding]:
     try:
         app: App = load_app(name)
     except PipelineError as error:
@@ -183,13 +183,40 @@ def _app(name: str, topics: dict[str, int]) -> Iterator[Finding]:
         return
     names = ", ".join(view.name for view in app.views)
     yield Finding("ok", "app", f"{app.conf.id}: views {names}")
-    for topic in dict.fromkeys(view.source.topic for view in app.views):
+    for topic in dict.fromkeys(s.topic for view in app.views for s in view.sources):
         if topic in topics:
             yield Finding("ok", "topic", f"{topic}: {topics[topic]} partitions")
         elif topics:
             yield Finding(
                 "fail", "topic", f"{topic} does not exist; 'pipeline produce --create N' makes it"
             )
+    if topics:
+        yield from _repartitions(app, topics, config)
+
+
+def _repartitions(app: App, topics: dict[str, int], config: Config) -> Iterator[Finding]:
+    """Topics that the application makes for views of another key: they are the truth of those."""
+    from pipeline.app.retention import retention_problem
+    from pipeline.features.plan import Plan
+    from pipeline.features.repartition import Repartition
+    from pipeline.produce.topics import topic_config
+
+    plans: dict[str, list[Plan]] = {}
+    for view in app.views:
+        if isinstance(view.stream, Repartition):
+            plans.setdefault(view.stream.topic_in(app.conf.id), []).append(view.plan)
+    for topic, over in plans.items():
+        if topic not in topics:
+            yield Finding("ok", "topic", f"{topic}: made by the application at its first start")
+            continue
+        try:
+            problem = retention_problem(topic_config(config.broker, topic), over)
+        except PipelineError as error:
+            yield Finding("fail", "topic", " ".join(str(error).split()))
+            continue
+        state = "ok" if problem is None else "fail" if "compact" in problem else "warn"
+        text = problem or "keeps what its views need"
+        yield Finding(state, "topic", f"{topic}: {topics[topic]} partitions; {text}")
 
 
 def _print_settings(config: Config, changed_only: bool) -> None:

@@ -33,6 +33,8 @@ EXAMPLES = """\
 _HEADER = 56
 _VARINT = 10
 _FLOAT = 8
+_COUNT = 7  # of a value, or an error: at most 2**47
+_BEYOND = {"DISTINCT": "a sample", "COUNTS": "buckets", "FREQUENT": "the frequent ones"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,21 +55,29 @@ def command(arguments: argparse.Namespace) -> int:
     out = console()
     for view in app.views:
         if arguments.view in (None, view.name):
-            _print_view(out, view, [t for t in app.triggers if t.view is view])
+            _print_view(out, app.conf.id, view, [t for t in app.triggers if t.view is view])
     return 0
 
 
-def _print_view(out: Console, view: FeatureView, triggers: list[Trigger]) -> None:
+def _print_view(out: Console, app: str, view: FeatureView, triggers: list[Trigger]) -> None:
     plan = view.plan
     ttl = f"after {format_duration(plan.ttl_ns)} without events" if plan.ttl_ns else "never"
     out.print(
         plain(f"view {plan.view}", "bold"), plain(f"fingerprint {plan.fingerprint:016x}", "dim")
     )
     entity = ", ".join(f"{name} ({kind})" for name, kind in plan.entities.items())
-    out.print(plain(f"  one row per {entity}, from topic {plan.source}"))
+    out.print(plain(f"  one row per {entity}, from topic {view.stream.topic_in(app)}"))
+    _print_repartition(out, view)
     out.print(plain(f"  a row expires {ttl}"))
+    for lookup in plan.lookups:
+        for column, position in zip(lookup.columns, lookup.features, strict=True):
+            name = f"{lookup.plan.view}:{lookup.plan.features[position].name}"
+            out.print(plain(f"  looks up {column} = {name}"))
+        out.print(plain(f"  keeps rows of {lookup.plan.view} of its own for that"))
     if plan.filter >= 0:
         out.print(plain(f"  only events where {_expression(plan.masks[plan.filter])}"))
+    if plan.reject >= 0:
+        out.print(plain(f"  dead-lettered where {_expression(plan.masks[plan.reject])}"))
     out.print()
     _print_features(out, plan)
     _print_state(out, plan)
@@ -76,6 +86,19 @@ def _print_view(out: Console, view: FeatureView, triggers: list[Trigger]) -> Non
         when = "every event" if trigger.when is None else _condition(trigger)
         out.print(plain(f"  trigger {trigger.name}: {when}, sends {len(trigger.sent)} features"))
     out.print()
+
+
+def _print_repartition(out: Console, view: FeatureView) -> None:
+    from pipeline.app.retention import longest_window_ns
+    from pipeline.features.repartition import Repartition
+
+    if not isinstance(view.stream, Repartition):
+        return
+    reach = longest_window_ns([view.plan])
+    keep = f"keep {format_duration(reach)} at least" if reach >= 0 else "keep everything"
+    sources = ", ".join(f"{s.topic} (by {'|'.join(s.key_fields)})" for s in view.sources)
+    out.print(plain(f"  a repartition of {sources}: made by the application, with the partitions"))
+    out.print(plain(f"  of {view.sources[0].topic}; the truth of its views: {keep}, never compact"))
 
 
 def _print_features(out: Console, plan: Plan) -> None:
@@ -95,11 +118,12 @@ def _print_features(out: Console, plan: Plan) -> None:
 
 
 def _print_state(out: Console, plan: Plan) -> None:
-    from pipeline.features.plan import ListKind
+    from pipeline.features.plan import GROUPED_OPS, ListKind
+    from pipeline.features.windows import FOREVER
 
     rows = table("state", "keeps", "at most", "bytes", right=("bytes",))
     for index, ring in enumerate(plan.rings):
-        inside = [a for a in plan.accumulators if a.ring == index]
+        inside = [a for a in plan.accumulators if a.ring == index and a.op not in GROUPED_OPS]
         names = [_accumulator(plan, a.op.name, a.input, a.mask) for a in inside]
         keeps = ", ".join(names) or "positions of lists"
         reach = format_duration(ring.width_ns * ring.tiles)
@@ -112,9 +136,14 @@ def _print_state(out: Console, plan: Plan) -> None:
         if kept.mask >= 0:
             name += f" where {_expression(plan.masks[kept.mask])}"
         at_most = _count(kept.bound, "value")
+        if kept.kind.name in _BEYOND:
+            at_most += f", then {_BEYOND[kept.kind.name]}"
         if kept.kind in (ListKind.EVENTS, ListKind.IDS):
             noun = "event" if kept.kind is ListKind.EVENTS else "id"
-            at_most = f"{_count(kept.bound, noun)} of {format_duration(kept.horizon_ns)}"
+            reach = format_duration(kept.horizon_ns) if kept.horizon_ns < FOREVER else "any time"
+            at_most = f"{_count(kept.bound, noun)} of {reach}"
+        if kept.kind is ListKind.DECAYED:
+            at_most = f"half after {format_duration(kept.horizon_ns)}"
         rows.add_row(
             *map(plain, (f"list {index}", name, at_most, format_size(_list_bytes(plan, index))))
         )
@@ -151,21 +180,35 @@ def _count(n: int, noun: str) -> str:
 
 
 def _definition(plan: Plan, feature: Feature) -> str:
-    from pipeline.features.plan import FeatureOp
+    shown = _aggregation(plan, feature)
+    if feature.nulls >= 0:
+        return f"{shown}, null if {_expression(plan.masks[plan.accumulators[feature.nulls].mask])}"
+    return shown
+
+
+def _aggregation(plan: Plan, feature: Feature) -> str:
+    from pipeline.features.plan import LIST_OPS, FeatureOp
 
     op = feature.op
     if op is FeatureOp.COUNT:
         return _accumulator_at(plan, feature.a)
     if op is FeatureOp.RATIO:
         return f"{_accumulator_at(plan, feature.a)} / {_accumulator_at(plan, feature.b)}"
-    if op in (FeatureOp.DISTINCT, FeatureOp.LAST):
-        kept = plan.lists[feature.a]
-        many = f", n={feature.width}" if feature.width > 1 else ""
-        where = f" where {_expression(plan.masks[kept.mask])}" if kept.mask >= 0 else ""
-        return f"{op.name.lower()}({_input(plan, kept.input)}{many}){where}"
-    used = plan.accumulators[feature.a]
+    used = plan.lists[feature.a] if op in LIST_OPS else plan.accumulators[feature.a]
+    many = f", n={feature.width}" if feature.width > 1 else ""
+    if op is FeatureOp.TOP_K:
+        many = f", k={feature.width}"
+    if op is FeatureOp.QUANTILE:
+        many = f", q={feature.q:g}"
+    if op in (FeatureOp.VAR, FeatureOp.STD) and feature.ddof != 1:
+        many = f", ddof={feature.ddof}"
+    name, inside = op.name.lower(), _input(plan, used.input) if used.input >= 0 else ""
+    if op in (FeatureOp.DECAYED, FeatureOp.EWMA):
+        name = {"decayed": "decayed_sum" if inside else "decayed_count"}.get(name, name)
+        many = format_duration(plan.lists[feature.a].horizon_ns)
+        many = f", {many}" if inside else many
     where = f" where {_expression(plan.masks[used.mask])}" if used.mask >= 0 else ""
-    return f"{op.name.lower()}({_input(plan, used.input)}){where}"
+    return f"{name}({inside}{many}){where}"
 
 
 def _accumulator_at(plan: Plan, index: int) -> str:
@@ -217,11 +260,12 @@ def _condition(trigger: Trigger) -> str:
 
 def _type(feature: Feature) -> str:
     from pipeline.features.plan import CellType, FeatureOp
+    from pipeline.state.columns import FLOAT_OPS
 
     many = f"[{feature.width}]" if feature.width > 1 else ""
     if feature.op in (FeatureOp.COUNT, FeatureOp.DISTINCT):
         return "int64"
-    if feature.op in (FeatureOp.MEAN, FeatureOp.RATIO):
+    if feature.op in FLOAT_OPS:
         return "float64"
     names = {
         CellType.INT: "int64",
@@ -236,8 +280,10 @@ def _type(feature: Feature) -> str:
 
 def _ring_bytes(plan: Plan, ring: int) -> int:
     """Largest encoded size: every tile present, every integer at its longest."""
+    from pipeline.features.plan import WORD_OPS
+
     cells = [a for a in plan.accumulators if a.ring == ring]
-    cell_bytes = sum(_FLOAT if a.op.name.endswith("FLOAT") else _VARINT for a in cells)
+    cell_bytes = sum(_FLOAT if a.op in WORD_OPS else _VARINT for a in cells)
     tile_delta = _varint_bytes(plan.rings[ring].tiles)
     count = _varint_bytes(plan.rings[ring].tiles)
     return count + _VARINT + plan.rings[ring].tiles * (cell_bytes + tile_delta) - tile_delta
@@ -247,9 +293,19 @@ def _list_bytes(plan: Plan, index: int) -> int:
     from pipeline.features.plan import CellType, ListKind
 
     kept = plan.lists[index]
+    if kept.kind is ListKind.DECAYED:
+        return 1 + _VARINT + _FLOAT * (1 if kept.input < 0 else 2)
     head = _varint_bytes(kept.bound) + 1 + _VARINT
     if kept.kind is ListKind.DISTINCT:
-        return head + kept.bound * (_VARINT + _varint_bytes(plan.rings[kept.ring].tiles))
+        steps = 64 * _varint_bytes(plan.rings[kept.ring].tiles)
+        return head + steps + kept.bound * (_VARINT + _varint_bytes(plan.rings[kept.ring].tiles))
+    if kept.kind in (ListKind.COUNTS, ListKind.FREQUENT):
+        tiles, n = plan.rings[kept.ring].tiles, _varint_bytes(kept.bound)
+        note = 1 if kept.kind is ListKind.COUNTS else _COUNT
+        tile = _varint_bytes(tiles) + n + note
+        return (
+            head + _varint_bytes(tiles) + _VARINT + tiles * tile + kept.bound * (_VARINT + _COUNT)
+        )
     value = _FLOAT if kept.type is CellType.FLOAT else _VARINT if kept.input >= 0 else 0
     return head + kept.bound * (2 * _VARINT + value)
 

@@ -73,9 +73,10 @@ def _check_servers(app: App, config: Config) -> None:
     store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
     try:
         store.verify()
-        for name in dict.fromkeys(view.source.topic for view in app.views):
+        for name in dict.fromkeys(s.topic for view in app.views for s in view.sources):
             topic = describe(config.broker, name)
-            views = ", ".join(view.name for view in app.views if view.source.topic == name)
+            over = [v.name for v in app.views if name in {s.topic for s in v.sources}]
+            views = ", ".join(over)
             where = f"{name} ({topic.partitions} partitions) at {config.broker.brokers}"
             screen.print(plain(f"{app.conf.id}: {views} from {where}, kept in {store.address}"))
     finally:

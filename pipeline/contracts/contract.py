@@ -1,22 +1,25 @@
 """The contract of an event: its fields, loaded from a schema file.
 
-Two languages are read, each a subset that fits a flat row of columns: JSON Schema
-(:mod:`pipeline.contracts.jsonschema`) and Avro (:mod:`pipeline.contracts.avro`). Everything a
-file says is either understood or refused by name; nothing is skipped silently.
+Three languages are read, each a subset that fits a flat row of columns: JSON Schema
+(:mod:`pipeline.contracts.jsonschema`), Avro (:mod:`pipeline.contracts.avro`) and Protobuf
+(:mod:`pipeline.contracts.protobuf`). Everything a file says is either understood, skipped as the
+language's module says, or refused by name.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.contracts import avro, jsonschema
+from pipeline.contracts import avro, jsonschema, protobuf
+from pipeline.contracts.avro import AvroLayout
 from pipeline.contracts.fields import Field, FieldType
+from pipeline.contracts.protobuf import ProtoLayout
 from pipeline.errors import DefinitionError, UnknownNameError
 
 __all__ = ["Contract", "Field", "FieldType"]
@@ -29,6 +32,7 @@ class Contract:
     """Name, version and fields of one kind of event.
 
     ``additional``  whether an event may have fields that the contract does not name
+    ``layout``      where the columns are in binary records, if the schema's language says so
 
     Raises :class:`DefinitionError`, which names the field.
     """
@@ -37,6 +41,7 @@ class Contract:
     version: int
     fields: tuple[Field, ...]
     additional: bool = True
+    layout: AvroLayout | ProtoLayout | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -48,29 +53,42 @@ class Contract:
                 f"{self.name}.fields", f"{len(self.fields)} fields; 1 to {MAX_FIELDS} are possible"
             )
         seen: set[str] = set()
-        for field in self.fields:
-            if field.name in seen:
-                raise DefinitionError(f"{self.name}.{field.name}", "is defined twice")
-            seen.add(field.name)
+        for name in self.names:
+            if name in seen:
+                raise DefinitionError(f"{self.name}.{name}", "is defined twice")
+            seen.add(name)
 
     @classmethod
-    def load(cls, source: str | Path | Mapping[str, Any]) -> Contract:
-        """Read a contract from a ``.json`` (JSON Schema) or ``.avsc`` (Avro) file or a mapping.
+    def load(cls, source: str | Path | Mapping[str, Any], message: str = "") -> Contract:
+        """Read a contract from a file or a mapping.
 
-        A mapping with ``"type": "record"`` is Avro, any other is JSON Schema. A file that cannot
-        be read or parsed, and anything in it that is not supported, is a :class:`DefinitionError`.
+        A ``.json`` file is JSON Schema, ``.avsc`` Avro; ``.proto`` is Protobuf and ``.desc`` a
+        descriptor set of it (both need the extra ``protobuf``), where ``message`` names one of
+        several. A mapping with ``"type": "record"`` is Avro, any other is JSON Schema.
+
+        A file that cannot be read or parsed, and anything in it that is not supported, is a
+        :class:`DefinitionError`.
         """
         where = "contract"
         if isinstance(source, Mapping):
             document: Any = source
         else:
             where = str(source)
+            if Path(source).suffix in protobuf.SUFFIXES:
+                return cls(*protobuf.load(Path(source), message))
             document = _read(Path(source))
         if not isinstance(document, Mapping):
             raise DefinitionError(where, "the top level of a schema must be an object")
         if document.get("type") == "record":
             return cls(*avro.parse(document))
         return cls(*jsonschema.parse(document, where))
+
+    @property
+    def language(self) -> str:
+        """``json``, ``avro`` or ``protobuf``: what the contract was written in."""
+        if isinstance(self.layout, ProtoLayout):
+            return "protobuf"
+        return "json" if self.layout is None else "avro"
 
     @property
     def arrow_schema(self) -> pa.Schema:
@@ -80,13 +98,13 @@ class Contract:
     @property
     def names(self) -> tuple[str, ...]:
         """Field names in the contract's order."""
-        return tuple(field.name for field in self.fields)
+        return tuple(f.name for f in self.fields)
 
     def field(self, name: str) -> Field:
         """The field of that name; :class:`UnknownNameError` lists the ones there are."""
-        for field in self.fields:
-            if field.name == name:
-                return field
+        for found in self.fields:
+            if found.name == name:
+                return found
         raise UnknownNameError(
             f"contract {self.name!r} has no field {name!r}; it has: {', '.join(self.names)}"
         )
@@ -94,7 +112,10 @@ class Contract:
 
 def _read(path: Path) -> Any:
     if path.suffix not in {".json", ".avsc"}:
-        raise DefinitionError(str(path), "a contract is a .json (JSON Schema) or .avsc (Avro) file")
+        raise DefinitionError(
+            str(path),
+            "a contract is a .json (JSON Schema), .avsc (Avro), .proto or .desc (Protobuf) file",
+        )
     try:
         return json.loads(path.read_text("utf-8"), object_pairs_hook=_unique)
     except OSError as error:

@@ -104,13 +104,13 @@ class _Demo:
         words = "compiling kernels (half a minute, once per machine)" if cold else "loading kernels"
         with self._phase("kernels", words):
             plans = tuple(view_plans([self._view], [self._trigger]))
-            warm_up([Topic(self._view.source, "", PARTITIONS, plans)])
+            warm_up([Topic(self._view.stream, "", PARTITIONS, plans)])
             self_check()
         with self._phase("servers", "starting the embedded broker and Redis"):
             self._stack.enter_context(self._servers)
             ensure_topic(self._servers.brokers, TOPIC, PARTITIONS)
         with self._phase("workers", "starting the application and the inference worker"):
-            producer = pp.EventProducer(self._view.source, brokers=self._servers.brokers)
+            producer = pp.EventProducer(self._view.sources[0], brokers=self._servers.brokers)
             self._stack.enter_context(producer)
             app, inference = self._start_workers()
             watch = AppWatch(app.metrics_url, self._view.name)

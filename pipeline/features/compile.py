@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from pipeline.contracts.contract import Contract, FieldType
+from pipeline.contracts.contract import Contract
 from pipeline.errors import DefinitionError
-from pipeline.features.aggregations import Aggregation, Column
+from pipeline.features.aggregations import Aggregation
 from pipeline.features.entity import entity_name, entity_type
-from pipeline.features.expressions import output_type, serialize
+from pipeline.features.inputs import Inputs
+from pipeline.features.nulls import any_of, null_conditions
 from pipeline.features.plan import (
+    LIST_OPS,
     AccOp,
     Accumulator,
     CellType,
@@ -24,29 +26,22 @@ from pipeline.features.plan import (
     FeatureOp,
     ListKind,
     ListState,
+    Lookup,
     Plan,
     Ring,
     plan_fields,
 )
+from pipeline.features.ranked import ranked_list
+from pipeline.features.repartition import Repartition
+from pipeline.features.size import check_size
 from pipeline.features.stream import EventStream
-from pipeline.features.windows import MAX_BOUND, Window, place
+from pipeline.features.windows import FOREVER, MAX_BOUND, Window, place
+from pipeline.units import parse_duration
 
 __all__ = ["ROW_FORMAT", "compile_plan"]
 
 ROW_FORMAT = 1
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-MAX_ROW_WORDS = 1 << 21  # 16 MiB: what a worker sets aside, twice, per view and partition
-FIELD_CELLS = {
-    FieldType.INT64: CellType.INT,
-    FieldType.FLOAT64: CellType.FLOAT,
-    FieldType.DECIMAL: CellType.DECIMAL,
-    FieldType.BOOL: CellType.BOOL,
-    FieldType.STRING: CellType.HASH,
-    FieldType.UUID: CellType.HASH,
-    FieldType.BYTES: CellType.HASH,
-    FieldType.TIMESTAMP: CellType.TIME,
-}
-WIDER_THAN_INT64 = {pl.UInt64(), pl.Int128(), pl.UInt128()}
 SUMMABLE = {CellType.INT, CellType.FLOAT, CellType.DECIMAL, CellType.BOOL}
 
 
@@ -60,38 +55,39 @@ def check_name(where: str, name: str) -> None:
 
 def compile_plan(
     view: str,
-    source: EventStream,
+    source: EventStream | Repartition,
     entity: Sequence[str],
     ttl_ns: int,
     where: pl.Expr | None,
     features: Mapping[str, Aggregation],
+    columns: Contract,
+    lookups: tuple[Lookup, ...] = (),
 ) -> Plan:
-    """The plan of a view; :class:`DefinitionError` names the feature and argument that is wrong."""
+    """The plan of a view; :class:`DefinitionError` names the feature and argument that is wrong.
+
+    ``columns`` are the fields of the stream and those that ``lookups`` add.
+    """
     check_name("FeatureView.name", view)
-    if tuple(entity) != source.key_fields:
-        raise DefinitionError(
-            f"{view}.entity",
-            f"{', '.join(entity)} is not the key of topic {source.topic!r} "
-            f"({', '.join(source.key_fields)}); "
-            "a view belongs to the key its topic is partitioned by",
-        )
     if not features:
         raise DefinitionError(f"{view}.features", "a view needs at least one feature")
     if ttl_ns < 0:
         raise DefinitionError(f"{view}.ttl", "must be positive")
-    return _Compiler(view, source, ttl_ns).compile(entity, where, features)
+    plan = _Compiler(view, source, ttl_ns, columns).compile(entity, where, features)
+    plan = dataclasses.replace(plan, lookups=lookups)
+    return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
 
 
 class _Compiler:
     """Collects the shared parts (inputs, masks, rings, accumulators, lists) of one view."""
 
-    def __init__(self, view: str, source: EventStream, ttl_ns: int) -> None:
+    def __init__(
+        self, view: str, source: EventStream | Repartition, ttl_ns: int, columns: Contract
+    ) -> None:
         self.view = view
         self.source = source
-        self.contract: Contract = source.schema
         self.ttl_ns = ttl_ns
-        self.inputs: list[tuple[str, CellType, int]] = []
-        self.masks: list[str] = []
+        self.inputs = Inputs(columns)
+        self.rejects: list[pl.Expr] = []
         self.rings: dict[int, int] = {}  # tile width -> tiles
         # tile width or -1 - list, op, input, mask
         self.accumulators: list[tuple[int, AccOp, int, int]] = []
@@ -100,8 +96,10 @@ class _Compiler:
     def compile(
         self, entity: Sequence[str], where: pl.Expr | None, features: Mapping[str, Aggregation]
     ) -> Plan:
-        selected = self._mask(where, f"{self.view}.where")
+        """The plan, but for look-ups and fingerprint."""
+        selected = self.inputs.mask(where, f"{self.view}.where")
         drafts = [self._feature(name, aggregation) for name, aggregation in features.items()]
+        reject = self.inputs.mask(any_of(self.rejects), f"{self.view}.nulls")
         self._ids()
         widths = list(self.rings)
 
@@ -115,28 +113,22 @@ class _Compiler:
         cell = 0
         final: list[Feature] = []
         for draft in drafts:
-            if draft.op in {FeatureOp.DISTINCT, FeatureOp.LAST}:
-                placed = dataclasses.replace(draft, cell=cell)
-            else:
-                placed = dataclasses.replace(
-                    draft,
-                    cell=cell,
-                    a=position[draft.a],
-                    b=position[draft.b] if draft.b >= 0 else -1,
-                )
-            final.append(placed)
+            a, b, nulls = (position.get(i, -1) for i in (draft.a, draft.b, draft.nulls))
+            if draft.op in LIST_OPS:
+                a = draft.a
+            final.append(dataclasses.replace(draft, cell=cell, a=a, b=b, nulls=nulls))
             cell += draft.width
         accumulators = [self.accumulators[i] for i in order]
         plan = Plan(
             view=self.view,
             entity=entity_name(entity),
-            entity_type=entity_type(f"{self.view}.entity", self.contract, entity),
+            entity_type=entity_type(f"{self.view}.entity", self.source.schema, entity),
             source=self.source.topic,
             ttl_ns=self.ttl_ns,
-            inputs=tuple(i[0] for i in self.inputs),
-            input_types=tuple(i[1] for i in self.inputs),
-            input_scales=tuple(i[2] for i in self.inputs),
-            masks=tuple(self.masks),
+            inputs=tuple(i[0] for i in self.inputs.columns),
+            input_types=tuple(i[1] for i in self.inputs.columns),
+            input_scales=tuple(i[2] for i in self.inputs.columns),
+            masks=tuple(self.inputs.masks),
             filter=selected,
             rings=tuple(Ring(width, tiles) for width, tiles in self.rings.items()),
             accumulators=tuple(Accumulator(section(w), op, i, m) for w, op, i, m in accumulators),
@@ -146,9 +138,10 @@ class _Compiler:
             ),
             features=tuple(final),
             fingerprint=0,
+            reject=reject,
         )
-        _check_size(plan)
-        return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
+        check_size(plan)
+        return plan
 
     def _feature(self, name: str, aggregation: Aggregation) -> Feature:
         where = f"{self.view}.{name}"
@@ -168,6 +161,7 @@ class _Compiler:
             slide_ns=aggregation.slide_ns,
             default=math.nan if aggregation.default is None else float(aggregation.default),
             delay_ns=aggregation.delay_ns,
+            nulls=self._nulls(where, aggregation, window),
         )
 
     def _draft(self, where: str, aggregation: Aggregation, window: Window) -> Feature:
@@ -179,19 +173,30 @@ class _Compiler:
                 for part, p in zip(("numerator", "denominator"), aggregation.parts, strict=True)
             )
             return _feature(op, a, b, self._accumulator_type(a), self._scale_difference(a, b))
-        mask = self._mask(aggregation.where, f"{where}.where")
+        mask = self.inputs.mask(aggregation.where, f"{where}.where")
+        column = aggregation.column
+        source = -1 if column is None else self.inputs.column(column, where)
         if op is FeatureOp.COUNT:
-            source = -1 if aggregation.column is None else self._input(aggregation.column, where)
             return _feature(op, self._accumulate(where, window, AccOp.COUNT, source, mask), -1)
-        if aggregation.column is None:
+        if op in {FeatureOp.DECAYED, FeatureOp.EWMA}:
+            return self._decayed(where, aggregation, source, mask)
+        if column is None:
             raise DefinitionError(where, "name the column to aggregate")
-        source = self._input(aggregation.column, where)
-        _, type_, scale = self.inputs[source]
+        _, type_, scale = self.inputs.columns[source]
         if op is FeatureOp.DISTINCT:
             return _feature(op, self._distinct(where, aggregation, window, source, mask), -1)
         if op is FeatureOp.LAST:
             a = self._last(where, aggregation, window, source, mask)
             return _feature(op, a, -1, type_, scale, aggregation.n)
+        if op in {FeatureOp.TOP_K, FeatureOp.QUANTILE}:
+            a = self._ranked(where, aggregation, window, source, mask)
+            made = _feature(op, a, -1, type_, scale, aggregation.n)
+            return dataclasses.replace(made, q=float(aggregation.q) + 0.0)
+        if op in {FeatureOp.VAR, FeatureOp.STD}:
+            made = _feature(op, self._variance(where, window, source, mask), -1, type_, scale)
+            return dataclasses.replace(made, ddof=_ddof(where, aggregation.ddof))
+        if op is FeatureOp.FIRST:
+            return _feature(op, self._first(where, window, source, mask), -1, type_, scale)
         a, b = self._numeric(where, op, window, source, mask)
         return _feature(op, a, b, type_, scale)
 
@@ -207,27 +212,87 @@ class _Compiler:
     def _last(
         self, where: str, aggregation: Aggregation, window: Window, source: int, mask: int
     ) -> int:
-        if self.inputs[source][1] is CellType.HASH:
-            raise DefinitionError(
-                where, "last() of a string is not supported; count it with distinct()"
-            )
+        self._no_text(where, "last", source)
         if window.keep:
             return self._events(where, window, source, mask)
-        reach = aggregation.window_ns
-        horizon = reach + aggregation.slide_ns
-        if not reach and self.ttl_ns:
-            horizon = (
-                self.ttl_ns + 1
-            )  # the row is there up to and with newest + ttl: so is its value
+        horizon = self._last_horizon(aggregation)
         return self._list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon)
+
+    def _ranked(
+        self, where: str, aggregation: Aggregation, window: Window, source: int, mask: int
+    ) -> int:
+        kind = ranked_list(where, aggregation, self.inputs.columns[source][1])
+        if window.keep:
+            return self._events(where, window, source, mask)
+        return self._list(where, kind, window.width, source, mask, aggregation.bound, 0)
+
+    def _last_horizon(self, aggregation: Aggregation) -> int:
+        """How far back the last values reach; 0 for ever."""
+        if aggregation.window_ns:
+            return aggregation.window_ns + aggregation.slide_ns
+        # The row is there up to and with newest + ttl: so is its value.
+        return self.ttl_ns + 1 if self.ttl_ns else 0
+
+    def _first(self, where: str, window: Window, source: int, mask: int) -> int:
+        self._no_text(where, "first", source)
+        real = self.inputs.columns[source][1] is CellType.FLOAT
+        group = AccOp.FIRST_AT, AccOp.FIRST_FLOAT if real else AccOp.FIRST_INT
+        return self._group(where, window, group, source, mask)
+
+    def _variance(self, where: str, window: Window, source: int, mask: int) -> int:
+        self._summable(where, source)
+        real = self.inputs.columns[source][1] is CellType.FLOAT
+        count = AccOp.VAR_FLOAT if real else AccOp.VAR_INT
+        group = count, AccOp.VAR_MEAN, AccOp.VAR_LOW, AccOp.VAR_M2
+        return self._group(where, window, group, source, mask)
+
+    def _decayed(self, where: str, aggregation: Aggregation, source: int, mask: int) -> Feature:
+        if source >= 0:
+            self._summable(where, source)
+        try:
+            half_life = parse_duration(aggregation.half_life or 0)
+        except ValueError as error:
+            raise DefinitionError(f"{where}.half_life", str(error)) from error
+        if half_life <= 0:
+            raise DefinitionError(f"{where}.half_life", "must be longer than 0")
+        a = self._list(where, ListKind.DECAYED, 0, source, mask, 1, half_life)
+        _, type_, scale = self.inputs.columns[source] if source >= 0 else ("", CellType.FLOAT, 0)
+        return _feature(aggregation.op, a, -1, type_, scale)
+
+    def _nulls(self, where: str, aggregation: Aggregation, window: Window) -> int:
+        """The accumulator that counts the events which make the feature null, or -1."""
+        propagate, reject = null_conditions(self.inputs, where, aggregation)
+        if reject is not None:
+            self.rejects.append(reject)
+        if propagate is None:
+            return -1
+        if not window.width and not aggregation.delay_ns:
+            # Up to the newest event, whether there was one says the time of the newest of them.
+            reach = aggregation.window_ns  # of a window that is not kept in tiles
+            if aggregation.op is FeatureOp.LAST:
+                reach = self._last_horizon(aggregation)
+            window = Window(keep=1, horizon=reach or FOREVER)
+        mask = self.inputs.mask(propagate, f"{where}.nulls")
+        return self._accumulate(where, window, AccOp.COUNT, -1, mask)
+
+    def _no_text(self, where: str, op: str, source: int) -> None:
+        if self.inputs.columns[source][1] is CellType.HASH:
+            raise DefinitionError(
+                where, f"{op}() of a string is not supported; count it with distinct()"
+            )
+
+    def _summable(self, where: str, source: int) -> None:
+        type_ = self.inputs.columns[source][1]
+        if type_ not in SUMMABLE:
+            raise DefinitionError(where, f"cannot add values of type {type_.name.lower()}")
 
     def _numeric(
         self, where: str, op: FeatureOp, window: Window, source: int, mask: int
     ) -> tuple[int, int]:
-        type_ = self.inputs[source][1]
+        type_ = self.inputs.columns[source][1]
         real = type_ is CellType.FLOAT
-        if op in {FeatureOp.SUM, FeatureOp.MEAN} and type_ not in SUMMABLE:
-            raise DefinitionError(where, f"cannot add values of type {type_.name.lower()}")
+        if op in {FeatureOp.SUM, FeatureOp.MEAN}:
+            self._summable(where, source)
         if type_ is CellType.HASH:
             raise DefinitionError(where, "strings have no order here; use count, distinct or where")
         kind = {
@@ -246,8 +311,8 @@ class _Compiler:
             raise DefinitionError(where, "a ratio is of counts and sums")
         if part.window_ns:
             raise DefinitionError(where, "give the window to the ratio, not to its parts")
-        mask = self._mask(part.where, f"{where}.where")
-        source = -1 if part.column is None else self._input(part.column, where)
+        mask = self.inputs.mask(part.where, f"{where}.where")
+        source = -1 if part.column is None else self.inputs.column(part.column, where)
         if part.op is FeatureOp.COUNT:
             return self._accumulate(where, window, AccOp.COUNT, source, mask)
         return self._numeric(where, FeatureOp.SUM, window, source, mask)[0]
@@ -260,42 +325,9 @@ class _Compiler:
 
         def scale(index: int) -> int:
             _, op, source, _ = self.accumulators[index]
-            return self.inputs[source][2] if op is AccOp.SUM_INT else 0
+            return self.inputs.columns[source][2] if op is AccOp.SUM_INT else 0
 
         return scale(a) - scale(b)
-
-    def _input(self, column: Column, where: str) -> int:
-        if isinstance(column, pl.Expr) and column.meta.is_column():
-            column = column.meta.root_names()[0]
-        if isinstance(column, str):
-            field = next((f for f in self.contract.fields if f.name == column), None)
-            if field is None:
-                known = ", ".join(f.name for f in self.contract.fields)
-                raise DefinitionError(
-                    where, f"the contract has no field {column!r}; it has: {known}"
-                )
-            entry = (column, FIELD_CELLS[field.type], field.scale or 0)
-        elif isinstance(column, pl.Expr):
-            text = serialize(column, self.contract, where)
-            entry = (text, _cell_type(output_type(column, self.contract, where), where), 0)
-        else:
-            raise DefinitionError(where, "a column is a field name or a polars expression")
-        if entry not in self.inputs:
-            self.inputs.append(entry)
-        return self.inputs.index(entry)
-
-    def _mask(self, expression: pl.Expr | None, where: str) -> int:
-        if expression is None:
-            return -1
-        if not isinstance(expression, pl.Expr):
-            raise DefinitionError(where, 'is not a polars expression such as pl.col("amount") > 0')
-        text = serialize(expression, self.contract, where)
-        result = output_type(expression, self.contract, where)
-        if result != pl.Boolean():
-            raise DefinitionError(where, f"must be true or false, but is {result}")
-        if text not in self.masks:
-            self.masks.append(text)
-        return self.masks.index(text)
 
     def _accumulate(self, where: str, window: Window, op: AccOp, source: int, mask: int) -> int:
         key = -1 - self._events(where, window, source, mask) if window.keep else window.width
@@ -303,6 +335,16 @@ class _Compiler:
         if entry not in self.accumulators:
             self.accumulators.append(entry)
         return self.accumulators.index(entry)
+
+    def _group(
+        self, where: str, window: Window, ops: tuple[AccOp, ...], source: int, mask: int
+    ) -> int:
+        """The first of accumulators that stand together; events need no more than that one."""
+        first, *others = ops
+        a = self._accumulate(where, window, first, source, mask)
+        for op in [] if window.keep else others:
+            self._accumulate(where, window, op, source, mask)
+        return a
 
     def _events(self, where: str, window: Window, source: int, mask: int) -> int:
         """The events list of this input, mask and bound, which reaches as far as any window."""
@@ -318,7 +360,7 @@ class _Compiler:
         source = self.source
         if source.event_id is not None:
             where = f"EventStream({source.topic!r}).event_id"
-            column = self._input(source.event_id, where)
+            column = self.inputs.column(source.event_id, where)
             self._list(where, ListKind.IDS, 0, column, -1, source.dedup_bound, source.dedup_ns)
 
     def _list(
@@ -328,7 +370,7 @@ class _Compiler:
         if not 1 <= bound <= MAX_BOUND:
             argument = "n" if kind is ListKind.LAST else "bound"
             raise DefinitionError(f"{where}.{argument}", f"must be 1 to {MAX_BOUND}")
-        type_ = self.inputs[source][1] if source >= 0 else CellType.INT
+        type_ = self.inputs.columns[source][1] if source >= 0 else CellType.INT
         entry = (kind, width, source, mask, bound, horizon, type_)
         if entry not in self.lists:
             self.lists.append(entry)
@@ -341,29 +383,10 @@ def _feature(
     return Feature("", op, 0, 0, a, b, 0, width, type_, scale, math.nan)
 
 
-def _cell_type(dtype: pl.DataType, where: str) -> CellType:
-    if dtype.is_integer() and dtype not in WIDER_THAN_INT64:
-        return CellType.INT
-    if dtype.is_float():
-        return CellType.FLOAT
-    if dtype == pl.Boolean():
-        return CellType.BOOL
-    if dtype == pl.Datetime("ns", "UTC"):
-        return CellType.TIME
-    raise DefinitionError(where, f"the expression gives {dtype}; cast it to Int64 or Float64")
-
-
-def _check_size(plan: Plan) -> None:
-    """:class:`DefinitionError` if the largest row would not be one that is read at every event."""
-    words = sum(state.bound * 3 for state in plan.lists)
-    for number, ring in enumerate(plan.rings):
-        words += ring.tiles * (1 + sum(a.ring == number for a in plan.accumulators))
-    if words > MAX_ROW_WORDS:
-        raise DefinitionError(
-            f"{plan.view}.features",
-            f"a full row would take {words * 8 >> 20} MiB (at most {MAX_ROW_WORDS * 8 >> 20}): "
-            "choose longer slides, smaller bounds, or several views",
-        )
+def _ddof(where: str, ddof: int) -> int:
+    if not isinstance(ddof, int) or isinstance(ddof, bool) or not 0 <= ddof < 2**31:
+        raise DefinitionError(f"{where}.ddof", "must be a whole number from 0")
+    return ddof
 
 
 def _fingerprint(plan: Plan) -> int:

@@ -29,12 +29,14 @@ class Derived:
     ``valid``   uint8[k, n]  1 where not null
     ``masks``   uint8[m, n]  1 where true (null is false); the plan's masks, then the extra ones
     ``failed``  int64[f]     rows on which an expression failed; to be rejected
+    ``nulls``   int64[r]     rows with a null that an aggregation rejects
     """
 
     inputs: I64
     valid: U8
     masks: U8
     failed: I64
+    nulls: I64
 
 
 class Derivation:
@@ -59,6 +61,7 @@ class Derivation:
                 self._computed.append((i, cell))
         self._expressions += [deserialize(m).alias(f"m{i}") for i, m in enumerate(self._masks)]
         self._roots = sorted({r for e in self._expressions for r in e.meta.root_names()})
+        self.fields = self._event_fields()
 
     def compute(self, events: EventBatch) -> Derived:
         """Inputs and masks of ``events``; rejected rows and tombstones hold undefined values."""
@@ -73,7 +76,18 @@ class Derivation:
         if self._expressions:
             frame = to_polars(events, self._roots)
             self._evaluate(frame, 0, events, inputs, valid, masks, failed)
-        return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64))
+        rejected = np.empty(0, dtype=np.int64)
+        if self._plan.reject >= 0:
+            event = (events.reason == Reason.OK) & (events.tombstones == 0)
+            rejected = np.flatnonzero((masks[self._plan.reject] != 0) & event)
+        return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64), rejected)
+
+    def _event_fields(self) -> frozenset[str]:
+        """Names of the event fields that are read, those that its look-ups read included."""
+        read = frozenset([*self._roots, *(name for _, name in self._fields)])
+        for lookup in self._plan.lookups:
+            read = read - frozenset(lookup.columns) | Derivation(lookup.plan).fields
+        return read
 
     def _evaluate(
         self, frame: pl.DataFrame, start: int, events: EventBatch,

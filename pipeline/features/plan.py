@@ -16,13 +16,22 @@ than the ring is refused by it. Each tile holds one 8-byte cell per accumulator.
 *Lists.* ``distinct`` keeps, per value, the newest tile in which it occurred
 (that is all any window ending at T >= the newest event needs), sorted by value.
 ``last`` keeps the newest n values by (event time, offset). Both are bounded; what a
-full list drops is remembered by its time, and a read that would need it says
-``degraded``. ``ids`` keeps the ids of recent events, by which duplicates are known.
+full list of events drops is remembered by its time, and a read that would need it says
+``degraded``. ``quantile`` and ``top_k`` keep, per tile, how often each value occurred. Full lists
+of values become sketches (:mod:`pipeline.kernels.distinct`, :mod:`pipeline.kernels.counts`), and a
+read that comes from one says ``estimated``. ``ids`` keeps the ids of recent events, by which
+duplicates are known.
 
 *Exact windows.* ``over(W)`` without a slide read at ``T`` covers ``(T - W, T]``. An ``events`` list
 keeps (event time, offset, value) of each event as far back as the longest window that uses it, and
 accumulators fold its entries at the read. ``delay=D`` moves a window to ``(T - D - W, T - D]``,
 with a slide to ``(floor(T, S) - D - W, floor(T, S) - D]``.
+
+*Decay.* A ``decayed`` list has one entry: a reference time and, as of it, the sum of all events of
+the row, each halved once per half-life.
+
+*Nulls.* ``propagate`` is a count of the events with a null, kept as the feature's own events are;
+``reject`` is a condition on which a record is no event of the view.
 """
 
 from __future__ import annotations
@@ -36,6 +45,10 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "COUNT_OPS",
+    "GROUPED_OPS",
+    "LIST_OPS",
+    "WORD_OPS",
     "AccOp",
     "Accumulator",
     "CellType",
@@ -43,6 +56,7 @@ __all__ = [
     "FeatureOp",
     "ListKind",
     "ListState",
+    "Lookup",
     "Plan",
     "PlanTables",
     "Ring",
@@ -73,6 +87,30 @@ class AccOp(IntEnum):
     MAX_INT = 4  # [-2**63]
     MIN_FLOAT = 5  # [+inf]
     MAX_FLOAT = 6  # [-inf]
+    # Cells that one value changes together; a group stands in this order, in one ring.
+    VAR_INT = 7  # [0] number of values (int64); then VAR_MEAN, VAR_LOW, VAR_M2
+    VAR_FLOAT = 8  # [0] the same of float64 values
+    VAR_MEAN = 9  # [0.0] their mean
+    VAR_LOW = 10  # [0.0] what float64 does not hold of the mean
+    VAR_M2 = 11  # [0.0] sum of the squared differences from the mean
+    FIRST_AT = 12  # [0] time of the oldest value less the tile's start; then FIRST_INT or _FLOAT
+    FIRST_INT = 13  # [0] that value
+    FIRST_FLOAT = 14  # [0.0]
+
+
+WORD_OPS = frozenset({
+    AccOp.SUM_FLOAT, AccOp.MIN_FLOAT, AccOp.MAX_FLOAT,
+    AccOp.VAR_MEAN, AccOp.VAR_LOW, AccOp.VAR_M2, AccOp.FIRST_FLOAT,
+})  # fmt: skip
+"""Accumulators whose cell is a float64."""
+
+COUNT_OPS = frozenset({AccOp.COUNT, AccOp.VAR_INT, AccOp.VAR_FLOAT, AccOp.FIRST_AT})
+"""Accumulators whose cell is never negative."""
+
+GROUPED_OPS = frozenset({
+    AccOp.VAR_MEAN, AccOp.VAR_LOW, AccOp.VAR_M2, AccOp.FIRST_INT, AccOp.FIRST_FLOAT,
+})  # fmt: skip
+"""Accumulators that the one before them changes."""
 
 
 class ListKind(IntEnum):
@@ -81,7 +119,10 @@ class ListKind(IntEnum):
     DISTINCT = 0  # entries (value, newest tile), ascending by value
     LAST = 1  # entries (event time, offset, value), ascending by (event time, offset)
     EVENTS = 2  # the same, or (event time, offset) without an input; what is dropped is remembered
+    DECAYED = 3  # one entry (reference time, weight, sum), or (reference time, weight)
+    COUNTS = 4  # entries (tile, value, count), ascending; beyond the bound buckets of values
     IDS = 5  # as EVENTS, of event ids: an event whose id is there is a duplicate
+    FREQUENT = 6  # as COUNTS; beyond the bound rare values go and the others' error is remembered
 
 
 class FeatureOp(IntEnum):
@@ -95,6 +136,26 @@ class FeatureOp(IntEnum):
     RATIO = 5  # a / b, both as float64
     DISTINCT = 6  # a = list
     LAST = 7  # a = list; n cells
+    VAR = 8  # a = VAR_INT or VAR_FLOAT
+    STD = 9
+    FIRST = 10  # a = FIRST_AT
+    DECAYED = 11  # a = list: its sum, or its weight if it has no input
+    EWMA = 12  # a = list: sum / weight
+    TOP_K = 13  # a = list; k cells
+    QUANTILE = 14  # a = list; float64 at rank max(1, ceil(q * n))
+
+
+LIST_OPS = frozenset(
+    {
+        FeatureOp.DISTINCT,
+        FeatureOp.LAST,
+        FeatureOp.DECAYED,
+        FeatureOp.EWMA,
+        FeatureOp.TOP_K,
+        FeatureOp.QUANTILE,
+    }
+)
+"""Features whose ``a`` is a list, not an accumulator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +182,10 @@ class Accumulator:
 
 @dataclass(frozen=True, slots=True)
 class ListState:
-    """A bounded list. ``ring`` positions a DISTINCT list; the others have -1 and ``horizon_ns``:
-    an entry not later than newest event time - horizon is dropped (LAST with 0: never).
-    ``input`` is -1 for an EVENTS list that keeps no values; its ``type`` is then INT."""
+    """A bounded list. ``ring`` positions DISTINCT, COUNTS and FREQUENT; the others have -1 and
+    ``horizon_ns``: an entry not later than newest event time - horizon is dropped (LAST with 0:
+    never; of a DECAYED list it is the half-life). ``input`` is -1 for an EVENTS or DECAYED list
+    that keeps no values; its ``type`` is then INT."""
 
     kind: ListKind
     ring: int
@@ -138,9 +200,11 @@ class ListState:
 class Feature:
     """A named output. ``cell`` is its first of ``width`` output cells.
 
-    ``type`` is the type of the input the cells carry; outputs of MEAN, RATIO are float64
-    whatever it is. DECIMAL outputs are float64: the exact scaled integer over 10**scale,
-    rounded once. ``default`` replaces null (NaN: none).
+    ``type`` is the type of the input the cells carry; outputs of MEAN, RATIO, VAR, STD, DECAYED,
+    EWMA and QUANTILE are float64 whatever it is. DECIMAL outputs are float64: the exact scaled
+    integer over 10**scale, rounded once. ``default`` replaces null (NaN: none). ``nulls`` is the
+    accumulator that counts the events which make the feature null (-1: none), ``ddof`` is of VAR
+    and STD, ``q`` of QUANTILE. Fields at their default are left out of JSON and fingerprint.
     """
 
     name: str
@@ -154,7 +218,23 @@ class Feature:
     type: CellType
     scale: int
     default: float
-    delay_ns: int = 0  # left out of JSON and fingerprint where it is 0
+    delay_ns: int = 0
+    ddof: int = 0
+    nulls: int = -1
+    q: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Features of another view that a view reads as columns of its events.
+
+    ``columns`` are their names there, ``features`` their positions in that view's ``plan``. See
+    :mod:`pipeline.features.lookups`.
+    """
+
+    plan: Plan
+    columns: tuple[str, ...]
+    features: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +260,9 @@ class Plan:
     accumulators: tuple[Accumulator, ...]  # sorted by ring
     lists: tuple[ListState, ...]
     features: tuple[Feature, ...]
-    fingerprint: int  # uint64: hash of everything above and of the row format version
+    fingerprint: int  # uint64: hash of everything here and of the row format version
+    reject: int = -1  # index of the mask that a record must not pass, -1 for none
+    lookups: tuple[Lookup, ...] = ()
 
     @property
     def entities(self) -> dict[str, str]:
@@ -219,16 +301,18 @@ class Plan:
                         f.window_ns,
                         f.slide_ns,
                         f.a,
-                        f.b,
+                        f.b if f.op is not FeatureOp.QUANTILE else _bits(f.q),
                         f.cell,
                         f.width,
                         f.type,
                         f.scale,
                         f.delay_ns,
+                        f.ddof,
+                        f.nulls,
                     )
                     for f in self.features
                 ],
-                10,
+                12,
             ),
             defaults=np.array([f.default for f in self.features], dtype=np.float64),
             ttl_ns=self.ttl_ns,
@@ -240,13 +324,22 @@ class Plan:
 def plan_fields(plan: Plan) -> dict[str, Any]:
     """The plan as nested dictionaries and tuples, without what was added later and is not used.
 
-    So a definition keeps its text and its fingerprint when the plan learns something new.
+    So a definition keeps its text and its fingerprint when the plan learns something new: fields
+    with a default are left out where they hold it.
     """
     fields = dataclasses.asdict(plan)
+    _drop_defaults(Plan, fields)
     for feature in fields["features"]:
-        if not feature["delay_ns"]:
-            del feature["delay_ns"]
+        _drop_defaults(Feature, feature)
+    for lookup, held in zip(fields.get("lookups", ()), plan.lookups, strict=True):
+        lookup["plan"] = plan_fields(held.plan)
     return fields
+
+
+def _drop_defaults(kind: Any, fields: dict[str, Any]) -> None:
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING and fields[field.name] == field.default:
+            del fields[field.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +349,8 @@ class PlanTables:
     ``rings``         int64[r, 4]  width_ns, tiles, first accumulator, end accumulator
     ``accumulators``  int64[a, 4]  ring, op, input, mask
     ``lists``         int64[l, 7]  kind, ring, input, mask, bound, horizon_ns, type
-    ``features``      int64[f, 10] op, window_ns, slide_ns, a, b, cell, width, type, scale, delay_ns
+    ``features``      int64[f, 12] op, window_ns, slide_ns, a, b (of a QUANTILE: the bits of q),
+                      cell, width, type, scale, delay_ns, ddof, nulls
     ``defaults``      float64[f]
     """
 
@@ -268,6 +362,10 @@ class PlanTables:
     ttl_ns: int
     filter: int
     fingerprint: np.uint64
+
+
+def _bits(value: float) -> int:
+    return int(np.float64(value).view(np.int64))
 
 
 def _table(rows: list[tuple[int, ...]], width: int) -> I64:

@@ -22,6 +22,7 @@ from pipeline.features.plan import (
     FeatureOp,
     ListKind,
     ListState,
+    Lookup,
     Plan,
     Ring,
     plan_fields,
@@ -36,11 +37,8 @@ _FORMAT = 1
 
 def to_json(plan: Plan) -> str:
     """The plan as one line of JSON with sorted keys; equal plans give equal text."""
-    fields = plan_fields(plan)
+    fields = _plan_out(plan_fields(plan))
     fields["format"] = _FORMAT
-    fields["fingerprint"] = f"{plan.fingerprint:016x}"
-    for feature in fields["features"]:
-        feature["default"] = _float_out(feature["default"])
     return json.dumps(fields, sort_keys=True, allow_nan=False, separators=(",", ":"))
 
 
@@ -56,6 +54,20 @@ def from_json(text: str | bytes) -> Plan:
         raise DefinitionError("plan", f"not JSON: {problem}") from problem
     if not isinstance(fields, dict) or fields.pop("format", None) != _FORMAT:
         raise DefinitionError("plan.format", f"this program knows format {_FORMAT} only")
+    return _plan(fields)
+
+
+def _plan_out(fields: dict[str, Any]) -> dict[str, Any]:
+    fields["fingerprint"] = f"{fields['fingerprint']:016x}"
+    for feature in fields["features"]:
+        feature["default"] = _float_out(feature["default"])
+    for lookup in fields.get("lookups", ()):
+        _plan_out(lookup["plan"])
+    return fields
+
+
+def _plan(given: Mapping[str, Any]) -> Plan:
+    fields = {"lookups": (), **given}
     fields["fingerprint"] = _read("plan.fingerprint", lambda: int(fields["fingerprint"], 16))
     for name, build in _PARTS.items():
         fields[name] = _read(f"plan.{name}", partial(_tuple, fields, name, build))
@@ -92,6 +104,16 @@ def _ring(fields: Mapping[str, Any]) -> Ring:
     return _build(Ring, "plan.rings", fields)
 
 
+def _lookup(fields: Mapping[str, Any]) -> Lookup:
+    names = _tuple(fields, "columns", str)
+    positions = _tuple(fields, "features", int)
+    plan = _plan(fields["plan"])
+    parts = {**fields, "plan": plan, "columns": names, "features": positions}
+    if len(names) != len(positions) or not all(0 <= p < len(plan.features) for p in positions):
+        raise DefinitionError("plan.lookups", "columns and features do not fit the plan")
+    return _build(Lookup, "plan.lookups", parts)
+
+
 _PARTS: dict[str, Callable[[Any], Any]] = {
     "inputs": str,
     "input_types": CellType,
@@ -101,6 +123,7 @@ _PARTS: dict[str, Callable[[Any], Any]] = {
     "accumulators": _accumulator,
     "lists": _list,
     "features": _feature,
+    "lookups": _lookup,
 }
 
 

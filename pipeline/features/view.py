@@ -8,12 +8,15 @@ from datetime import timedelta
 
 import polars as pl
 
+from pipeline.contracts.contract import Contract
 from pipeline.errors import DefinitionError
 from pipeline.features.aggregations import Aggregation
 from pipeline.features.compile import check_name, compile_plan
-from pipeline.features.entity import entity_fields
+from pipeline.features.entity import entity_fields, entity_name
 from pipeline.features.expressions import output_type, serialize
+from pipeline.features.lookups import FeatureReference, resolve
 from pipeline.features.plan import ListKind, Plan
+from pipeline.features.repartition import Repartition, stream_of
 from pipeline.features.stream import EventStream
 from pipeline.units import parse_duration
 
@@ -22,23 +25,31 @@ __all__ = ["Changed", "Changes", "FeatureView", "Trigger", "changed"]
 
 @dataclass(frozen=True, eq=False)
 class FeatureView:
-    """Features of one entity, computed from one stream.
+    """Features of one entity, computed from one stream or several.
 
-    ``entity``    field or fields of the contract that name the entity; the topic's key
+    ``source``    a stream, or a list of streams whose events are taken together: fields by name,
+                  null where a stream lacks one
+    ``entity``    field or fields of the contract that name the entity. Where that is not the
+                  topic's key, and for several streams, the events go through a repartition topic
     ``ttl``       a row expires this long after its last event (None: never)
     ``where``     events for which this is not true are counted as ``filtered``
     ``features``  name -> aggregation, see :mod:`pipeline.features.aggregations`
+    ``lookups``   name of a column -> ``view["feature"]`` of another view of the same stream and
+                  entity, see :mod:`pipeline.features.lookups`
 
     Raises :class:`DefinitionError`, which names the feature and the argument.
     """
 
     name: str
-    source: EventStream
+    source: EventStream | Sequence[EventStream]
     entity: str | Sequence[str]
     features: Mapping[str, Aggregation]
     ttl: str | int | timedelta | None = None
     where: pl.Expr | None = None
+    lookups: Mapping[str, FeatureReference] = field(default_factory=dict)
     plan: Plan = field(init=False, repr=False)
+    columns: Contract = field(init=False, repr=False)
+    stream: EventStream | Repartition = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -48,9 +59,30 @@ class FeatureView:
         if self.ttl is not None and ttl_ns <= 0:
             raise DefinitionError(f"{self.name}.ttl", "must be longer than 0")
         entity = entity_fields(f"{self.name}.entity", self.entity)
-        plan = compile_plan(self.name, self.source, entity, ttl_ns, self.where, self.features)
+        stream = stream_of(self.name, self.source, entity)
+        lookups, columns = resolve(self.name, stream, entity_name(entity), self.lookups)
+        plan = compile_plan(
+            self.name, stream, entity, ttl_ns, self.where, self.features, columns, lookups
+        )
         object.__setattr__(self, "entity", entity[0] if len(entity) == 1 else entity)
+        object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "stream", stream)
         object.__setattr__(self, "plan", plan)
+
+    def __getitem__(self, feature: str) -> FeatureReference:
+        """A scalar feature, for the ``lookups`` of another view."""
+        scalars = [f.name for f in self.plan.features if f.width == 1]
+        if feature not in scalars:
+            raise DefinitionError(
+                f"{self.name}[{feature!r}]",
+                f"the view has no such scalar feature; it has: {', '.join(scalars)}",
+            )
+        return FeatureReference(self, feature)
+
+    @property
+    def sources(self) -> tuple[EventStream, ...]:
+        """The streams whose events it is computed from."""
+        return self.stream.sources if isinstance(self.stream, Repartition) else (self.stream,)
 
     @property
     def changes(self) -> Changes:
@@ -114,7 +146,7 @@ class Trigger:
         if isinstance(self.when, Changed):
             object.__setattr__(self, "list_index", self._last_list(where, self.when.column))
         elif self.when is not None:
-            contract = self.view.source.schema
+            contract = self.view.columns
             object.__setattr__(self, "mask", serialize(self.when, contract, f"{where}.when"))
             if output_type(self.when, contract, f"{where}.when") != pl.Boolean():
                 raise DefinitionError(f"{where}.when", "must be true or false")

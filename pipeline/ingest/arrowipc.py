@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline.ingest.arrowframe import FAILURES, Limits, Malformed, inspect
 from pipeline.ingest.batch import Reason
+from pipeline.ingest.forms import uuid_texts
 
 __all__ = ["UNIT", "Limits", "read_message", "write_message"]
 
@@ -24,7 +25,7 @@ Column: TypeAlias = Any  # a pyarrow Array of a type that only its bytes know
 ArrowField: TypeAlias = Any  # a pyarrow Field
 
 ROWS = b"rows"
-UNIT = b"unit"  # field metadata: the unit of integers that are wanted as timestamps, or iso-utc
+UNIT = b"unit"  # field metadata: of integers that are wanted as timestamps, iso-utc, or uuid
 _INTEGER_UNITS = ("s", "ms", "us", "ns")
 _DEFAULTS = Limits()
 
@@ -59,7 +60,8 @@ def read_message(
     that is missing is null, if it may be. Taken as they are, or without loss: any integer, as
     integer or decimal; any integer or float as float64; any decimal; strings, binary; dictionaries
     of those; timestamps of any unit with a time zone; naive ones where the wanted field's metadata
-    ``unit`` is ``iso-utc``; integers as timestamps where it is s, ms, us or ns. Everything else,
+    ``unit`` is ``iso-utc``; integers as timestamps where it is s, ms, us or ns; uuids and 16 bytes
+    as their 36 characters where it is ``uuid``. Everything else,
     and null where there must be none: SCHEMA. A value that does not fit: RANGE. Not such a
     stream, or cut off, or with compressed bodies that ``limits`` do not allow: DECODE. More
     rows or bytes than the limits: TOO_LARGE.
@@ -174,6 +176,8 @@ def _is_scalar(kind: pa.DataType) -> bool:
 def _cast(column: Column, field: ArrowField) -> Column:
     """``column`` as the type of ``field``; ArrowInvalid where a value does not fit."""
     types, kind, wanted = pa.types, column.type, field.type
+    if isinstance(kind, pa.UuidType):
+        column, kind = column.storage, pa.binary(16)
     integral = types.is_integer(kind)
     if kind == wanted:
         return column
@@ -192,9 +196,22 @@ def _cast(column: Column, field: ArrowField) -> Column:
         types.is_large_binary(kind) or types.is_fixed_size_binary(kind) or types.is_binary(kind)
     ):
         return column.cast(wanted)
+    if kind == pa.binary(16) and (field.metadata or {}).get(UNIT) == b"uuid":
+        return _uuids(column)
     if types.is_timestamp(wanted):
         return _timestamps(column, field)
     raise _Refused(Reason.SCHEMA)
+
+
+def _uuids(column: Column) -> Column:
+    """16 bytes each as text."""
+    raw = np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, 16)
+    texts = uuid_texts(raw[column.offset : column.offset + len(column)])
+    ends = np.arange(len(column) + 1, dtype=np.int32) * texts.shape[1]
+    valid = None if not column.null_count else pc.is_valid(column)
+    data = [pa.py_buffer(ends), pa.py_buffer(texts.tobytes())]
+    whole = pa.Array.from_buffers(pa.string(), len(column), [None, *data])
+    return whole if valid is None else pc.if_else(valid, whole, pa.scalar(None, pa.string()))
 
 
 def _timestamps(column: Column, field: ArrowField) -> Column:

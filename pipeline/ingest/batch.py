@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pipeline.contracts.contract import Field
 
-__all__ = ["BinaryBatch", "EventBatch", "Reason", "Rejects", "TopicPartition"]
+__all__ = ["BinaryBatch", "EventBatch", "Origin", "Reason", "Rejects", "TopicPartition"]
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -54,6 +54,7 @@ class Reason(IntEnum):
     TS_PAST = 11  # event time before the stream's earliest accepted time
     EXPRESSION = 12  # an expression of a view failed on this record
     LATE = 13  # too late for every window of a view, or not after the entity's deletion
+    NULL_VALUE = 14  # null in a column of which a view rejects nulls
     CORRUPT_ROW = 15  # the stored row of its entity fails its checks, see Partition
 
 
@@ -130,6 +131,31 @@ class Rejects:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where ``n`` rows of a repartition topic's messages come from.
+
+    ``topics``       the source topics, and their ``topic_ids`` ("" where unknown)
+    ``message``      int64[n]  offset of the message that the row is in
+    ``topic``        int32[n]  place of its source topic in ``topics``; -1 where the row stands for
+                               a whole message that cannot be read
+    ``partition``    int32[n]  source partition
+    ``offset``       int64[n]  source offset
+    ``next_offset``  the offset after the last message
+    ``absent``       field -> uint8[n], 1 where the message lacks it though its source has it: it
+                     was sent for other views, and comes again with it
+    """
+
+    topics: tuple[str, ...]
+    topic_ids: tuple[str, ...]
+    message: I64
+    topic: I32
+    partition: I32
+    offset: I64
+    next_offset: int
+    absent: Mapping[str, U8] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EventBatch:
     """Typed events of one partition in offset order: a decoded :class:`BinaryBatch`.
 
@@ -146,6 +172,11 @@ class EventBatch:
     ``event_time``  int64[n], ns since the Unix epoch
     ``reason``      uint8[n], a :class:`Reason`
     ``fields``      field name -> its contract field; for conversions, kernels need none
+    ``origin``      for rows of a repartition topic: a message there holds many. ``binary`` then
+                    has a record a row: its key, the source's broker time, and as its offset the
+                    one of the message times 2**20 plus the row's number in it
+    ``message``     for rows of a source topic whose messages hold many: int64[n], the offset of
+                    each row's message; the offset in ``binary`` is made of it in the same way
     """
 
     binary: BinaryBatch
@@ -155,6 +186,8 @@ class EventBatch:
     event_time: I64
     reason: U8
     fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+    origin: Origin | None = None
+    message: I64 | None = None
 
     def __len__(self) -> int:
         return len(self.reason)
@@ -165,8 +198,27 @@ class EventBatch:
         return self.binary.source
 
     @property
+    def log_offsets(self) -> I64:
+        """Offset in the log of each record, or of the message that it is a row of, int64[n]."""
+        if self.origin is not None:
+            return self.origin.message
+        return self.binary.offsets if self.message is None else self.message
+
+    @property
+    def next_offset(self) -> int:
+        """Offset in the log after the batch (0 for an empty one)."""
+        if self.origin is not None:
+            return self.origin.next_offset
+        return int(self.log_offsets[-1]) + 1 if len(self) else 0
+
+    @property
     def tombstones(self) -> U8:
-        """uint8[n]: 1 where a record deletes its entity as of ``event_time``, with void columns."""
+        """uint8[n]: 1 where a record deletes its entity as of ``event_time``, with void columns.
+
+        None of the rows of a repartition topic does.
+        """
+        if self.origin is not None:
+            return np.zeros(len(self), dtype=np.uint8)
         found: U8 = ((self.binary.value_null != 0) & (self.reason == Reason.OK)).view(np.uint8)
         return found
 

@@ -11,7 +11,10 @@ A message's value is one JSON object:
      "value": "eyJ..."}             base64 of its first 1,024 bytes; null for a tombstone, and
                                     where a value over the limit was left out
 
-Its key is ``<topic>/<partition>/<offset>`` and, for one view, ``/<view>``: the same record gives
+A row of a repartition topic is named by the record that it was at its source, and has no value.
+
+Its key is ``<topic>/<partition>/<offset>`` (with ``.<row>`` for a row but the first of a message of
+many) and, for one view, ``/<view>``: the same record gives
 the same key again after a crash, so readers drop ids they have seen, and a compacted topic keeps
 one. A null value says that the letter was dealt with.
 """
@@ -24,8 +27,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.errors import CorruptRowError
-from pipeline.ingest.batch import BinaryBatch, Reason, Rejects
+from pipeline.ingest.batch import BinaryBatch, Origin, Reason, Rejects
 
 __all__ = ["DeadLetter", "dead_letters"]
 
@@ -72,19 +78,41 @@ class DeadLetter:
 
 
 def dead_letters(
-    batch: BinaryBatch, rejects: Rejects, *, view: str | None = None, topic_id: str = ""
+    batch: BinaryBatch,
+    rejects: Rejects,
+    *,
+    view: str | None = None,
+    topic_id: str = "",
+    origin: Origin | None = None,
+    message: npt.NDArray[np.int64] | None = None,
 ) -> list[tuple[bytes, bytes]]:
-    """(key, value) of one message for each reject, in offset order."""
+    """(key, value) of one message for each reject, in offset order.
+
+    ``view`` is the view (or repartition topic) that alone refused them; ``origin`` and
+    ``message`` are those of an :class:`~pipeline.ingest.batch.EventBatch`.
+    """
     return [
-        _letter(batch, index, Reason(reason).name.lower(), view, topic_id)
+        _letter(batch, index, Reason(reason).name.lower(), view, topic_id, origin, message)
         for index, reason in zip(rejects.index.tolist(), rejects.reason.tolist(), strict=True)
     ]
 
 
 def _letter(
-    batch: BinaryBatch, i: int, reason: str, view: str | None, topic_id: str
-) -> tuple[bytes, bytes]:
-    source, offset, size = batch.source, int(batch.offsets[i]), int(batch.value_size[i])
+    batch: BinaryBatch, i: int, reason: str, view: str | None, topic_id: str,
+    origin: Origin | None, message: npt.NDArray[np.int64] | None,
+) -> tuple[bytes, bytes]:  # fmt: skip
+    row = 0
+    size = int(batch.value_size[i])
+    topic, partition, offset = batch.source.topic, batch.source.partition, int(batch.offsets[i])
+    if origin is not None:
+        offset = int(origin.message[i])
+        if origin.topic[i] >= 0:
+            place = int(origin.topic[i])
+            topic, topic_id = origin.topics[place], origin.topic_ids[place]
+            partition, offset = int(origin.partition[i]), int(origin.offset[i])
+    elif message is not None:
+        offset = int(message[i])
+        row = i - int(np.searchsorted(message, offset))
     first, last = int(batch.value_offsets[i]), int(batch.value_offsets[i + 1])
     body = batch.payload[first : min(last, first + MAX_BODY_BYTES)].tobytes()
     absent = bool(batch.value_null[i]) or last - first < size
@@ -92,16 +120,16 @@ def _letter(
     letter: dict[str, Any] = {
         "reason": reason,
         "view": view,
-        "topic": source.topic,
+        "topic": topic,
         "topic_id": topic_id,
-        "partition": source.partition,
+        "partition": partition,
         "offset": offset,
         "timestamp_ms": int(batch.timestamps_ms[i]),
         "size": size,
         "key": None if key is None else _base64(key[:MAX_KEY_BYTES]),
         "value": None if absent else _base64(body),
     }
-    name = f"{source.topic}/{source.partition}/{offset}"
+    name = f"{topic}/{partition}/{offset}" + (f".{row}" if row else "")
     if view is not None:
         name += f"/{view}"
     return name.encode(), json.dumps(letter, separators=(",", ":")).encode()

@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contracts.contract import Contract, Field, FieldType
-from pipeline.errors import DefinitionError
+from pipeline.contracts.contract import Contract, FieldType
 from pipeline.ingest.batch import BinaryBatch, EventBatch, Reason
-from pipeline.ingest.entity import KEY_TYPES, match_keys
+from pipeline.ingest.envelope import Envelope, frozen
 from pipeline.ingest.fieldtable import FieldTable
 from pipeline.ingest.forms import Text, base64_bytes, lower_uuids
-from pipeline.ingest.tombstones import accept as accept_tombstones
-from pipeline.kernels import checks
 from pipeline.kernels import json as kernel
 
 __all__ = ["JsonDecoder"]
@@ -35,13 +31,7 @@ class JsonDecoder:
 
     Holds no state between batches, so the result does not depend on how a log is cut into them.
 
-    ``key``              the field or fields of the entity; their message key is that of
-                         :mod:`pipeline.ingest.entity`
-    ``time_field``       the event time: a TIMESTAMP
-    ``partitions``       number of partitions of the topic, to see misrouted records
-    ``max_future_ms``    how far an event time may be after the broker time
-    ``earliest_ns``      earliest event time, ns since the Unix epoch
-    ``max_value_bytes``  larger values are refused
+    The arguments are those of :class:`~pipeline.ingest.envelope.Envelope`.
 
     How values are read, by type (a JSON type that is not named here is ``SCHEMA``):
 
@@ -69,17 +59,21 @@ class JsonDecoder:
         earliest_ns: int = 0,
         max_value_bytes: int = 1 << 20,
     ) -> None:
+        envelope = Envelope(
+            contract, key, time_field, partitions, max_future_ms, earliest_ns, max_value_bytes
+        )
+        self._set(contract, envelope)
+
+    @classmethod
+    def within(cls, contract: Contract, envelope: Envelope) -> JsonDecoder:
+        """A decoder with these checks."""
+        decoder = cls.__new__(cls)
+        decoder._set(contract, envelope)
+        return decoder
+
+    def _set(self, contract: Contract, envelope: Envelope) -> None:
         self.contract = contract
-        self._key = (key,) if isinstance(key, str) else tuple(key)
-        for name in self._key:
-            _required(contract, name, set(KEY_TYPES))
-        self._time = _required(contract, time_field, {FieldType.TIMESTAMP})
-        if partitions < 1:
-            raise DefinitionError(f"{contract.name}.partitions", "must be at least 1")
-        self._partitions = partitions
-        self._max_future_ms = max_future_ms
-        self._earliest_ns = earliest_ns
-        self._max_value_bytes = max_value_bytes
+        self._envelope = envelope
         self._fields = FieldTable.of(contract)
         self._by_name = {field.name: field for field in contract.fields}
         self._row = {name: row for row, name in enumerate(contract.names)}
@@ -87,20 +81,8 @@ class JsonDecoder:
     def decode(self, batch: BinaryBatch) -> EventBatch:
         """Typed columns of all records of ``batch``. Never raises for what a record holds."""
         n, fields = len(batch), self._fields
-        payload, value_offsets = _frozen(batch.payload), _frozen(batch.value_offsets)
-        reason = np.empty(n, dtype=np.uint8)
-        checks.admit(
-            value_offsets,
-            _frozen(batch.value_null),
-            _frozen(batch.value_size),
-            _frozen(batch.keys),
-            _frozen(batch.key_offsets),
-            _frozen(batch.key_null),
-            batch.source.partition,
-            self._partitions,
-            self._max_value_bytes,
-            reason,
-        )
+        payload, value_offsets = frozen(batch.payload), frozen(batch.value_offsets)
+        reason = self._envelope.admit(batch)
         out = np.zeros((len(fields.table), n), dtype=np.int64)
         valid = np.ones((len(fields.table), n), dtype=np.uint8)
         start = np.zeros((len(fields.texts), n), dtype=np.int64)
@@ -135,11 +117,11 @@ class JsonDecoder:
                 name: self._text(name, (text, start[row], length[row]), valid, reason, out)
                 for row, name in enumerate(fields.texts)
             },
-            event_time=out[self.contract.fields.index(self._time)],
+            event_time=out[self._envelope.time],
             reason=reason,
             fields=self._by_name,
         )
-        self._check(events)
+        self._envelope.finish(events)
         return events
 
     def _columns(
@@ -160,25 +142,6 @@ class JsonDecoder:
         settle = _FORMS.get(self.contract.fields[row].type)
         return text if settle is None else settle(text, valid[row], reason, out[row])
 
-    def _check(self, events: EventBatch) -> None:
-        match_keys(events, self._key)
-        checks.within_time(
-            events.event_time,
-            _frozen(events.binary.timestamps_ms),
-            self._max_future_ms,
-            self._earliest_ns,
-            events.reason,
-        )
-        types = [KEY_TYPES[self.contract.field(name).type] for name in self._key]
-        accept_tombstones(events, types)
-
-
-def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A read-only view: kernels compile once, whether a lane's buffers are writable or not."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
 
 def _read_floats(payload: U8, column: I64, valid: U8, reason: U8) -> None:
     """Replace the positions that the kernel left for floats by their values, in place."""
@@ -188,7 +151,8 @@ def _read_floats(payload: U8, column: I64, valid: U8, reason: U8) -> None:
     buffer = payload.data
     values = column.view(np.float64)
     for row in rows.tolist():
-        match = _NUMBER.match(buffer, int(column[row]))
+        # What follows a number in a document that is not well-formed may look like more of it.
+        match = _NUMBER.match(buffer, int(column[row])) if reason[row] != Reason.DECODE else None
         value = float(match[0]) if match else math.nan
         valid[row] = 1
         values[row] = value
@@ -196,14 +160,3 @@ def _read_floats(payload: U8, column: I64, valid: U8, reason: U8) -> None:
             values[row] = 0.0
             if reason[row] == Reason.OK:
                 reason[row] = Reason.RANGE
-
-
-def _required(contract: Contract, name: str, types: set[FieldType]) -> Field:
-    field = contract.field(name)
-    where = f"{contract.name}.{name}"
-    if field.type not in types:
-        wanted = " or ".join(sorted(kind.value for kind in types))
-        raise DefinitionError(where, f"is {field.type.value}, must be {wanted} here")
-    if field.nullable:
-        raise DefinitionError(where, "must not be nullable here")
-    return field

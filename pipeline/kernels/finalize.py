@@ -1,9 +1,7 @@
 """Features of a row as of a time T, from its tiles and lists.
 
-Window of a feature at T: ``(floor(T, slide) - window, T]``, or ``(T - window, T]`` without a slide;
-with a delay ``(.. - delay - window, .. - delay]``. For T before the row's newest event the row no
-longer knows the answer: cells are then of what it has (tiles without a delay: up to the newest
-event), and every status is DEGRADED.
+For T before the row's newest event the row no longer knows the answer: cells are then of what it
+has (tiles without a delay: up to the newest event), and every status is DEGRADED.
 """
 
 from __future__ import annotations
@@ -11,26 +9,58 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.events import any_dropped, count_distinct, events_between, fold_events
+from pipeline.kernels.combine import combine, first_tile, kept_all, nulls_of
+from pipeline.kernels.decay import decayed_value
+from pipeline.kernels.distinct import COUNTED_AS, LOST, count_values
+from pipeline.kernels.events import any_dropped, count_distinct, events_between
+from pipeline.kernels.feature import (
+    DECIMAL,
+    F_A,
+    F_B,
+    F_CELL,
+    F_NULLS,
+    F_OP,
+    F_SCALE,
+    F_TYPE,
+    F_WIDTH,
+    F_WINDOW,
+    OP_COUNT,
+    OP_DECAYED,
+    OP_DISTINCT,
+    OP_EWMA,
+    OP_FIRST,
+    OP_LAST,
+    OP_MEAN,
+    OP_QUANTILE,
+    OP_RATIO,
+    OP_STD,
+    OP_TOP_K,
+    OP_VAR,
+    S_DEGRADED,
+    S_ESTIMATED,
+    S_EXPIRED,
+    S_MISSING,
+    S_PRESENT,
+    as_bits,
+    as_real,
+    fill,
+    window_end,
+    window_start,
+)
+from pipeline.kernels.grouped import first_value, variance
 from pipeline.kernels.integers import OVERFLOW, divide_scaled, minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import EVENTS, LIST_HORIZON, LIST_KIND, LIST_RING
-from pipeline.kernels.table import EVENT_TIME, LOADED, NOTHING, PRESENT, SECTION, STATE
+from pipeline.kernels.ranked import quantile, top_k
+from pipeline.kernels.table import EVENT_TIME, LOADED, PRESENT, SECTION, STATE
 from pipeline.kernels.tiles import (
     ACC_OP,
-    ACC_RING,
     COUNT,
-    RING_END,
-    RING_FIRST,
     RING_TILES,
     RING_WIDTH,
     SUM_INT,
-    fold,
-    identity,
     is_float,
     is_nan,
-    lower_bound,
-    tile_of,
 )
 
 __all__ = ["finalize_row", "finalize_slots"]
@@ -39,88 +69,6 @@ U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
-
-F_OP, F_WINDOW, F_SLIDE, F_A, F_B, F_CELL, F_WIDTH, F_TYPE, F_SCALE, F_DELAY = range(10)
-OP_COUNT, OP_SUM, OP_MEAN, OP_MIN, OP_MAX, OP_RATIO, OP_DISTINCT, OP_LAST = range(8)
-INT, FLOAT, DECIMAL = range(3)
-S_PRESENT, S_MISSING, S_EXPIRED, S_STALE, S_DEGRADED = range(5)
-_OPEN = 2**63 - 1  # the end of a window that goes up to the newest event
-
-
-@inlined
-def _bits(value: float) -> Int:
-    return np.float64(value).view(np.int64)
-
-
-@inlined
-def _real(bits: Int) -> float:
-    return np.int64(bits).view(np.float64)
-
-
-@inlined
-def _window_start(feature: I64, at: Int) -> Int:
-    """Exclusive start of the feature's window as read at ``at``; the lowest int64 without one."""
-    if feature[F_WINDOW] == 0:
-        return np.int64(NOTHING)
-    floor = np.int64(at)
-    if feature[F_SLIDE] > 0:
-        floor = minus(at, at % feature[F_SLIDE])
-    return minus(minus(floor, feature[F_DELAY]), feature[F_WINDOW])
-
-
-@inlined
-def _window_end(feature: I64, at: Int) -> Int:
-    """Inclusive end of the feature's window as read at ``at``; _OPEN for tiles without a delay."""
-    if feature[F_SLIDE] == 0:
-        return minus(at, feature[F_DELAY])
-    if feature[F_DELAY] == 0:
-        return np.int64(_OPEN)
-    return minus(minus(at, at % feature[F_SLIDE]), feature[F_DELAY])
-
-
-@inlined
-def _first_tile(start: Int, newest: Int, width: Int, tiles: Int) -> Int:
-    """First tile of the window that begins after ``start`` and that the ring still holds."""
-    held = minus(tile_of(newest, width), tiles) + 1
-    if start == NOTHING:
-        return held
-    return max(-(-start // width), held)
-
-
-@bare
-def _combine(
-    slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64, a: Int,
-    start: Int, end: Int,
-) -> Int:  # fmt: skip
-    """Accumulator ``a`` over the tiles, or events, after ``start`` to ``end``, in time order."""
-    ring, op = accumulators[a, ACC_RING], accumulators[a, ACC_OP]
-    if ring >= len(rings):
-        return fold_events(slots, arena, slot, lists, ring - len(rings), op, start, end)
-    at = SECTION + 3 * ring
-    block, count = slots[slot, at], slots[slot, at + 1]
-    first = rings[ring, RING_FIRST]
-    entry = 1 + rings[ring, RING_END] - first
-    tile = _first_tile(
-        start, slots[slot, EVENT_TIME], rings[ring, RING_WIDTH], rings[ring, RING_TILES]
-    )
-    cell = np.int64(identity(op))
-    stop = count
-    if end != _OPEN:
-        stop = lower_bound(arena, block, count, entry, 0, end // rings[ring, RING_WIDTH])
-    for i in range(lower_bound(arena, block, count, entry, 0, tile), stop):
-        cell = fold(op, cell, arena[block + i * entry + 1 + a - first])
-    return cell
-
-
-@inlined
-def _kept_all(
-    slots: I64, slot: Int, rings: I64, accumulators: I64, lists: I64, a: Int, start: Int
-) -> Int:
-    """DEGRADED if accumulator ``a`` folds events of which some after ``start`` were dropped."""
-    i = accumulators[a, ACC_RING] - len(rings)
-    if i >= 0 and any_dropped(slots, slot, lists, i, start):
-        return np.int64(S_DEGRADED)
-    return np.int64(S_PRESENT)
 
 
 @inlined
@@ -133,8 +81,8 @@ def _broken(op: Int, cell: Int) -> bool:
 def _quotient(op_a: Int, a: Int, op_b: Int, b: Int, scale: Int) -> Int:
     if not is_float(op_a) and not is_float(op_b):
         return divide_scaled(a, b, scale)
-    x = _real(a) if is_float(op_a) else np.float64(a)
-    y = _real(b) if is_float(op_b) else np.float64(b)
+    x = as_real(a) if is_float(op_a) else np.float64(a)
+    y = as_real(b) if is_float(op_b) else np.float64(b)
     q = x / y
     for _ in range(abs(scale)):
         q = q / 10.0 if scale > 0 else q * 10.0
@@ -143,21 +91,7 @@ def _quotient(op_a: Int, a: Int, op_b: Int, b: Int, scale: Int) -> Int:
 
 @inlined
 def _is_zero(op: Int, cell: Int) -> bool:
-    return bool(_real(cell) == 0.0 if is_float(op) else cell == 0)
-
-
-@inlined
-def _fill(feature: I64, default: float, cells: I64, valid: U8, k: Int) -> None:
-    """A null cell, or the default if there is one."""
-    op, type_ = feature[F_OP], feature[F_TYPE]
-    real = op in (OP_MEAN, OP_RATIO) or type_ in (FLOAT, DECIMAL)
-    valid[k] = 0 if np.isnan(default) else 1
-    if np.isnan(default):
-        cells[k] = 0
-    elif real and op != OP_COUNT and op != OP_DISTINCT:
-        cells[k] = _bits(default)
-    else:
-        cells[k] = np.int64(default)
+    return bool(as_real(cell) == 0.0 if is_float(op) else cell == 0)
 
 
 @inlined
@@ -168,27 +102,27 @@ def _aggregate(
     """COUNT, SUM, MEAN, MIN, MAX or RATIO into its cell; returns its status."""
     op, k, a, b = feature[F_OP], feature[F_CELL], feature[F_A], feature[F_B]
     op_a = accumulators[a, ACC_OP]
-    x = _combine(slots, arena, slot, rings, accumulators, lists, a, start, end)
-    status = _kept_all(slots, slot, rings, accumulators, lists, a, start)
+    x = combine(slots, arena, slot, rings, accumulators, lists, a, start, end)
+    status = kept_all(slots, slot, rings, accumulators, lists, a, start)
     op_b, y = np.int64(COUNT), np.int64(1)
     if b >= 0:
         op_b = accumulators[b, ACC_OP]
-        y = _combine(slots, arena, slot, rings, accumulators, lists, b, start, end)
-        status = max(status, _kept_all(slots, slot, rings, accumulators, lists, b, start))
+        y = combine(slots, arena, slot, rings, accumulators, lists, b, start, end)
+        status = max(status, kept_all(slots, slot, rings, accumulators, lists, b, start))
     cells[k] = 0
     valid[k] = 0
     if _broken(op_a, x) or _broken(op_b, y):
         return S_DEGRADED
     if b >= 0 and _is_zero(op_b, y):
-        _fill(feature, default, cells, valid, k)
+        fill(feature, default, cells, valid, k)
         return status
     if op in (OP_MEAN, OP_RATIO):
         q = _quotient(op_a, x, op_b, y, feature[F_SCALE])
         if np.isnan(q):
             return S_DEGRADED
-        cells[k] = _bits(q)
+        cells[k] = as_bits(q)
     elif feature[F_TYPE] == DECIMAL and op != OP_COUNT:
-        cells[k] = _bits(divide_scaled(x, np.int64(1), feature[F_SCALE]))
+        cells[k] = as_bits(divide_scaled(x, np.int64(1), feature[F_SCALE]))
     else:
         cells[k] = x
     valid[k] = 1
@@ -200,7 +134,7 @@ def _distinct(
     slots: I64, arena: I64, slot: Int, rings: I64, lists: I64, feature: I64,
     start: Int, end: Int, scratch: I64, cells: I64, valid: U8,
 ) -> Int:  # fmt: skip
-    """Number of values seen after ``start``; DEGRADED if the list dropped one that was."""
+    """Number of values seen after ``start``; ESTIMATED where the list holds a sample of them."""
     i = feature[F_A]
     if lists[i, LIST_KIND] == EVENTS:
         cells[feature[F_CELL]] = count_distinct(slots, arena, slot, lists, i, start, end, scratch)
@@ -208,17 +142,16 @@ def _distinct(
         return S_DEGRADED if any_dropped(slots, slot, lists, i, start) else S_PRESENT
     ring = lists[i, LIST_RING]
     at = SECTION + 3 * (len(rings) + i)
-    tile = _first_tile(
+    tile = first_tile(
         start, slots[slot, EVENT_TIME], rings[ring, RING_WIDTH], rings[ring, RING_TILES]
     )
-    block, n = slots[slot, at], np.int64(0)
-    for e in range(slots[slot, at + 1]):
-        if arena[block + 2 * e + 1] >= tile:
-            n += 1
+    evicted = slots.shape[1] - len(lists) + i
+    n, found = count_values(slots, arena, slot, at, evicted, tile)
     cells[feature[F_CELL]] = n
     valid[feature[F_CELL]] = 1
-    evicted = slots[slot, slots.shape[1] - len(lists) + i]
-    return S_DEGRADED if evicted >= tile and evicted != NOTHING else S_PRESENT
+    if found == COUNTED_AS:
+        return S_PRESENT
+    return S_DEGRADED if found == LOST else S_ESTIMATED
 
 
 @inlined
@@ -244,15 +177,53 @@ def _last(
             status = S_DEGRADED
     for k in range(feature[F_CELL], feature[F_CELL] + feature[F_WIDTH]):
         if e < first or arena[block + 3 * e] <= after:
-            _fill(feature, default, cells, valid, k)
+            fill(feature, default, cells, valid, k)
             continue
         value = arena[block + 3 * e + 2]
         if feature[F_TYPE] == DECIMAL:
-            value = _bits(divide_scaled(value, np.int64(1), feature[F_SCALE]))
+            value = as_bits(divide_scaled(value, np.int64(1), feature[F_SCALE]))
         cells[k] = value
         valid[k] = 1
         e -= 1
     return status
+
+
+@inlined
+def _feature(
+    slots: I64, arena: I64, slot: Int, rings: I64, accumulators: I64, lists: I64, feature: I64,
+    default: float, start: Int, end: Int, at: Int, scratch: I64, cells: I64, valid: U8,
+) -> Int:  # fmt: skip
+    """One feature of a row into its cells, whatever nulls there were; returns its status."""
+    op = feature[F_OP]
+    if op == OP_DISTINCT:
+        return _distinct(
+            slots, arena, slot, rings, lists, feature, start, end, scratch, cells, valid
+        )
+    if op == OP_LAST:
+        return _last(
+            slots, arena, slot, rings, lists, feature, default, start, end, at, cells, valid
+        )
+    if op in (OP_VAR, OP_STD):
+        return variance(
+            slots, arena, slot, rings, accumulators, lists, feature, start, end, cells, valid
+        )
+    if op == OP_FIRST:
+        return first_value(
+            slots, arena, slot, rings, accumulators, lists, feature, start, end, cells, valid
+        )
+    if op == OP_QUANTILE:
+        return quantile(
+            slots, arena, slot, rings, lists, feature, default, start, end, scratch, cells, valid
+        )
+    if op == OP_TOP_K:
+        return top_k(
+            slots, arena, slot, rings, lists, feature, default, start, end, scratch, cells, valid
+        )
+    if op in (OP_DECAYED, OP_EWMA):
+        return decayed_value(slots, arena, slot, rings, lists, feature, default, at, cells, valid)
+    return _aggregate(
+        slots, arena, slot, rings, accumulators, lists, feature, default, start, end, cells, valid
+    )
 
 
 @inlined
@@ -285,20 +256,22 @@ def finalize_row(
                 valid[k] = 0
             status[f] = overall
             continue
-        start, end = _window_start(feature, at), _window_end(feature, at)
-        if feature[F_OP] == OP_DISTINCT:
-            code = _distinct(
-                slots, arena, slot, rings, lists, feature, start, end, scratch, cells, valid
+        start, end = window_start(feature, at), window_end(feature, at)
+        code = _feature(
+            slots, arena, slot, rings, accumulators, lists, feature, defaults[f], start, end, at,
+            scratch, cells, valid,
+        )  # fmt: skip
+        if feature[F_NULLS] >= 0:
+            nulls, kept = nulls_of(
+                slots, arena, slot, rings, accumulators, lists, feature, start, end, at
             )
-        elif feature[F_OP] == OP_LAST:
-            code = _last(
-                slots, arena, slot, rings, lists, feature, defaults[f], start, end, at, cells, valid
-            )
-        else:
-            code = _aggregate(
-                slots, arena, slot, rings, accumulators, lists, feature, defaults[f], start, end,
-                cells, valid,
-            )  # fmt: skip
+            if kept != S_PRESENT:
+                code = kept
+            if nulls != 0:
+                code = np.int64(S_PRESENT)
+                for k in range(feature[F_CELL], feature[F_CELL] + feature[F_WIDTH]):
+                    cells[k] = 0
+                    valid[k] = 0
         status[f] = S_DEGRADED if newer else code
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.jit import jit
+from pipeline.kernels.jit import bare, jit
 
-__all__ = ["take_bytes", "taken_offsets"]
+__all__ = ["take_bytes", "take_spans", "taken_offsets"]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -31,3 +31,12 @@ def take_bytes(data: U8, offsets: I64, index: I64, out_offsets: I64, out: U8) ->
         position = out_offsets[i]
         for j in range(offsets[index[i] + 1] - start):
             out[position + j] = data[start + j]
+
+
+@bare
+def take_spans(data: U8, start: I64, length: I64, out_offsets: I64, out: U8) -> None:
+    """Copy each ``data[start[i]:start[i] + length[i]]`` to ``out`` at ``out_offsets[i]``."""
+    for i in range(len(start)):
+        source, position = start[i], out_offsets[i]
+        for j in range(length[i]):
+            out[position + j] = data[source + j]

@@ -14,6 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.arena import allocate, release, size_class
+from pipeline.kernels.groups import (
+    FIRST_AT,
+    FIRST_FLOAT,
+    VAR_FLOAT,
+    VAR_INT,
+    VAR_LOW,
+    VAR_M2,
+    VAR_MEAN,
+    add_to_group,
+)
 from pipeline.kernels.integers import OVERFLOW, add_exact, minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.table import SECTION
@@ -38,6 +48,7 @@ __all__ = [
     "fold",
     "grow",
     "identity",
+    "is_count",
     "is_float",
     "is_nan",
     "lower_bound",
@@ -56,6 +67,11 @@ _MAX = 2**63 - 1
 _INF = 0x7FF0000000000000
 _MINUS_INF = -0x10000000000000
 _NAN = 0x7FF8000000000000
+_FLOATS = (
+    1 << SUM_FLOAT | 1 << MIN_FLOAT | 1 << MAX_FLOAT
+    | 1 << VAR_MEAN | 1 << VAR_LOW | 1 << VAR_M2 | 1 << FIRST_FLOAT
+)  # fmt: skip
+_COUNTS = 1 << COUNT | 1 << VAR_INT | 1 << VAR_FLOAT | 1 << FIRST_AT
 
 
 @inlined
@@ -76,7 +92,13 @@ def is_nan(bits: Int) -> bool:
 @inlined
 def is_float(op: Int) -> bool:
     """Whether an accumulator's cells are float64."""
-    return bool(op in (SUM_FLOAT, MIN_FLOAT, MAX_FLOAT))
+    return bool((_FLOATS >> op) & 1)
+
+
+@inlined
+def is_count(op: Int) -> bool:
+    """Whether an accumulator's cells are never negative."""
+    return bool((_COUNTS >> op) & 1)
 
 
 @inlined
@@ -211,10 +233,10 @@ def _tile_cells(
 @inlined
 def add_to_ring(
     arena: I64, heads: I64, slots: I64, slot: Int, ring: Int, accumulators: I64,
-    first: Int, end: Int, tile: Int, first_tile: Int,
+    first: Int, end: Int, time: Int, width: Int, tile: Int, first_tile: Int,
     values: I64, usable: U8, passed: U8,
 ) -> None:  # fmt: skip
-    """Fold one event into ``tile`` of a ring (accumulators ``first`` to ``end``).
+    """Fold one event into ``tile``, that of its ``time``, of a ring (accumulators ``first`` on).
 
     ``values`` int64[inputs], ``usable`` uint8[inputs] (not null, not NaN) and ``passed``
     uint8[masks] are the event's. A tile is made by the first accumulator that takes a value.
@@ -235,4 +257,7 @@ def add_to_ring(
         op = accumulators[a, ACC_OP]
         value = np.int64(1) if op == COUNT else values[source]
         cell = cells + a - first
+        if op > MAX_FLOAT:
+            add_to_group(arena, cell, op, value, time, width)
+            continue
         arena[cell] = fold(op, arena[cell], value)

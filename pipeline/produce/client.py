@@ -23,6 +23,8 @@ _AWAY = {
     _Error._TIMED_OUT,
     _Error._TIMED_OUT_QUEUE,
     _Error._RESOLVE,
+    _Error._GAPLESS_GUARANTEE,
+    _Error._FATAL,  # of an idempotent producer: it needs a new client, as after a time-out
     _Error._PURGE_QUEUE,
     _Error._PURGE_INFLIGHT,
     _Error.REQUEST_TIMED_OUT,

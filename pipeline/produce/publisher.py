@@ -134,6 +134,9 @@ class Publisher:
                 {
                     "client.id": self._client_id,
                     "enable.idempotence": "true",
+                    # Readers of repartition topics drop what is below what they have seen, so a
+                    # message that failed must take those after it along.
+                    "enable.gapless.guarantee": "true",
                     "acks": "all",
                     "partitioner": "murmur2_random",
                     "compression.type": "lz4",

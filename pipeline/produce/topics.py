@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
 from pipeline.config import BrokerConfig
@@ -16,9 +16,23 @@ from pipeline.errors import ConfigurationError, UnknownNameError
 from pipeline.produce.client import Connection, broker_config
 from pipeline.settings import suggest
 
-__all__ = ["Cluster", "TopicInfo", "describe", "describe_cluster", "ensure_topic"]
+__all__ = [
+    "Cluster",
+    "TopicInfo",
+    "describe",
+    "describe_cluster",
+    "ensure_topic",
+    "find_topic",
+    "topic_config",
+]
 
 _LEADER_PAUSE_S = 0.05
+_NOT_TOLD = {
+    KafkaError._UNSUPPORTED_FEATURE,
+    KafkaError.UNSUPPORTED_VERSION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +109,35 @@ def describe(
             f"no topic {topic!r} at {connection.broker.brokers}{suggest(topic, existing)}"
         )
     return found
+
+
+def find_topic(
+    brokers: str | BrokerConfig, topic: str, *, timeout_s: float | None = None
+) -> TopicInfo | None:
+    """The topic as it is, None if it does not exist; 0 partitions while one has no leader."""
+    connection = Connection(broker_config(brokers, timeout_s))
+    return _describe(connection, connection.open(AdminClient, {}), topic)
+
+
+def topic_config(
+    brokers: str | BrokerConfig, topic: str, *, timeout_s: float | None = None
+) -> dict[str, str]:
+    """The topic's settings by name; empty where the broker does not tell them."""
+    connection = Connection(broker_config(brokers, timeout_s))
+    admin = connection.open(AdminClient, {})
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    asked = admin.describe_configs([resource], request_timeout=connection.timeout_s)
+    try:
+        found = asked[resource].result(connection.timeout_s + 1)
+    except KafkaException as error:
+        admin.poll(0)
+        if error.args[0].code() in _NOT_TOLD:
+            return {}
+        raise connection.translate(error.args[0], f"read the settings of {topic!r}") from error
+    except TimeoutError as error:
+        admin.poll(0)
+        raise connection.unavailable(f"read the settings of {topic!r}") from error
+    return {name: str(entry.value) for name, entry in found.items() if entry.value is not None}
 
 
 def describe_cluster(brokers: str | BrokerConfig, *, timeout_s: float | None = None) -> Cluster:

@@ -12,8 +12,8 @@ Layout of the table that :meth:`Query.read` returns, a row per key in the order 
     <view>__source_offset  offset of the last event in the row
     <view>__partition      partition of the source topic that the key belongs to
 
-A status is one of present, missing, expired, stale, degraded (dictionary-encoded strings). The
-features of a stored row that fails its checks are null and degraded.
+A status is one of present, missing, expired, stale, degraded, estimated (dictionary-encoded
+strings). The features of a stored row that fails its checks are null and degraded.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ from pipeline.serve.entity import EntityKeys, KeyColumn, encode_keys, key_column
 from pipeline.serve.names import AskedView, Selection, select
 from pipeline.state.batch import Finalized
 from pipeline.state.columns import feature_columns, feature_matrix
-from pipeline.state.status import Status
+from pipeline.state.status import Status, worst
 from pipeline.state.table import StateTable
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Fetched, RowRead, Store
 
 __all__ = ["At", "Query"]
 
-At: TypeAlias = "Literal['now', 'event'] | datetime | int | np.integer"
+At: TypeAlias = "Literal['now', 'event'] | datetime | int | np.integer | npt.NDArray[np.int64]"
+Times: TypeAlias = "int | npt.NDArray[np.int64] | None"
 Keys: TypeAlias = Mapping[str, object] | object
 
 log = logging.getLogger(__name__)
@@ -116,15 +117,16 @@ class Query:
         ``keys``: name of a field of an entity to a column of keys, or just the column where the
         query has one. Views of several entities, and entities of several fields, take one column
         each, of equal length. ``at``:
-        ``"now"``, ``"event"`` (each row's own newest event), a datetime with time zone, or ns
-        since the Unix epoch. ``max_staleness``: rows whose partition was not read to within that
-        of ``at`` (or of now, if earlier) are ``stale``.
+        ``"now"``, ``"event"`` (each row's own newest event), a datetime with time zone, ns since
+        the Unix epoch, or an int64 array of ns: a time for each key. ``max_staleness``: rows
+        whose partition was not read to within that of ``at`` (or of now, if earlier) are
+        ``stale``.
 
         Raises TypeError (wrong keys, names the entity), StoreUnavailableError.
         """
         selection = self._current()
         columns = _encode(selection, keys)
-        time_ns = _time_ns(at, self._clock_ns)
+        time_ns = _times(at, self._clock_ns, columns)
         answers = self._answers(selection, columns, time_ns, max_staleness)
         arrays = [
             feature_columns(view.plan, a.finalized.cells, a.finalized.valid, view.features)
@@ -150,7 +152,8 @@ class Query:
         selection = self._current()
         selection.refuse_lists()
         columns = _encode(selection, keys)
-        answers = self._answers(selection, columns, _time_ns(at, self._clock_ns), None)
+        times = _times(at, self._clock_ns, columns)
+        answers = self._answers(selection, columns, times, None)
         parts = []
         for view, answer in zip(selection.views, answers, strict=True):
             cells, valid = answer.finalized.cells, answer.finalized.valid
@@ -174,7 +177,7 @@ class Query:
         self,
         selection: Selection,
         columns: Mapping[str, KeyColumn],
-        time_ns: int | None,
+        time_ns: Times,
         max_staleness: timedelta | None,
     ) -> list[_Answer]:
         entities = {
@@ -190,13 +193,13 @@ class Query:
             answer = self._decode(view, entities[view.plan.entity], read, got, time_ns)
             if max_staleness is not None:
                 now = self._clock_ns()
-                horizon = now if time_ns is None else min(now, time_ns)
+                horizon = now if time_ns is None else min(now, int(np.min(time_ns, initial=now)))
                 _mark_stale(answer, got.markers, (horizon - _nanoseconds(max_staleness)) // 10**6)
             answers.append(answer)
         return answers
 
     def _decode(
-        self, view: AskedView, keys: EntityKeys, read: RowRead, got: Fetched, time_ns: int | None
+        self, view: AskedView, keys: EntityKeys, read: RowRead, got: Fetched, time_ns: Times
     ) -> _Answer:
         table = self._table(view.plan)
         lookup = table.lookup(keys.keys, keys.key_offsets)
@@ -212,7 +215,8 @@ class Query:
         if time_ns is None:
             finalized = table.finalize(slots, "event")
         else:
-            finalized = table.finalize(slots, np.full(len(slots), time_ns, dtype=np.int64))
+            times = np.broadcast_to(np.asarray(time_ns, dtype=np.int64), len(slots))
+            finalized = table.finalize(slots, np.array(times))
         return _Answer(
             finalized=finalized,
             status=finalized.status[:, view.positions],
@@ -266,6 +270,17 @@ def _encode(selection: Selection, keys: Keys) -> dict[str, KeyColumn]:
     return encoded
 
 
+def _times(at: At, clock_ns: Callable[[], int], columns: Mapping[str, KeyColumn]) -> Times:
+    """The time asked for, or one for each key; None for each row's own."""
+    if not isinstance(at, np.ndarray):
+        return _time_ns(at, clock_ns)
+    if at.dtype != np.int64 or any(at.shape != (len(c),) for c in columns.values()):
+        raise TypeError(
+            f"at: {at.dtype} of shape {at.shape}; times of keys are int64 ns, one for each key"
+        )
+    return at
+
+
 def _time_ns(at: At, clock_ns: Callable[[], int]) -> int | None:
     """The time asked for; None for each row's own."""
     if at == "now":
@@ -278,7 +293,7 @@ def _time_ns(at: At, clock_ns: Callable[[], int]) -> int | None:
         return _nanoseconds(at - _EPOCH)
     if isinstance(at, int | np.integer) and not isinstance(at, bool):
         return int(at)
-    raise TypeError(f"at: {at!r} is neither 'now', 'event', a datetime nor ns")
+    raise TypeError(f"at: {at!r} is neither 'now', 'event', a datetime, ns nor an array of ns")
 
 
 def _nanoseconds(span: timedelta) -> int:
@@ -286,7 +301,7 @@ def _nanoseconds(span: timedelta) -> int:
 
 
 def _mark_stale(answer: _Answer, markers: Mapping[int, Marker | None], horizon_ms: int) -> None:
-    """Statuses of rows whose partition was not read up to ``horizon_ms`` become stale at least."""
+    """Statuses of rows whose partition was not read up to ``horizon_ms`` are stale, or worse."""
     behind = [
         number
         for number, marker in markers.items()
@@ -294,7 +309,8 @@ def _mark_stale(answer: _Answer, markers: Mapping[int, Marker | None], horizon_m
     ]
     if behind:
         rows = np.isin(answer.partition, behind)
-        answer.status[rows] = np.maximum(answer.status[rows], Status.STALE)
+        marked = answer.status[rows]
+        answer.status[rows] = worst(np.stack([marked, np.full_like(marked, Status.STALE)]), axis=0)
 
 
 def _status_column(codes: U8) -> Any:
@@ -307,7 +323,7 @@ def _status_names() -> Any:
     return pa.array([status.name.lower() for status in Status])
 
 
-def _view_columns(name: str, answer: _Answer, time_ns: int | None) -> dict[str, Any]:
+def _view_columns(name: str, answer: _Answer, time_ns: Times) -> dict[str, Any]:
     known = pa.py_buffer(np.packbits(answer.known, bitorder="little").data)
     age = np.zeros_like(answer.event_time) if time_ns is None else time_ns - answer.event_time
 
@@ -316,7 +332,7 @@ def _view_columns(name: str, answer: _Answer, time_ns: int | None) -> dict[str, 
         return pa.Array.from_buffers(type_, len(values), [known, data])
 
     return {
-        f"{name}__status": _status_column(answer.status.max(axis=1)),
+        f"{name}__status": _status_column(worst(answer.status, axis=1)),
         f"{name}__event_time": column(answer.event_time, pa.timestamp("ns", "UTC")),
         f"{name}__age": column(age, pa.duration("ns")),
         f"{name}__source_offset": column(answer.source_offset, pa.int64()),

@@ -116,17 +116,34 @@ class Fired:
 
 
 @dataclass(frozen=True, slots=True)
+class Finalized:
+    """Features of n rows.
+
+    ``cells``   int64[n, C]  bit patterns (float64 bits where the feature is one)
+    ``valid``   uint8[n, C]  0 where null
+    ``status``  uint8[n, F]  a :class:`~pipeline.state.status.Status` per feature
+    """
+
+    cells: I64
+    valid: U8
+    status: U8
+
+
+@dataclass(frozen=True, slots=True)
 class Applied:
     """What a batch did.
 
     ``outcome``  uint8[n]  an :class:`Outcome`
     ``dirty``    int32[d]  slots with an applied event, in the order of their first one
     ``fired``    empty without triggers
+    ``watched``  features of every event's row right after it, whatever became of the event, as of
+                 its time or the row's newest event, whichever is later; None if none were asked for
     """
 
     outcome: U8
     dirty: I32
     fired: Fired
+    watched: Finalized | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,17 +185,3 @@ class Leaving:
 
     def __len__(self) -> int:
         return len(self.event_time)
-
-
-@dataclass(frozen=True, slots=True)
-class Finalized:
-    """Features of n rows.
-
-    ``cells``   int64[n, C]  bit patterns (float64 bits where the feature is one)
-    ``valid``   uint8[n, C]  0 where null
-    ``status``  uint8[n, F]  a :class:`~pipeline.state.status.Status` per feature
-    """
-
-    cells: I64
-    valid: U8
-    status: U8

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.features.plan import CellType, ListKind, Plan
+from pipeline.features.plan import CellType, Plan
 from pipeline.kernels import apply as applying
-from pipeline.kernels.arena import HEADS, LIVE, TOP, size_class
+from pipeline.kernels.arena import HEADS, LIVE, TOP
 from pipeline.kernels.evict import compact_arena, evict_slots, evictable, settle_slots
 from pipeline.kernels.finalize import finalize_slots
 from pipeline.kernels.hash import hash_keys
-from pipeline.kernels.lists import DISTINCT_WORDS, LAST_WORDS
 from pipeline.kernels.load import load_slots
 from pipeline.kernels.rows import encode_slots
 from pipeline.kernels.table import (
@@ -36,7 +35,8 @@ from pipeline.kernels.table import (
     find_slots,
     rebuild_index,
 )
-from pipeline.kernels.tiles import spacious
+from pipeline.kernels.watch import apply_watched
+from pipeline.state.arrays import empty, flags, grown, plain
 from pipeline.state.batch import (
     Applied,
     EncodedRows,
@@ -47,13 +47,14 @@ from pipeline.state.batch import (
     TriggerTables,
 )
 from pipeline.state.leaving import leaving
+from pipeline.state.room import scratch_needed, words_needed
+from pipeline.state.watch import Watch
 
 __all__ = ["StateTable"]
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
-A = TypeVar("A", bound=npt.NDArray[Any])
 
 EVICT_TO = 0.9  # an eviction frees a tenth, so that its sort is paid by many batches
 FIRED_ROWS = 4096
@@ -77,8 +78,8 @@ class StateTable:
         self._tables = plan.tables()
         self._layout_hash = np.uint64(plan.fingerprint).view(np.int64)
         self._real = np.array([t is CellType.FLOAT for t in plan.input_types], dtype=np.uint8)
-        self._need = _words_needed(plan)
-        self._scratch: I64 = np.empty(_scratch_needed(plan), dtype=np.int64)
+        self._need = words_needed(plan)
+        self._scratch: I64 = np.empty(scratch_needed(plan), dtype=np.int64)
         self._width = SECTION + 3 * plan.sections + len(plan.lists)
         self._row_bytes = 256
         self._sequence = 0
@@ -95,7 +96,7 @@ class StateTable:
         self._index.fill(0)
         self._totals.fill(0)
         self._totals[FREE_SLOT] = -1
-        _empty(self._heads)
+        empty(self._heads)
 
     @property
     def rows(self) -> int:
@@ -114,7 +115,7 @@ class StateTable:
 
     def lookup(self, keys: U8, key_offsets: I64) -> Lookup:
         """Slots of n keys, made for those not seen before. O(n)."""
-        keys, key_offsets = _plain(keys, np.uint8), _plain(key_offsets, np.int64)
+        keys, key_offsets = plain(keys, np.uint8), plain(key_offsets, np.int64)
         n = len(key_offsets) - 1
         self._reserve(n, int(key_offsets[-1] - key_offsets[0]))
         self._sequence += 1
@@ -134,7 +135,7 @@ class StateTable:
         Returns the positions of rows that cannot be trusted: cut short, another format or layout,
         wrong checksum, malformed body. Their slots stay unloaded; :meth:`apply` refuses them.
         """
-        slots = _plain(slots, np.int32)
+        slots = plain(slots, np.int32)
         if not len(slots):
             return []
         data = np.frombuffer(bytearray(b"".join(row or b"" for row in rows)), dtype=np.uint8)
@@ -156,11 +157,13 @@ class StateTable:
     def apply(
         self, slots: I32, offsets: I64, timestamps_ms: I64, event_time: I64, select: U8,
         inputs: I64, valid: U8, masks: U8, triggers: TriggerTables | None = None,
+        watch: Watch | None = None,
     ) -> Applied:  # fmt: skip
         """Apply n events in offset order to loaded slots.
 
         ``select`` uint8[n] (0: skip, 1: apply, 2: a tombstone of ``event_time``), ``inputs``
         int64[k, n], ``valid`` uint8[k, n], ``masks`` uint8[m, n] with the plan's masks first.
+        ``watch`` are features to be told after every event.
         ``ValueError`` if a slot was not loaded; the events before it are then applied, so the
         table has to be cleared.
         """
@@ -171,19 +174,19 @@ class StateTable:
         progress = np.zeros(4, dtype=np.int64)
         capacity = max(min(n, FIRED_ROWS) * len(table), 1) if len(table) else 0
         chunks: list[Fired] = []
-        slots = _plain(slots, np.int32)
-        offsets, timestamps_ms = _plain(offsets, np.int64), _plain(timestamps_ms, np.int64)
-        event_time, select = _plain(event_time, np.int64), _plain(select, np.uint8)
-        inputs, valid = _plain(inputs, np.int64), _plain(valid, np.uint8)
-        masks = _plain(masks, np.uint8)
+        slots = plain(slots, np.int32)
+        offsets, timestamps_ms = plain(offsets, np.int64), plain(timestamps_ms, np.int64)
+        event_time, select = plain(event_time, np.int64), plain(select, np.uint8)
+        inputs, valid = plain(inputs, np.int64), plain(valid, np.uint8)
+        masks = plain(masks, np.uint8)
         event = np.zeros(len(inputs), dtype=np.int64)
-        usable, passed = _flags(len(inputs)), _flags(len(masks))
-        joined, fires = _flags(self.plan.sections), _flags(len(table))
-        t = self._tables
+        usable, passed = flags(len(inputs)), flags(len(masks))
+        joined, fires = flags(self.plan.sections), flags(len(table))
+        t, watched = self._tables, None if watch is None else watch.room(n)
         self._sequence += 1
         while True:
             fired = Fired.room(capacity, self.plan.cells, len(self.plan.features))
-            applying.apply_events(
+            arguments = (
                 self._slots, self._arena, self._heads, self._need, self._sequence,
                 t.rings, t.accumulators, t.lists, t.features, t.defaults, t.ttl_ns,
                 t.filter, self._real,
@@ -193,6 +196,11 @@ class StateTable:
                 fired.event, fired.trigger, fired.cells, fired.valid, fired.status,
                 event, usable, passed, joined, fires, self._scratch,
             )  # fmt: skip
+            if watch is None or watched is None:
+                applying.apply_events(*arguments)
+            else:
+                seen = (watched.cells, watched.valid, watched.status)
+                apply_watched(*arguments, watch.features, watch.defaults, *seen)
             chunks.append(fired.first(int(progress[applying.N_FIRED])))
             progress[applying.N_FIRED] = 0
             stopped = progress[applying.STOPPED]
@@ -202,14 +210,15 @@ class StateTable:
                 self._grow_arena()
             if stopped == applying.NOT_LOADED:
                 raise ValueError(f"slot {slots[progress[applying.EVENT]]} was not loaded")
-        return Applied(outcome, dirty[: progress[applying.N_DIRTY]].copy(), Fired.joined(chunks))
+        touched = dirty[: progress[applying.N_DIRTY]].copy()
+        return Applied(outcome, touched, Fired.joined(chunks), watched)
 
     def encode(self, slots: I32) -> EncodedRows:
         """Rows (layout v2) and keys of slots; one without events or deletion gives 0 bytes.
 
         A dirty slot stays pinned until a :meth:`settle` for this encoding.
         """
-        slots = _plain(slots, np.int32)
+        slots = plain(slots, np.int32)
         offsets = np.zeros(len(slots) + 1, dtype=np.int64)
         out = np.empty(len(slots) * self._row_bytes + 4096, dtype=np.uint8)
         done = 0
@@ -230,14 +239,14 @@ class StateTable:
     def finalize(self, slots: I32, at: I64 | Literal["event"]) -> Finalized:
         """Features of slots as of ``at`` int64[n] ns, or each of its own newest event."""
         n, plan, t = len(slots), self.plan, self._tables
-        times = np.empty(0, dtype=np.int64) if isinstance(at, str) else _plain(at, np.int64)
+        times = np.empty(0, dtype=np.int64) if isinstance(at, str) else plain(at, np.int64)
         result = Finalized(
             np.empty((n, plan.cells), dtype=np.int64),
             np.empty((n, plan.cells), dtype=np.uint8),
             np.empty((n, len(plan.features)), dtype=np.uint8),
         )
         finalize_slots(
-            self._slots, self._arena, _plain(slots, np.int32), t.rings, t.accumulators, t.lists,
+            self._slots, self._arena, plain(slots, np.int32), t.rings, t.accumulators, t.lists,
             t.features, t.defaults, t.ttl_ns, times, int(isinstance(at, str)), self._scratch,
             result.cells, result.valid, result.status,
         )  # fmt: skip
@@ -245,7 +254,7 @@ class StateTable:
 
     def keys(self, slots: I32) -> tuple[U8, I64]:
         """Key bytes of slots back to back, and their n + 1 offsets."""
-        slots = _plain(slots, np.int32)
+        slots = plain(slots, np.int32)
         offsets = np.zeros(len(slots) + 1, dtype=np.int64)
         np.cumsum(self._slots[slots, KEY_SIZE], out=offsets[1:])
         out = np.empty(int(offsets[-1]), dtype=np.uint8)
@@ -254,8 +263,7 @@ class StateTable:
 
     def present(self, slots: I32) -> npt.NDArray[np.bool_]:
         """Whether each slot holds events: loaded, and neither without a row nor deleted."""
-        held: npt.NDArray[np.bool_] = (self._column(slots, STATE) & PRESENT) != 0
-        return held
+        return np.asarray(self._column(slots, STATE) & PRESENT, dtype=np.bool_)
 
     def event_time(self, slots: I32) -> I64:
         """Newest event time of each slot, ns; without events the deletion time, or 0."""
@@ -271,7 +279,7 @@ class StateTable:
 
     def settle(self, slots: I32) -> None:
         """The store has acknowledged one encoding of each of these slots."""
-        settle_slots(self._slots, _plain(slots, np.int32))
+        settle_slots(self._slots, plain(slots, np.int32))
 
     def evict(self) -> int:
         """Drop the least recently used rows that are settled; returns how many.
@@ -319,9 +327,9 @@ class StateTable:
         """Room for ``new`` more keys of ``key_bytes`` together."""
         slots = int(self._totals[NEXT_SLOT]) + new
         if slots > len(self._slots):
-            self._slots = _grown(self._slots, slots)
+            self._slots = grown(self._slots, slots)
         if int(self._totals[KEY_BYTES]) + key_bytes > len(self._keys):
-            self._keys = _grown(self._keys, int(self._totals[KEY_BYTES]) + key_bytes)
+            self._keys = grown(self._keys, int(self._totals[KEY_BYTES]) + key_bytes)
         size = len(self._index)
         while size < 2 * (self.rows + new):
             size *= 2
@@ -331,7 +339,7 @@ class StateTable:
             self._index = index
 
     def _grow_arena(self) -> None:
-        self._arena = _grown(self._arena, len(self._arena) + self._need)
+        self._arena = grown(self._arena, len(self._arena) + self._need)
 
     def _compact_sparse(self) -> None:
         """Compact what is mostly free, so that it pays."""
@@ -348,50 +356,7 @@ class StateTable:
     def _compact_arena(self) -> None:
         arena = np.empty(2 * int(self._heads[LIVE]) + 2 * self._need + 16384, dtype=np.int64)
         heads = np.empty(HEADS, dtype=np.int64)
-        _empty(heads)
+        empty(heads)
         lists = len(self.plan.lists)
         compact_arena(self._slots, self._totals, lists, self._arena, arena, heads)
         self._arena, self._heads = arena, heads
-
-
-def _flags(n: int) -> U8:
-    return np.zeros(n, dtype=np.uint8)
-
-
-def _empty(heads: I64) -> None:
-    heads.fill(-1)
-    heads[TOP] = heads[LIVE] = 0
-
-
-def _plain(array: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """``array`` as kernels are compiled for: contiguous and writable, a copy only if it is not."""
-    return np.require(array, dtype, ["C", "W"])
-
-
-def _words_needed(plan: Plan) -> int:
-    """Words of the arena that one event, or one loaded row, can take at most."""
-    entries = [1 + sum(a.ring == r for a in plan.accumulators) for r in range(len(plan.rings))]
-    words = [
-        1 << size_class(max(spacious(ring.tiles, entry), 2 * entry))
-        for ring, entry in zip(plan.rings, entries, strict=True)
-    ]
-    for state in plan.lists:
-        entry = DISTINCT_WORDS if state.kind is ListKind.DISTINCT else LAST_WORDS
-        most = state.bound * entry
-        if state.kind in (ListKind.EVENTS, ListKind.IDS):
-            most = spacious(state.bound + 1, entry)
-        words.append(1 << size_class(most))
-    return int(sum(words))
-
-
-def _scratch_needed(plan: Plan) -> int:
-    """Words that counting the different values of an events list takes at most."""
-    bounds = [s.bound for s in plan.lists if s.kind is ListKind.EVENTS and s.input >= 0]
-    return 1 << int(size_class(2 * max(bounds, default=0)))
-
-
-def _grown(array: A, at_least: int) -> A:
-    """A copy of ``array`` with room for ``at_least`` rows, at least twice as long."""
-    bigger = np.empty((max(at_least, 2 * len(array)), *array.shape[1:]), dtype=array.dtype)
-    bigger[: len(array)] = array
-    return cast(A, bigger)

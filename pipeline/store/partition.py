@@ -53,12 +53,20 @@ class StoreSettingWarning(UserWarning):
 class RowWrite:
     """Packed rows of one view, to be written by one commit.
 
+    ``owner``: fingerprint of the view that keeps them to look them up, with whose marker they are
+    written; None where they are a view's own.
     ``quarantined``: not rows but copies of what stood there and failed its checks.
     """
 
     fingerprint: int
     rows: EncodedRows
     quarantined: bool = False
+    owner: int | None = None
+
+    @property
+    def marked_by(self) -> int:
+        """Fingerprint of the marker that has to be in the same commit."""
+        return self.fingerprint if self.owner is None else self.owner
 
     def prefix(self, tag: bytes) -> bytes:
         """What the store's keys of all its rows start with."""

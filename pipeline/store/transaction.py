@@ -140,7 +140,7 @@ def check_commit(
         if key not in read:
             raise PipelineError(f"markers() of {key.decode()} was not called before its commit")
     for write in writes:
-        if write.fingerprint not in marked:
+        if write.marked_by not in marked:
             raise PipelineError(
                 f"rows of view {write.fingerprint:016x} without its marker in the same commit"
             )

@@ -11,16 +11,17 @@ import pyarrow as pa
 
 from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import view_plans
-from pipeline.app.plane import DataPlane, PlaneSettings, Topic
+from pipeline.app.plane import DataPlane, PlaneSettings
 from pipeline.app.sender import Sender
+from pipeline.app.topic import Place, arrange, check_topics, view_record
 from pipeline.features.entity import event_key
-from pipeline.features.planjson import to_json
+from pipeline.features.lookups import row_plans
+from pipeline.features.plan import Plan
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.keys import partition_tag, row_key
 from pipeline.store.marker import Marker
 from pipeline.store.memory import MemoryStore
-from pipeline.store.registry import ViewRecord
 from pipeline.testing.log import MemoryLane, MemoryLog, MemoryPublisher
 
 __all__ = ["Clock", "Driver"]
@@ -50,7 +51,7 @@ class Driver:
 
     ``partitions`` of every source topic; ``max_records`` is the batch size. Several drivers may
     share ``log`` and ``store``, as workers of one group do. ``FeatureClient(driver.store)`` reads
-    the views.
+    the views. Repartition topics are topics of ``log`` too.
     """
 
     def __init__(
@@ -73,23 +74,24 @@ class Driver:
         self.log = log or MemoryLog()
         self.store = store or MemoryStore()
         self.clock = clock or Clock()
-        self.publisher = MemoryPublisher()
+        self.publisher = MemoryPublisher(self.log, self.clock.ms)
         self.lane = MemoryLane(self.log, share)
         self.names = TopicNames(app, "-dead-letter", "-late", "-changes")
         self._views = {v.name: v for v in views}
-        self._streams = {v.source.topic: v.source for v in views}
-        plans = view_plans(views, triggers)
-        for topic in self._streams:
-            if topic not in self.log.topics:
-                self.log.create(topic, partitions)
-        for view in views:
-            self._register(view)
+        self._streams = {s.topic: s for v in views for s in v.sources}
+        check_topics(app, views)
+        self._topics = arrange(
+            app,
+            view_plans(views, triggers),
+            lambda topic: self._topic(topic, partitions),
+            lambda topic, count, _: self._topic(topic, count),
+        )
+        for topic in self._topics:
+            for plan in topic.views:
+                self.store.registry.register(view_record(app, topic, plan.view.plan))
         self.plane = DataPlane(
             names=self.names,
-            topics=[
-                Topic(s, "", len(self.log.topics[t]), tuple(p for p in plans if p.view.source is s))
-                for t, s in self._streams.items()
-            ],
+            topics=self._topics,
             settings=PlaneSettings(
                 max_records, 0, cache_bytes, 1000, 1000, replay_horizon_ms, sweep_keys_per_s
             ),
@@ -122,13 +124,16 @@ class Driver:
         self.lane.crash()
 
     def digest(self, view: str) -> str:
-        """SHA-256 of every stored row of a view and of each partition's offset and accounting.
+        """SHA-256 of every stored row of a view, those it keeps for its look-ups included, and of
+        each partition's offset and accounting.
 
         Equal for equal logs, whatever the batches, workers and crashes on the way.
         """
         digest = hashlib.sha256()
-        for key, row in sorted(self.rows(view).items()):
-            digest.update(b"%d %d " % (len(key), len(row)) + key + row)
+        found = self._views[view]
+        for plan in row_plans(found.plan):
+            for key, row in sorted(self._rows(found, plan).items()):
+                digest.update(b"%d %d " % (len(key), len(row)) + key + row)
         for m in self.markers(view):
             counts = (m.applied, m.duplicate, m.late, m.dead_lettered, m.filtered)
             digest.update(repr((m.partition, m.next_offset, m.consumed, counts)).encode())
@@ -142,14 +147,27 @@ class Driver:
     def markers(self, view: str) -> list[Marker]:
         """Markers of a view, by partition; partitions without one are left out."""
         plan = self._views[view].plan
-        found = (self.store.marker(tag, plan.fingerprint) for tag in self._tags(plan.source))
+        found = (self.store.marker(tag, plan.fingerprint) for tag in self._tags(self._views[view]))
+        return [marker for marker in found if marker is not None]
+
+    def route_markers(self, topic: str) -> list[Marker]:
+        """Markers of the ways out of a source topic into repartition topics, by partition."""
+        tags = [
+            partition_tag(self.app, TopicPartition(topic, p))
+            for p in range(len(self.log.topics[topic]))
+        ]
+        routes = [r for t in self._topics if t.topic == topic for r in t.routes]
+        found = (self.store.marker(tag, r.fingerprint) for r in routes for tag in tags)
         return [marker for marker in found if marker is not None]
 
     def rows(self, view: str) -> dict[bytes, bytes]:
         """Packed rows of a view by entity key, over all partitions."""
-        plan = self._views[view].plan
+        found = self._views[view]
+        return self._rows(found, found.plan)
+
+    def _rows(self, view: FeatureView, plan: Plan) -> dict[bytes, bytes]:
         self.store.purge()
-        prefixes = tuple(row_key(tag, plan.fingerprint, b"") for tag in self._tags(plan.source))
+        prefixes = tuple(row_key(tag, plan.fingerprint, b"") for tag in self._tags(view))
         return {
             key[len(prefix) :]: value
             for key, value in self.store.values.items()
@@ -157,15 +175,13 @@ class Driver:
             if key.startswith(prefix)
         }
 
-    def _register(self, view: FeatureView) -> None:
-        plan = view.plan
-        partitions = len(self.log.topics[plan.source])
-        self.store.registry.register(
-            ViewRecord(
-                plan.view, self.app, plan.source, partitions, to_json(plan), plan.fingerprint
-            )
-        )
+    def _topic(self, topic: str, partitions: int) -> Place:
+        """A topic of the log, made with so many partitions unless it is there."""
+        if topic not in self.log.topics:
+            self.log.create(topic, partitions)
+        return "", len(self.log.topics[topic])
 
-    def _tags(self, topic: str) -> list[bytes]:
+    def _tags(self, view: FeatureView) -> list[bytes]:
+        topic = view.stream.topic_in(self.app)
         partitions = range(len(self.log.topics[topic]))
         return [partition_tag(self.app, TopicPartition(topic, p)) for p in partitions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -201,12 +201,19 @@ class MemoryLane:
 class MemoryPublisher:
     """What a :class:`~pipeline.produce.publisher.Publisher` sent, by topic.
 
-    ``fail_next`` makes the next flush fail as a broker that is gone does.
+    Messages for a topic of ``log`` are appended there (at the time that ``clock_ms`` tells), all
+    others are kept in ``sent``. ``fail_next`` makes the next flush fail as a broker that is gone
+    does, after ``fail_after`` messages were taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, log: MemoryLog | None = None, clock_ms: Callable[[], int] = lambda: -1
+    ) -> None:
         self.sent: dict[str, list[tuple[int | None, bytes | None, bytes]]] = {}
         self.fail_next = False
+        self.fail_after = 0
+        self._log = log or MemoryLog()
+        self._clock_ms = clock_ms
         self._waiting: list[tuple[str, tuple[int | None, bytes | None, bytes]]] = []
 
     def publish(
@@ -218,16 +225,22 @@ class MemoryPublisher:
     def flush(self) -> None:
         """Deliver what is queued."""
         waiting, self._waiting = self._waiting, []
-        if self.fail_next:
-            self.fail_next = False
+        failing, self.fail_next = self.fail_next, False
+        for topic, message in waiting[: self.fail_after] if failing else waiting:
+            self._deliver(topic, *message)
+        if failing:
             raise BrokerUnavailableError(
                 "the broker did not take the messages (asked for by a test)"
             )
-        for topic, message in waiting:
-            self.sent.setdefault(topic, []).append(message)
 
     def close(self) -> None:
         """Nothing to close."""
+
+    def _deliver(self, topic: str, partition: int | None, key: bytes | None, value: bytes) -> None:
+        if topic in self._log.topics:
+            self._log.append(topic, key, value, self._clock_ms(), partition)
+        else:
+            self.sent.setdefault(topic, []).append((partition, key, value))
 
 
 def binary_batch(source: TopicPartition, records: Sequence[LoggedRecord]) -> BinaryBatch:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def write(rows: dict[bytes, bytes], view: int = VIEW) -> RowWrite:
     return RowWrite(view, EncodedRows(*columns(list(rows)), *columns(list(rows.values()))))
 
 
-def marker(next_offset: int, view: int = VIEW, **fields: int) -> Marker:
+def marker(next_offset: int, view: int = VIEW, **fields: Any) -> Marker:
     return Marker(view, TOPIC_ID, SOURCE.partition, next_offset, **fields)
 
 
@@ -232,6 +233,16 @@ def test_marker_read_again_is_not_taken_for_ours_when_it_went_back(bed: Bed) -> 
     with pytest.raises(StoreUnavailableError, match="lost writes"):
         partition.markers([VIEW])
     assert not partition.held
+
+
+def test_rows_that_a_view_keeps_of_another_go_with_its_marker(bed: Bed) -> None:
+    partition = bed.open()
+    kept = replace(write({b"k": b"looked up"}, OTHER), owner=VIEW)
+    with pytest.raises(PipelineError, match="without its marker"):
+        partition.commit([kept], [])
+    partition.commit([kept, write({b"k": b"own"})], [marker(1)])
+    assert read(partition, b"k") == [b"own"]
+    assert read(partition, b"k", view=OTHER) == [b"looked up"]
 
 
 def test_commits_that_break_a_promise_are_refused(bed: Bed) -> None:

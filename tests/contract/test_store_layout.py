@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from pipeline.errors import CorruptRowError, DefinitionError, FencedError, PipelineError
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.keys import partition_tag, registry_key
 from pipeline.store.lease import Lease, next_lease, refuse_newer
-from pipeline.store.marker import Marker
+from pipeline.store.marker import POSITION, Marker
 
 LEASE = Lease(epoch=3, nonce=bytes(range(16)), generation=41)
 LEASE_HEX = "464c010003000000000000002900000000000000000102030405060708090a0b0c0d0e0fa672c054"
@@ -32,6 +35,16 @@ MARKER_HEX = (
     "000000000400000000000000030000000000000003000000000000006c990087"
 )
 
+POSITIONS = np.array([(0, 3, 41), (0, 4, 2**40), (1, 0, 0)], dtype=POSITION)
+ROUTED = replace(MARKER, positions=POSITIONS.tobytes())
+ROUTED_HEX = (
+    "464d02001032547698badcfe41414543417751464267634943516f4c4441304f4477000005000000"
+    "ffffffff07ca9a3b000000007b68e5cf8b0100001500000000000000060000000000000005000000"
+    "00000000040000000000000003000000000000000300000000000000030000000000000003000000"
+    "29000000000000000000000004000000000000000001000001000000000000000000000000000000"
+    "dca9ba98"
+)
+
 
 def test_golden_bytes() -> None:
     assert LEASE.pack().hex() == LEASE_HEX
@@ -39,9 +52,11 @@ def test_golden_bytes() -> None:
     assert (len(LEASE.pack()), len(MARKER.pack())) == (40, 112)
     assert Lease.unpack(bytes.fromhex(LEASE_HEX)) == LEASE
     assert Marker.unpack(bytes.fromhex(MARKER_HEX)) == MARKER
+    assert ROUTED.pack().hex() == ROUTED_HEX
+    assert Marker.unpack(bytes.fromhex(ROUTED_HEX)) == ROUTED
 
 
-@pytest.mark.parametrize("value", [LEASE, MARKER])
+@pytest.mark.parametrize("value", [LEASE, MARKER, ROUTED])
 def test_every_damaged_byte_is_found(value: Lease | Marker) -> None:
     packed = value.pack()
     for at in range(len(packed)):
@@ -60,9 +75,9 @@ def test_later_version_is_named() -> None:
 
     for value in (LEASE, MARKER):
         later = bytearray(value.pack()[:-4])
-        later[2] = 2
+        later[2] = 3
         later += zlib.crc32(later).to_bytes(4, "little")
-        with pytest.raises(CorruptRowError, match="version 2"):
+        with pytest.raises(CorruptRowError, match="version 3"):
             type(value).unpack(bytes(later))
 
 
@@ -76,6 +91,10 @@ def test_later_version_is_named() -> None:
         {"next_offset": -1},
         {"partition": -1},
         {"fingerprint": 1 << 64},
+        {"positions": b"short"},
+        {"positions": POSITIONS[::-1].tobytes()},
+        {"positions": POSITIONS[[0, 0]].tobytes()},
+        {"positions": np.array([(0, 0, -1)], dtype=POSITION).tobytes()},
     ],
 )
 def test_markers_that_do_not_add_up_cannot_be_made(wrong: dict[str, object]) -> None:

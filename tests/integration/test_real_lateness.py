@@ -47,7 +47,7 @@ def streamed(view: pp.FeatureView, events: pl.DataFrame, arrived: str) -> tuple[
     """Every row as it was right after each event, by a trigger that sends them all."""
     driver = Driver([view], [pp.Trigger("every", view=view)], max_records=20_000)
     driver.clock.advance(int(events[arrived].cast(pl.Int64).max()) // 1_000_000)  # type: ignore[arg-type]
-    stream = view.source
+    stream = view.sources[0]
     values = (
         events.drop(arrived)
         .with_columns(pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%S%.9fZ"))
@@ -77,7 +77,7 @@ def check(
     found = {offset: row for row, offset in enumerate(sent["source_offset"].to_pylist())}
     columns = {f.name: sent[f.name].to_pylist() for f in view.plan.features}
     late_total, compared = 0, 0
-    for (_,), mine in events.with_row_index().group_by(view.source.key, maintain_order=True):
+    for (_,), mine in events.with_row_index().group_by(view.sources[0].key, maintain_order=True):
         late, features = oracle(mine, Arrivals(mine["at"].cast(pl.Int64).to_numpy()))
         offsets = mine["index"].to_list()
         assert {offsets[i] for i in late} == {o for o in offsets if o not in found}

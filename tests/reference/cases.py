@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +41,8 @@ __all__ = [
 INPUTS = (CellType.INT, CellType.FLOAT, CellType.DECIMAL, CellType.HASH, CellType.TIME)
 SCALES = (0, 0, 2, 0, 0)
 NAN = math.nan
+GROUPED = (FeatureOp.VAR, FeatureOp.STD, FeatureOp.FIRST)
+AGGREGATES = (*list(FeatureOp)[:6], *GROUPED)
 
 
 def make_plan(rng: random.Random, *, ids: bool = True) -> Plan:
@@ -61,11 +65,23 @@ def make_plan(rng: random.Random, *, ids: bool = True) -> Plan:
                 ListState(ListKind.DISTINCT, r, source, _mask(rng), bound, 0, INPUTS[source])
             )
             features.append(_feature(FeatureOp.DISTINCT, window, slide, len(lists) - 1, -1, 0, 0))
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            kind = rng.choice((ListKind.COUNTS, ListKind.COUNTS, ListKind.FREQUENT))
+            source = rng.choice((0, 1, 2) if kind is ListKind.COUNTS else (0, 1, 2, 4))
+            bound = rng.choice((1, 4, 8, 20, 300))
+            lists.append(ListState(kind, r, source, _mask(rng), bound, 0, INPUTS[source]))
+            features += [
+                _ranked(rng, kind is ListKind.COUNTS, window, slide, delay, len(lists) - 1, source)
+                for _ in range(rng.randint(1, 2))
+            ]
     ttl = rng.choice((0, 0, 500, 2000))
     for _ in range(rng.randint(0 if rings else 1, 2)):
         _last(rng, ttl, lists, features)
     for _ in range(rng.randint(0, 2)):
         _exact(rng, len(rings), lists, accumulators, features)
+    for _ in range(rng.choice((0, 0, 1, 2))):
+        _decayed(rng, lists, features)
+    _newest_null(rng, len(rings), lists, accumulators, features)
     if ids and rng.random() < 0.3:
         source, bound = rng.choice((0, 2, 3)), rng.choice((1, 2, 5, 300))
         horizon = rng.choice((1, 10, 60, 300))
@@ -85,9 +101,64 @@ def _mask(rng: random.Random) -> int:
 
 def _feature(
     op: FeatureOp, window: int, slide: int, a: int, b: int, source: int, scale: int,
-    *, width: int = 1, default: float = NAN, delay: int = 0,
+    *, width: int = 1, default: float = NAN, delay: int = 0, ddof: int = 0,
 ) -> Feature:  # fmt: skip
-    return Feature("f", op, window, slide, a, b, 0, width, INPUTS[source], scale, default, delay)
+    return Feature(
+        "f", op, window, slide, a, b, 0, width, INPUTS[source], scale, default, delay, ddof
+    )
+
+
+def _group(op: FeatureOp, ring: int, source: int, mask: int, *, tiled: bool) -> list[Accumulator]:
+    """The accumulators of a variance or first value."""
+    real = INPUTS[source] is CellType.FLOAT
+    ops = [AccOp.FIRST_AT, AccOp.FIRST_FLOAT if real else AccOp.FIRST_INT]
+    if op is not FeatureOp.FIRST:
+        ops = [AccOp.VAR_FLOAT if real else AccOp.VAR_INT, *list(AccOp)[9:12]]
+    return [Accumulator(ring, kind, source, mask) for kind in (ops if tiled else ops[:1])]
+
+
+def _decayed(rng: random.Random, lists: list[ListState], features: list[Feature]) -> None:
+    source, half_life = rng.choice((-1, 0, 1, 2)), rng.choice((1, 7, 60, 10**6))
+    type_ = CellType.INT if source < 0 else INPUTS[source]
+    lists.append(ListState(ListKind.DECAYED, -1, source, _mask(rng), 1, half_life, type_))
+    op = FeatureOp.DECAYED if source < 0 else rng.choice((FeatureOp.DECAYED, FeatureOp.EWMA))
+    default = 3.0 if op is FeatureOp.EWMA and rng.random() < 0.5 else NAN
+    scale = SCALES[source] if source >= 0 else 0
+    features.append(_feature(op, 0, 0, len(lists) - 1, -1, source, scale, default=default))
+
+
+def _newest_null(
+    rng: random.Random, rings: int, lists: list[ListState],
+    accumulators: list[Accumulator], features: list[Feature],
+) -> None:  # fmt: skip
+    """Some of the features become null by the newest event of a mask, some by tiles of it."""
+    for i, feature in enumerate(features):
+        if rng.random() < 0.7 or feature.delay_ns:
+            continue
+        reach = feature.window_ns + feature.slide_ns
+        if not feature.window_ns:
+            kept = lists[feature.a]
+            reach = kept.horizon_ns if kept.kind is ListKind.LAST else 0
+        accumulators.append(Accumulator(rings + len(lists), AccOp.COUNT, -1, rng.choice((0, 1))))
+        lists.append(
+            ListState(
+                ListKind.EVENTS, -1, -1, accumulators[-1].mask, 1, reach or 2**63 - 1, CellType.INT
+            )
+        )
+        features[i] = dataclasses.replace(feature, nulls=len(accumulators) - 1)
+
+
+def _ranked(
+    rng: random.Random, quantile: bool, window: int, slide: int, delay: int, a: int, source: int
+) -> Feature:
+    """A quantile or the most frequent values of list ``a``."""
+    default = rng.choice((NAN, NAN, 7.0))
+    op = FeatureOp.QUANTILE if quantile else FeatureOp.TOP_K
+    made = _feature(
+        op, window, slide, a, -1, source, SCALES[source], default=default, delay=delay,
+        width=1 if quantile else rng.choice((1, 3, 9)),
+    )  # fmt: skip
+    return replace(made, q=rng.choice((0.0, 0.5, 0.9, 1.0))) if quantile else made
 
 
 def _aggregates(
@@ -98,8 +169,15 @@ def _aggregates(
         source, mask = rng.choice((0, 1, 2, 4)), _mask(rng)
         real = INPUTS[source] is CellType.FLOAT
         a = len(accumulators)
-        op = rng.choice(list(FeatureOp)[:6])
+        op = rng.choice(AGGREGATES)
         default = rng.choice((NAN, NAN, 7.0))
+        if op in GROUPED:
+            accumulators += _group(op, ring, source, mask, tiled=True)
+            ddof, scale = rng.choice((0, 1, 2)), SCALES[source]
+            features.append(
+                _feature(op, window, slide, a, -1, source, scale, delay=delay, ddof=ddof)
+            )
+            continue
         if op is FeatureOp.COUNT:
             accumulators.append(Accumulator(ring, AccOp.COUNT, rng.choice((-1, source)), mask))
             features.append(_feature(op, window, slide, a, -1, 0, 0, delay=delay))
@@ -152,11 +230,17 @@ def _exact(
     if source >= 0:
         ops += [FeatureOp.DISTINCT]
     if source in (0, 1, 2, 4):
-        ops += [*list(FeatureOp)[1:6], FeatureOp.LAST]
+        ops += [*AGGREGATES[1:], FeatureOp.LAST, FeatureOp.TOP_K]
+    if source in (0, 1, 2):
+        ops += [FeatureOp.QUANTILE]
     for op in rng.choices(ops, k=rng.randint(1, 3)):
         delay = rng.choice((0, 0, rng.randint(0, horizon - 1)))
         window = rng.choice((horizon - delay, rng.randint(1, horizon - delay)))
         default, scale = rng.choice((NAN, 7.0)), SCALES[source] if source >= 0 else 0
+        if op in (FeatureOp.TOP_K, FeatureOp.QUANTILE):
+            quantile = op is FeatureOp.QUANTILE
+            features.append(_ranked(rng, quantile, window, 0, delay, len(lists) - 1, source))
+            continue
         if op in (FeatureOp.DISTINCT, FeatureOp.LAST):
             n = rng.choice((1, 3)) if op is FeatureOp.LAST else 1
             shown = (source, scale) if op is FeatureOp.LAST else (0, 0)
@@ -164,6 +248,11 @@ def _exact(
                 op, window, 0, len(lists) - 1, -1, *shown, width=n, default=default, delay=delay
             )
             features.append(made)
+            continue
+        if op in GROUPED:
+            accumulators += _group(op, section, source, mask, tiled=False)
+            ddof, a = rng.choice((0, 1, 2)), len(accumulators) - 1
+            features.append(_feature(op, window, 0, a, -1, source, scale, delay=delay, ddof=ddof))
             continue
         real = type_ is CellType.FLOAT
         kind = {
@@ -183,22 +272,7 @@ def _exact(
 def _placed(features: list[Feature]) -> tuple[Feature, ...]:
     placed, cell = [], 0
     for i, f in enumerate(features):
-        placed.append(
-            Feature(
-                f"f{i}",
-                f.op,
-                f.window_ns,
-                f.slide_ns,
-                f.a,
-                f.b,
-                cell,
-                f.width,
-                f.type,
-                f.scale,
-                f.default,
-                f.delay_ns,
-            )
-        )
+        placed.append(dataclasses.replace(f, name=f"f{i}", cell=cell))
         cell += f.width
     return tuple(placed)
 

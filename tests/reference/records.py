@@ -54,8 +54,9 @@ def row(events: EventBatch, i: int) -> dict[str, Any]:
             value = None
         elif field.type is FieldType.BOOL:
             value = bool(value)
-        elif field.type is FieldType.STRING:
+        elif field.type in {FieldType.STRING, FieldType.UUID, FieldType.BYTES}:
             text, start, length = events.strings[name]
-            value = text[start[i] : start[i] + length[i]].tobytes().decode()
+            value = text[start[i] : start[i] + length[i]].tobytes()
+            value = value if field.type is FieldType.BYTES else value.decode()
         found[name] = value
     return found

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 from pipeline.features.plan import (
+    GROUPED_OPS,
     AccOp,
     Accumulator,
     CellType,
@@ -23,11 +25,33 @@ from pipeline.features.plan import (
 )
 from pipeline.state.batch import Outcome, TriggerKind
 from pipeline.state.status import Status
+from tests.reference import decay, moments
+from tests.reference.grouped import (
+    LENGTH,
+    add_to_group,
+    decayed_cell,
+    first_cell,
+    variance_cell,
+)
+from tests.reference.sketches import (
+    Tally,
+    bucket,
+    estimate,
+    fit_counts,
+    fit_distinct,
+    fit_frequent,
+    level_of,
+    most_common,
+    nearest_rank,
+    passes,
+    representative,
+)
 
 __all__ = ["Event", "ReferenceState", "Row", "bits_of"]
 
 POISON = -(2**63)
-FLOATS = {AccOp.SUM_FLOAT, AccOp.MIN_FLOAT, AccOp.MAX_FLOAT}
+MOMENTS = {AccOp.VAR_MEAN, AccOp.VAR_LOW, AccOp.VAR_M2}
+FLOATS = {AccOp.SUM_FLOAT, AccOp.MIN_FLOAT, AccOp.MAX_FLOAT, AccOp.FIRST_FLOAT, *MOMENTS}
 START = {
     AccOp.COUNT: 0,
     AccOp.SUM_INT: 0,
@@ -36,6 +60,8 @@ START = {
     AccOp.MAX_INT: -(2**63),
     AccOp.MIN_FLOAT: math.inf,
     AccOp.MAX_FLOAT: -math.inf,
+    **dict.fromkeys((AccOp.VAR_INT, AccOp.VAR_FLOAT, AccOp.FIRST_AT, AccOp.FIRST_INT), 0),
+    **dict.fromkeys((AccOp.FIRST_FLOAT, *MOMENTS), 0.0),
 }
 Number = int | float
 Cell = tuple[Number | None, Status]
@@ -69,6 +95,9 @@ class Row:
     dropped: list[int | None]  # per list: newest dropped tile (DISTINCT) or time (EVENTS)
     deleted: int | None = None  # newest time it was deleted at
     live: bool = True
+    steps: dict[int, list[int]] = field(default_factory=dict)  # per DISTINCT list that samples
+    counts: dict[int, dict[int, Tally]] = field(default_factory=dict)  # per COUNTS, FREQUENT list
+    decayed: dict[int, decay.Decayed] = field(default_factory=dict)  # by list
     events: list[Event] = field(default_factory=list)  # applied since the row was last emptied
 
 
@@ -148,7 +177,9 @@ class ReferenceState:
         return tile_of(time, self.plan.rings[ring].width_ns) >= self._first_held(ring, row.time)
 
     def _joins_last(self, state: ListState, row: Row | None, time: int) -> bool:
-        return row is None or state.horizon_ns == 0 or time > row.time - state.horizon_ns
+        if row is None or state.kind is ListKind.DECAYED:
+            return True
+        return state.horizon_ns == 0 or time > row.time - state.horizon_ns
 
     def _takes(self, event: Event, source: int, mask: int) -> bool:
         if mask >= 0 and not event.masks[mask]:
@@ -194,7 +225,7 @@ class ReferenceState:
             row = None
         joins = [self._joins(r, row, event.time) for r in range(len(plan.rings))]
         joins_list = [
-            joins[s.ring] if s.kind is ListKind.DISTINCT else self._joins_last(s, row, event.time)
+            joins[s.ring] if s.ring >= 0 else self._joins_last(s, row, event.time)
             for s in plan.lists
         ]
         wanted = [
@@ -235,10 +266,15 @@ class ReferenceState:
         accumulators = self.accumulators[ring]
         if not any(self._takes(event, a.input, a.mask) for a in accumulators):
             return
-        tile = tile_of(event.time, self.plan.rings[ring].width_ns)
+        width = self.plan.rings[ring].width_ns
+        tile = tile_of(event.time, width)
         cells = row.tiles[ring].setdefault(tile, [START[a.op] for a in accumulators])
         for k, a in enumerate(accumulators):
-            if self._takes(event, a.input, a.mask):
+            if self._takes(event, a.input, a.mask) and a.op in LENGTH:
+                group, value = slice(k, k + LENGTH[a.op]), event.inputs[a.input]
+                assert value is not None
+                cells[group] = add_to_group(a.op, cells[group], value, event.time - tile * width)
+            elif self._takes(event, a.input, a.mask) and a.op not in GROUPED_OPS:
                 value = 1 if a.op is AccOp.COUNT else event.inputs[a.input]
                 assert value is not None
                 cells[k] = fold(a.op, cells[k], value)
@@ -249,6 +285,10 @@ class ReferenceState:
         if state.kind in (ListKind.EVENTS, ListKind.IDS):
             self._add_to_events(row, i, state, (event.time, event.offset, value))
             return
+        if state.kind is ListKind.DECAYED:
+            before = row.decayed.get(i)
+            row.decayed[i] = decay.add(before, event.time, value, state.horizon_ns)
+            return
         if state.kind is ListKind.LAST:
             row.last[i] = sorted(
                 [*row.last[i], (event.time, event.offset, value)], key=lambda e: e[:2]
@@ -256,16 +296,31 @@ class ReferenceState:
             return
         if value == 0:
             value = abs(value)
-        first = self._first_held(state.ring, row.time)
-        known = {v: k for v, k in row.values[i].items() if k >= first}
         tile = tile_of(event.time, self.plan.rings[state.ring].width_ns)
+        self._forget_tiles(row, i, state)
+        if state.kind is not ListKind.DISTINCT:
+            self._add_to_counts(row, i, state, tile, value)
+            return
+        known, steps = row.values[i], row.steps.setdefault(i, [])
+        if value not in known and not passes(value, level_of(steps, tile)):
+            return
         known[value] = max(tile, known.get(value, tile))
         if len(known) > state.bound:
-            oldest = min(known, key=lambda v: (known[v], bits_of(v)))
-            dropped = row.dropped[i]
-            row.dropped[i] = known[oldest] if dropped is None else max(dropped, known[oldest])
-            del known[oldest]
-        row.values[i] = known
+            row.dropped[i] = None
+        newest = tile_of(row.time, self.plan.rings[state.ring].width_ns)
+        fit_distinct(known, steps, newest, state.bound)
+
+    def _add_to_counts(self, row: Row, i: int, state: ListState, tile: int, value: Number) -> None:
+        tiles = row.counts.setdefault(i, {})
+        tally = tiles.setdefault(tile, Tally())
+        if state.kind is ListKind.COUNTS and tally.note:
+            value = bucket(value, tally.note)
+        tally.counts[value] = tally.counts.get(value, 0) + 1
+        if state.kind is ListKind.FREQUENT:
+            fit_frequent(tiles, state.bound)
+            return
+        for dropped in fit_counts(tiles, state.bound):
+            row.dropped[i] = max(dropped, row.dropped[i] or dropped)
 
     def _add_to_events(
         self, row: Row, i: int, state: ListState, entry: tuple[int, int, Number]
@@ -283,16 +338,21 @@ class ReferenceState:
             first = self._first_held(r, row.time)
             row.tiles[r] = {k: cells for k, cells in row.tiles[r].items() if k >= first}
         for i, state in enumerate(self.plan.lists):
-            if state.kind is ListKind.DISTINCT:
-                first = self._first_held(state.ring, row.time)
-                row.values[i] = {v: k for v, k in row.values[i].items() if k >= first}
-                dropped = row.dropped[i]
-                row.dropped[i] = dropped if dropped is not None and dropped >= first else None
-            elif state.horizon_ns:
+            if state.ring >= 0:
+                self._forget_tiles(row, i, state)
+            elif state.horizon_ns and state.kind is not ListKind.DECAYED:
                 row.last[i] = [e for e in row.last[i] if e[0] > row.time - state.horizon_ns]
                 dropped = row.dropped[i]
                 if dropped is not None and dropped <= row.time - state.horizon_ns:
                     row.dropped[i] = None
+
+    def _forget_tiles(self, row: Row, i: int, state: ListState) -> None:
+        first = self._first_held(state.ring, row.time)
+        row.values[i] = {v: k for v, k in row.values[i].items() if k >= first}
+        row.steps[i] = [step for step in row.steps.get(i, []) if step >= first]
+        row.counts[i] = {k: tally for k, tally in row.counts.get(i, {}).items() if k >= first}
+        dropped = row.dropped[i]
+        row.dropped[i] = dropped if dropped is not None and dropped >= first else None
 
     # ---- finalize
 
@@ -306,10 +366,30 @@ class ReferenceState:
         cells: list[Cell] = []
         for feature in self.plan.features:
             found = self._feature(row, feature, at)
+            if feature.nulls >= 0:
+                found = self._spoilt(row, feature, at, found)
             if at < row.time:
                 found = [(value, Status.DEGRADED) for value, _ in found]
             cells += found
         return cells
+
+    def _spoilt(self, row: Row, feature: Feature, at: int, found: list[Cell]) -> list[Cell]:
+        """What was found, or null if an event of the window says so."""
+        used = self.plan.accumulators[feature.nulls]
+        i = used.ring - len(self.plan.rings)
+        start = self._start(feature, at)
+        if not feature.window_ns:
+            horizon = self.plan.lists[feature.a].horizon_ns
+            start = at - horizon if feature.op is FeatureOp.LAST and horizon else -(2**63)
+        if i < 0:
+            seen = self._combined(row, feature, used, at) != 0
+        else:
+            to_newest = feature.slide_ns and not feature.delay_ns
+            end = math.inf if to_newest else self._end(feature, at)
+            seen = any(start < time <= end for time, _, _ in row.last[i])
+        if seen:
+            return [(None, Status.PRESENT)] * len(found)
+        return [(value, max(status, self._missed(row, i, start))) for value, status in found]
 
     def _start(self, feature: Feature, at: int) -> int:
         return self._end(feature, at) - feature.window_ns
@@ -323,24 +403,33 @@ class ReferenceState:
         return [value for time, _, value in row.last[i] if start < time <= end]
 
     def _missed(self, row: Row, i: int, start: int) -> Status:
-        dropped = row.dropped[i]
-        missed = i >= 0 and dropped is not None and dropped > start
+        dropped = row.dropped[i] if i >= 0 else None
+        missed = dropped is not None and dropped > start
         return Status.DEGRADED if missed else Status.PRESENT
 
     def _feature(self, row: Row, feature: Feature, at: int) -> list[Cell]:
         if feature.op is FeatureOp.LAST:
             return self._last(row, feature, at)
+        if feature.op in (FeatureOp.TOP_K, FeatureOp.QUANTILE):
+            return self._ranked(row, feature, at)
+        if feature.op in (FeatureOp.DECAYED, FeatureOp.EWMA):
+            state, late = self.plan.lists[feature.a], max(at, row.time)
+            found = row.decayed.get(feature.a)
+            return [decayed_cell(feature, found, state.horizon_ns, state.input < 0, late)]
         start = self._start(feature, at)
+        if feature.op in (FeatureOp.VAR, FeatureOp.STD, FeatureOp.FIRST):
+            return [self._grouped(row, feature, self.plan.accumulators[feature.a], at)]
         if feature.op is FeatureOp.DISTINCT:
             if self.plan.lists[feature.a].kind is ListKind.EVENTS:
                 values = set(self._between(row, feature, feature.a, at))
                 return [(len(values), self._missed(row, feature.a, start))]
             ring = self.plan.rings[self.plan.lists[feature.a].ring]
-            tiles = row.values[feature.a].values()
-            dropped = row.dropped[feature.a]
-            missed = dropped is not None and dropped * ring.width_ns >= start
-            count = sum(k * ring.width_ns >= start for k in tiles)
-            return [(count, Status.DEGRADED if missed else Status.PRESENT)]
+            first = -(-start // ring.width_ns)
+            steps, dropped = row.steps.get(feature.a, []), row.dropped[feature.a]
+            status = Status.ESTIMATED if level_of(steps, first) else Status.PRESENT
+            if dropped is not None and dropped >= first:
+                status = Status.DEGRADED
+            return [(estimate(row.values[feature.a], steps, first), status)]
         a = self.plan.accumulators[feature.a]
         x = self._combined(row, feature, a, at)
         sections = [a.ring]
@@ -360,21 +449,87 @@ class ReferenceState:
         value, status = self._value(feature, x, y)
         return [(value, max(status, kept))]
 
+    def _ranked(self, row: Row, feature: Feature, at: int) -> list[Cell]:
+        i, state = feature.a, self.plan.lists[feature.a]
+        if state.kind is ListKind.EVENTS:
+            values = self._between(row, feature, i, at)
+            tallies = [Tally(0, dict(Counter(abs(v) if v == 0 else v for v in values)))]
+            status = self._missed(row, i, self._start(feature, at))
+        else:
+            width = self.plan.rings[state.ring].width_ns
+            first = -(-self._start(feature, at) // width)
+            stop = self._end(feature, at) // width if feature.delay_ns else math.inf
+            tallies = [t for k, t in row.counts.get(i, {}).items() if first <= k < stop]
+            status = Status.ESTIMATED if any(t.note for t in tallies) else Status.PRESENT
+            dropped = row.dropped[i]
+            if dropped is not None and dropped >= first:
+                status = Status.DEGRADED
+        if feature.op is FeatureOp.TOP_K:
+            found: list[Number | None] = [*most_common((t.counts for t in tallies), feature.width)]
+            found = [self._shown(feature, v) if v is not None else None for v in found]
+            found += [self._default(feature)] * (feature.width - len(found))
+            return [(value, status) for value in found]
+        return [(self._at_rank(feature, tallies), status)]
+
+    def _at_rank(self, feature: Feature, tallies: Sequence[Tally]) -> Number | None:
+        if not any(t.note for t in tallies):
+            pairs = [pair for t in tallies for pair in t.counts.items()]
+            value = nearest_rank(pairs, feature.q)
+            if value is None:
+                return self._default(feature)
+            return float(self._shown(feature, value))
+        reals = [
+            (representative(int(v), t.note) if t.note else float(v), count)
+            for t in tallies
+            for v, count in t.counts.items()
+        ]
+        estimated = nearest_rank(reals, feature.q)
+        assert isinstance(estimated, float)
+        for _ in range(feature.scale):
+            estimated /= 10
+        return estimated
+
+    def _shown(self, feature: Feature, value: Number) -> Number:
+        if feature.type is CellType.DECIMAL:
+            return float(Fraction(int(value), 10**feature.scale))
+        return value
+
+    def _grouped(self, row: Row, feature: Feature, a: Accumulator, at: int) -> Cell:
+        i = a.ring - len(self.plan.rings)
+        missed = self._missed(row, i, self._start(feature, at))
+        if i >= 0:
+            values = self._between(row, feature, i, at)
+            total: moments.Moments = (0, 0.0, 0.0, 0.0)
+            for value in values if a.op is not AccOp.FIRST_AT else ():
+                total = moments.add(total, value)
+            groups: list[list[Number]] = [list(total)]
+        else:
+            k = self.accumulators[a.ring].index(a)
+            groups = [cells[k : k + LENGTH[a.op]] for cells in self._tiles(row, feature, a, at)]
+            values = [group[1] for group in groups if group[0]]
+        if feature.op is FeatureOp.FIRST:
+            return first_cell(feature, values, missed)
+        return variance_cell(feature, [(int(n), x, y, z) for n, x, y, z in groups], missed)
+
+    def _tiles(self, row: Row, feature: Feature, a: Accumulator, at: int) -> list[list[Number]]:
+        """The tiles of the feature's window, ascending."""
+        start = self._start(feature, at)
+        end = self._end(feature, at) if feature.delay_ns else math.inf
+        width, tiles = self.plan.rings[a.ring].width_ns, row.tiles[a.ring]
+        return [tiles[k] for k in sorted(tiles) if k * width >= start and (k + 1) * width <= end]
+
     def _combined(self, row: Row, feature: Feature, accumulator: Accumulator, at: int) -> Number:
-        ring, start = accumulator.ring, self._start(feature, at)
+        ring = accumulator.ring
         if ring >= len(self.plan.rings):
             total: Number = START[accumulator.op]
             for value in self._between(row, feature, ring - len(self.plan.rings), at):
                 one = 1 if accumulator.op is AccOp.COUNT else value
                 total = fold(accumulator.op, total, one)
             return total
-        end = self._end(feature, at) if feature.delay_ns else math.inf
         column = self.accumulators[ring].index(accumulator)
-        width = self.plan.rings[ring].width_ns
         cell: Number = START[accumulator.op]
-        for tile in sorted(row.tiles[ring]):
-            if tile * width >= start and (tile + 1) * width <= end:
-                cell = fold(accumulator.op, cell, row.tiles[ring][tile][column])
+        for cells in self._tiles(row, feature, accumulator, at):
+            cell = fold(accumulator.op, cell, cells[column])
         return cell
 
     def _value(self, feature: Feature, x: Number, y: Number) -> Cell:
@@ -419,7 +574,7 @@ class ReferenceState:
     def _default(self, feature: Feature) -> Number | None:
         if math.isnan(feature.default):
             return None
-        real = feature.op in (FeatureOp.MEAN, FeatureOp.RATIO)
+        real = feature.op in (FeatureOp.MEAN, FeatureOp.RATIO, FeatureOp.QUANTILE)
         if real or feature.type in (CellType.FLOAT, CellType.DECIMAL):
             return feature.default
         return int(feature.default)

@@ -16,6 +16,7 @@ from pipeline.errors import DefinitionError
 from pipeline.inference.request import RequestBatch, decode_requests
 from pipeline.serve.client import FeatureClient
 from pipeline.testing.driver import Driver
+from pipeline.testing.fuzz import case
 from tests.reference.entity import entity_key
 
 SECOND = 10**9
@@ -237,3 +238,12 @@ def test_one_field_is_the_same_alone_and_in_a_list() -> None:
     plans = [pp.FeatureView("v", alone, entity, features).plan for entity in ("src", ("src",))]
     assert plans[0] == plans[1]
     assert plans[0].fingerprint == 15759118412830912774  # as ever
+
+
+@pytest.mark.parametrize("key", KEYS, ids="-".join)
+@pytest.mark.parametrize("seed", range(3))
+def test_views_of_any_key_agree_with_the_oracle(key: tuple[str, ...], seed: int) -> None:
+    stream = pp.EventStream("transfers", contract=CONTRACT, key=key, time="at")
+    made = case(seed, events=120, partitions=3, stream=stream)
+    assert made.problems(max_records=13) == []
+    assert len(made.oracle().entities) > 1

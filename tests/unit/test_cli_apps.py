@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,56 @@ def test_plan_names_exact_and_delayed_windows(
     text = capsys.readouterr().out
     for says in ("exact", "7d, 14d ago", "events()", "100 events of 2d", "4,096 events of 21d"):
         assert says in text, says
+
+
+def test_plan_names_lists_that_become_sketches(
+    features: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranked = """    features={
+        "middle": pp.median("spent").over("2d", slide="1d"),
+        "high": pp.quantile("spent", 0.95).over("2d", slide="1d", delay="3d"),
+        "usual": pp.top_k("spent", 3, bound=100).over("2d", slide="1d"),
+        "several": pp.distinct("spent").over("2d", slide="1d"),
+"""
+    features.write_text(APP.replace("    features={\n", ranked))
+    assert main(["plan", f"{features}:app"]) == 0
+    text = capsys.readouterr().out
+    for says in (
+        "quantile(spent, q=0.5)", "quantile(spent, q=0.95)", "top_k(spent, k=3)", "float64[3]",
+        "4,096 values, then buckets", "100 values, then the frequent ones",
+        "4,096 values, then a sample", "counts(spent)", "frequent(spent)",
+    ):  # fmt: skip
+        assert says in text, says
+
+
+def test_plan_names_spread_decay_and_nulls(
+    features: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    made = """    features={
+        "spread": pp.std("spent", nulls="propagate").over("7d", slide="1d"),
+        "first": pp.first("spent").over("7d", slide="1d"),
+        "population": pp.var("spent", ddof=0, nulls="reject").over("2d"),
+        "busy": pp.decayed_count("1h", where=pl.col("spent") > 3),
+        "worth": pp.decayed_sum("spent", "7d"),
+        "usual": pp.ewma("spent", "7d", nulls="propagate"),
+"""
+    features.write_text(APP.replace("    features={\n", made))
+    assert main(["plan", f"{features}:app"]) == 0
+    text = capsys.readouterr().out
+    for says in (
+        "dead-lettered where spent.is_null()",
+        "std(spent), null if spent.is_null()",
+        "first(spent)",
+        "var(spent, ddof=0)",
+        "decayed_count(1h) where spent > 3",
+        "decayed_sum(spent, 7d)",
+        "ewma(spent, 7d), null if spent.is_null()",
+        "half after 7d",
+        "var(spent), count() where spent.is_null(), first(spent)",
+        "1 event of any time",
+    ):
+        assert says in re.sub(r"\s+", " ", text), says
 
 
 def test_plan_of_an_unknown_view(features: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,25 @@ def test_types(kind: Any, field: Field) -> None:
     assert load({"name": "a", "type": kind}).fields == (field,)
 
 
+def test_records_become_dotted_names_and_containers_no_columns() -> None:
+    inner = {
+        "type": "record",
+        "name": "n",
+        "fields": [
+            {"name": "b", "type": {"type": "enum", "name": "e", "symbols": ["X"]}, "default": "X"},
+            {"name": "c", "type": {"type": "map", "values": "long"}},
+            {"name": "again", "type": ["null", "n"], "default": None},
+            {"name": "d", "type": {"type": "fixed", "name": "f", "size": 16}},
+        ],
+    }
+    given = load({"name": "a", "type": ["null", inner], "aliases": ["z"]})
+    assert given.fields == (
+        Field("a.b", FieldType.STRING, nullable=True),
+        Field("a.d", FieldType.BYTES, nullable=True),
+    )
+    assert load({"name": "a", "type": inner}).names == ("a.b", "a.d")
+
+
 def test_a_null_default_makes_a_field_optional() -> None:
     contract = load({"name": "a", "type": ["null", "long"], "default": None}, **{"x-version": 4})
     assert contract.fields == (Field("a", FieldType.INT64, nullable=True, required=False),)
@@ -53,11 +72,22 @@ def test_a_null_default_makes_a_field_optional() -> None:
         ({"name": "a", "type": "fixed"}, "r.a.type"),
         ({"name": "a", "type": {"type": "bytes", "logicalType": "uuid"}}, "r.a.type"),
         ({"name": "a"}, "r.a.type"),
-        ({"name": "a", "type": {"type": "array", "items": "long"}}, "r.a.type"),
+        ({"name": "a", "type": {"type": "array", "items": "long"}}, "r.fields"),
+        ({"name": "a", "type": {"type": "array"}}, "r.a.type.items"),
+        ({"name": "a", "type": {"type": "long", "logicalType": "uuid"}}, "r.a.type"),
         ({"name": "a", "type": {"type": "int", "logicalType": "date"}}, "r.a.type"),
         ({"name": "a", "type": ["long", "string"]}, "r.a.type"),
         ({"name": "a", "type": ["null", "long", "string"]}, "r.a.type"),
-        ({"name": "a", "type": "long", "default": 0}, "r.a.default"),
+        ({"name": "a", "type": "long", "default": "0"}, "r.a.default"),
+        ({"name": "a", "type": "long", "default": 2**63}, "r.a.default"),
+        ({"name": "a", "type": "other"}, "r.a.type"),
+        (
+            {
+                "name": "a",
+                "type": {"type": "record", "name": "n", "fields": [{"name": "b", "type": "null"}]},
+            },
+            "r.a.b.type",
+        ),
         ({"name": "a", "type": "long", "default": None}, "r.a.default"),
         ({"name": "a", "type": "long", "unit": "s"}, "r.a.unit"),
         ({"name": "a", "type": {"type": "long", "unit": "s"}}, "r.a.unit"),

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-EXECUTED = [ROOT / "docs" / "reading-features.md"]
+EXECUTED = [ROOT / "docs" / name for name in ("reading-features.md", "look-ups.md")]
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -18,6 +19,7 @@ from pipeline.features.plan import (
     FeatureOp,
     ListKind,
     ListState,
+    Lookup,
     Plan,
     Ring,
 )
@@ -62,7 +64,12 @@ PLANS = st.builds(
 )
 
 
-@given(PLANS)
+def _with_lookups(plan: Plan, others: list[Plan]) -> Plan:
+    looked = [Lookup(p, ("c",), (0,)) for p in others if p.features]
+    return dataclasses.replace(plan, lookups=tuple(looked))
+
+
+@given(st.builds(_with_lookups, PLANS, st.lists(PLANS, max_size=2)))
 def test_round_trip(plan: Plan) -> None:
     text = to_json(plan)
     again = from_json(text)

@@ -282,6 +282,12 @@ def _with(**members: str) -> bytes:
     return ("{" + ",".join(f'"{k}":{v}' for k, v in {**_GOOD, **members}.items()) + "}").encode()
 
 
+def test_a_number_that_goes_on_after_its_end_is_no_number() -> None:
+    check(
+        OPEN, [_with(x=text) for text in ("1e999e1", "1e999.5", "1e999-", "1e999+1e5", "1e99999E")]
+    )
+
+
 def test_odd_values_in_every_field() -> None:
     odd = [*ODD_NUMBERS, *ODD_STRINGS, *ODD_TIMES, "true", "false", "null", "[]", "{}", "nulls"]
     for name in PROPERTIES:

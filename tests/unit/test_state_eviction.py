@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.features import plan as plans
 from pipeline.kernels import apply as applying
-from pipeline.kernels import arena, finalize, lists, table, tiles
+from pipeline.kernels import arena, feature, groups, lists, table, tiles
 from pipeline.kernels.jit import JIT_ENABLED
 from pipeline.state.batch import Outcome, TriggerKind
 from pipeline.state.status import Status
@@ -200,15 +200,17 @@ def test_a_key_without_events_is_missing_and_encodes_to_nothing() -> None:
 
 def test_kernels_and_plans_number_things_alike() -> None:
     for acc in plans.AccOp:
-        assert getattr(tiles, acc.name) == acc
+        assert getattr(groups if acc > plans.AccOp.MAX_FLOAT else tiles, acc.name) == acc
+        assert tiles.is_float(acc) == (acc in plans.WORD_OPS)
+        assert tiles.is_count(acc) == (acc in plans.COUNT_OPS)
     for kind in plans.ListKind:
         assert getattr(lists, kind.name) == kind
     for op in plans.FeatureOp:
-        assert getattr(finalize, f"OP_{op.name}") == op
+        assert getattr(feature, f"OP_{op.name}") == op
     for status in Status:
-        assert getattr(finalize, f"S_{status.name}") == status
+        assert getattr(feature, f"S_{status.name}") == status
     for outcome in Outcome:
         assert getattr(applying, outcome.name) == outcome
     for trigger in TriggerKind:
         assert getattr(applying, trigger.name) == trigger
-    assert (finalize.INT, finalize.FLOAT, finalize.DECIMAL) == (0, 1, 2)
+    assert (feature.INT, feature.FLOAT, feature.DECIMAL) == (0, 1, 2)

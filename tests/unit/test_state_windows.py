@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections import Counter
 from fractions import Fraction
 
 import numpy as np
@@ -31,6 +32,7 @@ from tests.reference.state import Event, Number, bits_of
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
 
 SEEDS = range(120) if JIT_ENABLED else range(30)
+DEFINED = set(list(FeatureOp)[:7])  # the others: test_state_spread, test_state_decay
 
 
 def inside(feature: Feature, time: int, at: int) -> bool:
@@ -62,6 +64,19 @@ def folded(accumulator: Accumulator, values: list[Number]) -> Number | None:
     if not values:
         return 0
     return min(values) if accumulator.op.name.startswith("MIN") else max(values)
+
+
+def ranked(plan: Plan, feature: Feature, events: list[Event]) -> list[Number]:
+    """The values that are most frequent, or the one at the rank."""
+    state = plan.lists[feature.a]
+    values = [v + 0 for v in chosen(plan, events, state.input, state.mask)]  # -0.0 + 0 is 0.0
+    if feature.op is FeatureOp.QUANTILE:
+        rank = max(1, math.ceil(feature.q * len(values)))
+        found = [float(v) for v in sorted(values)[rank - 1 : rank]]
+    else:
+        counted = sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))
+        found = [v for v, _ in counted[: feature.width]]
+    return [v if feature.scale == 0 else float(Fraction(v) / 10**feature.scale) for v in found]
 
 
 def defined(plan: Plan, feature: Feature, events: list[Event], at: int) -> Number | None:
@@ -138,7 +153,18 @@ def compare(seed: int) -> int:
         for at in (newest, newest + 1, newest + rng.randint(2, 400)):
             got = table.finalize(slots, np.array([at], dtype=np.int64))
             for i, feature in enumerate(plan.features):
-                if feature.op is FeatureOp.LAST or got.status[0, i] != Status.PRESENT:
+                if feature.op not in DEFINED or got.status[0, i] != Status.PRESENT:
+                    continue
+                if feature.nulls >= 0:
+                    continue
+                if feature.op in (FeatureOp.TOP_K, FeatureOp.QUANTILE):
+                    seen = [e for e in mine if inside(feature, e.time, at)]
+                    values = ranked(plan, feature, seen)
+                    compared += 1
+                    cells = got.cells[0, feature.cell : feature.cell + len(values)]
+                    assert [int(c) for c in cells] == [bits_of(v) for v in values]
+                    rest = got.valid[0, feature.cell + len(values) : feature.cell + feature.width]
+                    assert set(rest.tolist()) <= {int(not math.isnan(feature.default))}
                     continue
                 expected = defined(plan, feature, mine, at)
                 if expected is not None:

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from pipeline.features.stream import EventStream
 from pipeline.features.view import FeatureView
 from pipeline.testing.driver import Driver
 from pipeline.testing.fuzz.events import EventFuzzer, Shape
-from pipeline.testing.fuzz.views import edges, fuzz_stream, fuzz_view
+from pipeline.testing.fuzz.views import any_stream, edges, fuzz_view
 from pipeline.testing.log import MemoryLog
 from pipeline.testing.oracle import Oracle, disagreements, miscounts, records_of
 
-__all__ = ["Case", "case"]
+__all__ = ["Case", "case", "drawn"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Case:
 
     def oracle(self) -> Oracle:
         """The oracle, which has read the whole log."""
-        topic = self.view.source.topic
+        topic = self.view.stream.topic
         oracle = Oracle(self.view, partitions=len(self.log.topics[topic]))
         oracle.feed(records_of(self.log, topic))
         return oracle
@@ -55,13 +56,24 @@ class Case:
         return found + disagreements(driver.store, oracle, self.times(oracle))
 
 
-def case(seed: int, *, events: int = 200, partitions: int = 2, shape: Shape | None = None) -> Case:
-    """The case that ``seed`` makes, of about ``events`` records."""
-    return _case(Random(seed), events, partitions, shape, seed)
+def case(
+    seed: int,
+    *,
+    events: int = 200,
+    partitions: int = 2,
+    shape: Shape | None = None,
+    stream: EventStream | None = None,
+) -> Case:
+    """What ``seed`` makes: about ``events`` records of ``stream``, else of one of our own."""
+    return drawn(Random(seed), events, partitions, shape, seed, stream)
 
 
-def _case(rng: Random, events: int, partitions: int, shape: Shape | None, seed: int | None) -> Case:
-    stream = fuzz_stream()
+def drawn(
+    rng: Random, events: int, partitions: int, shape: Shape | None, seed: int | None = None,
+    stream: EventStream | None = None,
+) -> Case:  # fmt: skip
+    """The case that ``rng`` makes."""
+    stream = stream or any_stream(rng)
     view = fuzz_view(stream, rng)
     log = MemoryLog()
     log.create(stream.topic, partitions)

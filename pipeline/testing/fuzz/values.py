@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
+from uuid import UUID
 
 from pipeline.contracts.contract import Field, FieldType
 
-__all__ = ["EDGE_FLOATS", "number", "time_text", "value"]
+__all__ = ["EDGE_FLOATS", "entity", "number", "time_text", "value"]
 
 EDGE_FLOATS = ("-0.0", "0.1", "1e17", "-1e17", "1e308", "-1e308", "5e-324", "1e-300", "3", "1E2")
 EDGE_INTS = (0, 1, -1, 2**53 + 1, 2**62, -(2**62), 2**63 - 1, -(2**63))
@@ -29,7 +32,28 @@ def value(rng: Random, field: Field, edges: float, nulls: float) -> str | None:
         return json.dumps(rng.choice(STRINGS if rng.random() < edges else STRINGS[:3]))
     if field.type is FieldType.TIMESTAMP:
         return time_text(field, rng.randint(0, 10**12))
+    if field.type is FieldType.UUID:
+        text = str(UUID(int=rng.randint(0, 3)))
+        return json.dumps(text.upper() if rng.random() < edges else text)
+    if field.type is FieldType.BYTES:
+        return json.dumps(
+            base64.b64encode(bytes(rng.choices(b"\0a|", k=rng.randint(1, 2)))).decode()
+        )
     return number(rng, field, edges)
+
+
+def entity(field: Field, number: int) -> tuple[Any, str]:
+    """Key value number ``number`` of a field, and its JSON text."""
+    if field.type is FieldType.INT64:
+        return number - 2, str(number - 2)
+    if field.type is FieldType.UUID:
+        uuid = str(UUID(int=0xAB << 120 | number))
+        return uuid, json.dumps(uuid if number % 2 else uuid.upper())
+    if field.type is FieldType.BYTES:
+        raw = b"\xff|\\\0"[: 1 + number % 4] + b"%d" % number
+        return raw, json.dumps(base64.b64encode(raw).decode())
+    text = ("k", "|", "\\", "\u00e9")[number % 4] + str(number)
+    return text, json.dumps(text)
 
 
 def number(rng: Random, field: Field, edges: float) -> str:

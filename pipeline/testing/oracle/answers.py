@@ -12,7 +12,8 @@ from typing import Any
 from pipeline.features.aggregations import Aggregation
 from pipeline.testing.oracle.columns import Kind
 from pipeline.testing.oracle.expected import ANYTHING, Expected
-from pipeline.testing.oracle.sums import RELATIVE, Total, ratio, total, variance
+from pipeline.testing.oracle.sums import LARGEST, RELATIVE, Total, ratio, total, variance
+from pipeline.units import parse_duration
 
 __all__ = ["Entry", "answer", "decayed", "quotient"]
 
@@ -47,13 +48,13 @@ def answer(aggregation: Aggregation, kind: Kind, entries: Sequence[Entry]) -> Ex
     if op == "LAST":
         return _several([_cell(v, kind) for v in reversed(values[-aggregation.n :])], aggregation.n)
     if op == "QUANTILE":
-        ranked = sorted(values, key=_rank)
-        rank = max(1, math.ceil(Fraction(_field(aggregation, "q")) * len(ranked)))
+        ranked = sorted(_settled(v) for v in values)
+        rank = max(1, math.ceil(aggregation.q * len(ranked)))  # as float64: 0.1 of 10 is 1
         return Expected(float(ranked[rank - 1]) if ranked else None)
     if op == "TOP_K":
         counted = Counter(_settled(v) for v in values)
-        best = sorted(counted, key=lambda v: (-counted[v], _rank(v)))[: _field(aggregation, "k")]
-        return _several([_cell(v, kind) for v in best], _field(aggregation, "k"))
+        best = sorted(counted, key=lambda v: (-counted[v], v))[: aggregation.n]
+        return _several([_cell(v, kind) for v in best], aggregation.n)
     raise NotImplementedError(f"the oracle does not know {op}")
 
 
@@ -70,23 +71,29 @@ def quotient(
 
 def decayed(aggregation: Aggregation, entries: Sequence[Entry], at: int) -> Expected:
     """Sum, count or mean whose weights halve every half-life, at ``at``."""
-    op, half_life = aggregation.op.name, _field(aggregation, "half_life_ns")
-    if op == "EWMA" and not entries:
+    mean, half_life = aggregation.op.name == "EWMA", parse_duration(aggregation.half_life or 0)
+    if mean and not entries:
         return Expected(aggregation.default)
-    weights = [2.0 ** (-(at - e.time) / half_life) for e in entries]
-    values = [1.0 if op == "DECAYED_COUNT" else float(e.value) for e in entries]
-    if any(math.isinf(v) for v in values):
+    infinite = {float(e.value) for e in entries if math.isinf(float(e.value))}
+    if infinite:
+        return Expected(infinite.pop()) if len(infinite) == 1 else Expected(None, "degraded")
+    # A mean is the same at any time; of that of its newest event nothing vanishes.
+    time = max(e.time for e in entries) if mean else at
+    terms = [_halved(float(e.value), time - e.time, half_life) for e in entries]
+    size = sum((abs(Fraction(t)) for t in terms), Fraction(0))
+    if size > LARGEST:
         return Expected(None, tolerance=ANYTHING)
-    terms = [w * v for w, v in zip(weights, values, strict=True)]
-    size, value = math.fsum(abs(t) for t in terms), math.fsum(terms)
-    # A weight is rounded once for every event that moved it; many old ones underflow.
-    error = RELATIVE * size * (1 + len(terms) / 1000) + 5e-324 * len(terms)
-    if op != "EWMA":
-        return Expected(value, tolerance=error)
-    weight = math.fsum(weights)
-    if weight < 1e-290:
-        return Expected(None, tolerance=ANYTHING)
-    return Expected(value / weight, tolerance=2 * error / weight + abs(value / weight) * RELATIVE)
+    value, error = math.fsum(terms), RELATIVE * float(size) + 5e-324 * len(terms)
+    if mean:
+        weight = math.fsum(_halved(1.0, time - e.time, half_life) for e in entries)
+        value, error = value / weight, 2 * error / weight + abs(value / weight) * RELATIVE
+    return Expected(value, tolerance=error)
+
+
+def _halved(value: float, elapsed: int, half_life: int) -> float:
+    """``value * 2 ** -(elapsed / half_life)``, the exponent rounded no more than the result."""
+    halvings, part = divmod(elapsed, half_life)
+    return math.ldexp(value * 2.0 ** -(part / half_life), -min(halvings, 3000))
 
 
 def _several(values: list[Any], width: int) -> Expected:

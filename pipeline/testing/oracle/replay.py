@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.features.aggregations import Aggregation
@@ -11,12 +11,14 @@ from pipeline.features.view import FeatureView, Trigger
 from pipeline.testing.oracle.answers import Entry, answer, decayed, quotient
 from pipeline.testing.oracle.columns import ExpressionError, Kind, Rows, Seen
 from pipeline.testing.oracle.expected import Expected
+from pipeline.testing.oracle.keys import entity_of
 from pipeline.testing.oracle.records import Event, Reader, Record, read
 from pipeline.testing.oracle.windows import Reach
 
 __all__ = ["Accounting", "Oracle"]
 
 OUTCOMES = ("applied", "duplicate", "late", "dead_lettered", "filtered")
+BOUNDED = {"DISTINCT", "QUANTILE", "TOP_K"}  # lists of values that become sketches
 ONE = Kind("int")
 
 
@@ -41,9 +43,10 @@ class Accounting:
 class _Row:
     """What a key's applied events gave each feature since the row was last emptied."""
 
-    entity: Any
+    entity: tuple[Any, ...]
     newest: int
     entries: list[list[list[Entry]]]  # per feature, per part
+    nulls: list[list[Entry]]  # per feature: the events that make it null
     overflowed: set[int] = field(default_factory=set)  # features whose values exceeded their bound
     ids: list[tuple[int, int, Any]] = field(default_factory=list)  # (time, offset, id)
 
@@ -78,7 +81,8 @@ class Oracle:
         self.accounting: dict[int, Accounting] = {}
         self._partitions = partitions
         self._reader = reader
-        self._rows = Rows(view.source.schema)
+        self._rows = Rows(view.columns)
+        self._lookups = lookups_of(view, partitions, reader)
         self._conditions = [t.when for t in triggers if t.view is view and hasattr(t.when, "meta")]
         self._ttl = view.plan.ttl_ns
         self._features = [self._feature(name, a) for name, a in view.features.items()]
@@ -111,7 +115,9 @@ class Oracle:
 
     def _outcome(self, record: Record) -> str:
         """One of the outcomes, or the reason of a dead letter."""
-        event = read(self.view.source, self._partitions, record, self._reader)
+        event = read(self.view.sources[0], self._partitions, record, self._reader)
+        for looked in self._lookups:
+            event = looked.after(record, event)
         if isinstance(event, str):
             return event
         if record.value is None:
@@ -123,6 +129,9 @@ class Oracle:
             seen = [[self._rows.seen(event, p) for p in f.parts] for f in self._features]
         except ExpressionError:
             return "expression"
+        for number, feature in enumerate(self._features):
+            if self._null(feature, seen[number], "reject"):
+                return "null_value"
         if not selected:
             return "filtered"
         return self._apply(event, seen)
@@ -141,8 +150,9 @@ class Oracle:
         if not any(f.reach.takes(newest, event.time) for f in self._features):
             return "late"
         if row is None:
-            entity = event.fields[self.view.source.key_fields[0]]
-            row = _Row(entity, event.time, [[[] for _ in f.parts] for f in self._features])
+            entity = entity_of(self.view.stream.key_fields, event.fields)
+            parts: list[list[list[Entry]]] = [[[] for _ in f.parts] for f in self._features]
+            row = _Row(entity, event.time, parts, [[] for _ in self._features])
             self._keys[key] = row
         row.newest = max(row.newest, event.time)
         for number, feature in enumerate(self._features):
@@ -159,12 +169,12 @@ class Oracle:
         return "applied"
 
     def _id(self, event: Event) -> Any:
-        name = self.view.source.event_id
+        name = self.view.stream.event_id
         return None if name is None else event.fields.get(name)
 
     def _remember(self, row: _Row, event: Event, known: Any) -> None:
         """Keep the newest ids, at most the bound, later than the newest event less ``dedup``."""
-        stream = self.view.source
+        stream = self.view.stream
         if known is not None:
             row.ids.append((event.time, event.record.offset, known))
         young = sorted(i for i in row.ids if i[0] > row.newest - stream.dedup_ns)
@@ -173,15 +183,34 @@ class Oracle:
     def _add(
         self, row: _Row, number: int, feature: _Feature, event: Event, seen: list[Seen]
     ) -> None:
+        if self._null(feature, seen, "propagate"):
+            row.nulls[number].append(Entry(event.time, event.record.offset, None))
         for part, s in zip(row.entries[number], seen, strict=True):
             if s.passes and s.value is not None:
                 part.append(Entry(event.time, event.record.offset, s.value))
-        if feature.aggregation.op.name == "DISTINCT" and number not in row.overflowed:
+        if feature.aggregation.op.name in BOUNDED and number not in row.overflowed:
             (entries,) = row.entries[number]
             if len(entries) > feature.aggregation.bound:
-                held = {e.value for e in entries if self._held(feature, row.newest, e.time)}
+                held = {
+                    (self._place(feature, e.time), e.value)
+                    for e in entries
+                    if self._held(feature, row.newest, e.time)
+                }
                 if len(held) > feature.aggregation.bound:
                     row.overflowed.add(number)
+
+    def _place(self, feature: _Feature, time: int) -> int:
+        """What values count once in: all of the row, or each tile."""
+        if feature.aggregation.op.name == "DISTINCT" or not feature.reach.tile:
+            return 0
+        return (time - 1) // feature.reach.tile
+
+    def _null(self, feature: _Feature, seen: list[Seen], policy: str) -> bool:
+        """Whether an event has a null where the feature has this policy for one."""
+        return any(
+            part.nulls == policy and s.passes and s.value is None
+            for part, s in zip(feature.parts, seen, strict=True)
+        )
 
     def _held(self, feature: _Feature, newest: int, time: int) -> bool:
         """Whether the tiles of the feature's width that the view keeps reach back to ``time``."""
@@ -191,8 +220,8 @@ class Oracle:
     # ---- what features are
 
     @property
-    def entities(self) -> Mapping[bytes, Any]:
-        """Every key that has a row, and the entity that it names."""
+    def entities(self) -> Mapping[bytes, tuple[Any, ...]]:
+        """Every key that has a row, and the entity that it names: a value for each key field."""
         return {key: row.entity for key, row in self._keys.items()}
 
     def newest(self, key: bytes) -> int | None:
@@ -213,6 +242,15 @@ class Oracle:
         return {f.name: self._value(row, i, f, time) for i, f in enumerate(self._features)}
 
     def _value(self, row: _Row, number: int, feature: _Feature, at: int) -> Expected:
+        nulls, unsure = self._window(feature, row.nulls[number], at)
+        if nulls:
+            return Expected(None)
+        value = self._of_values(row, number, feature, at)
+        if unsure and value.status == "present":
+            return Expected(value.value, "degraded", value.tolerance, value.loose)
+        return value
+
+    def _of_values(self, row: _Row, number: int, feature: _Feature, at: int) -> Expected:
         if feature.reach.always:
             return decayed(feature.aggregation, sorted(row.entries[number][0]), at)
         windows, missed = [], False
@@ -247,3 +285,35 @@ class Oracle:
 
 def _position(entry: Entry) -> tuple[int, int]:
     return entry.time, entry.order
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """Another view's oracle, which reads the same log, and the columns that it gives."""
+
+    oracle: Oracle
+    columns: Mapping[str, str]
+
+    def after(self, record: Record, event: Event | str) -> Event | str:
+        """The event with its columns, once the other view has taken the record too."""
+        self.oracle.feed([record])
+        if isinstance(event, str):
+            return event
+        key = record.key or b""
+        newest = self.oracle.newest(key)
+        at = event.time if newest is None else max(newest, event.time)
+        found = self.oracle.features(key, at)
+        values = {column: found[name].value for column, name in self.columns.items()}
+        return replace(event, fields={**event.fields, **values})
+
+
+def lookups_of(view: FeatureView, partitions: int, reader: Reader | None) -> list[_Lookup]:
+    """One for each view that ``view`` looks up."""
+    views = {id(r.view): r.view for r in view.lookups.values()}
+    return [
+        _Lookup(
+            Oracle(other, partitions=partitions, reader=reader),
+            {column: r.feature for column, r in view.lookups.items() if r.view is other},
+        )
+        for other in views.values()
+    ]

@@ -76,8 +76,9 @@ def ratio(a: Total, b: Total, otherwise: float | None) -> Expected:
             return Expected(otherwise, loose=a.loose or b.loose)
         return Expected(float(Fraction(a.value) / Fraction(b.value)), loose=a.loose or b.loose)
     divisor = float(b.value)
+    loose = a.loose or b.loose
     if divisor == 0 and b.tolerance == 0:
-        return Expected(otherwise)
+        return Expected(otherwise, loose=loose)
     if abs(divisor) <= 2 * b.tolerance:
         return Expected(None, tolerance=ANYTHING)
     if math.isinf(float(a.value)) and math.isinf(divisor):
@@ -86,7 +87,7 @@ def ratio(a: Total, b: Total, otherwise: float | None) -> Expected:
     if math.isinf(value) or math.isinf(divisor):
         return Expected(value, loose=True)
     error = (a.tolerance + abs(value) * b.tolerance) / abs(divisor)
-    return Expected(value, tolerance=2 * error + abs(value) * RELATIVE + 5e-324)
+    return Expected(value, tolerance=2 * error + abs(value) * RELATIVE + 5e-324, loose=loose)
 
 
 def variance(values: Sequence[Any], kind: Kind, ddof: int, *, root: bool) -> Expected:

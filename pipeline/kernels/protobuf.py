@@ -1,0 +1,360 @@
+"""Table-driven Protobuf reader: messages of one type to columns.
+
+:func:`scan` reads every message of a batch once, field by field as they come. It does not know the
+message, only tables (:mod:`pipeline.ingest.prototable`):
+
+``nodes``    int64[k, NODE_COLUMNS]    messages within the message; what is below one is contiguous
+``slots``    int64[..]                 an open-addressing hash table a node: entry of a field number
+``entries``  int64[m, COLUMNS]         one row a field on the wire
+``initial``  int64[f, 4]               what a column is when its message begins
+``symbols``  int64[.., 4]              enums, ascending: number; start, length and hash of texts
+
+Source: Protocol Buffers, "Encoding" and the language guide of proto3.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.kernels.binary import (
+    UUID_LENGTH,
+    float_bits,
+    is_text,
+    lower_uuid,
+    rescaled,
+    span,
+    varint,
+    word32,
+    word64,
+)
+from pipeline.kernels.hash import xxh64
+from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.protowire import VARINT, WORD32, skip_field, tag_at
+from pipeline.kernels.varint import unzigzag
+
+__all__ = ["COLUMNS", "NODE_COLUMNS", "scan"]
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+
+# Columns of ``nodes``
+SLOTS, MASK = 0, 1  # where its hash table is in ``slots``; its size - 1
+FIELD, FIELD_END = 2, 3  # columns below
+NODE_END, ONEOF, ONEOF_END = 4, 5, 6  # nodes and oneofs below
+PARENT, MUST = 7, 8  # the node around it, -1 for the message; 1: must be there if that is
+CLOCK = 9  # column of a Timestamp, else -1
+NODE_COLUMNS = 10
+
+# Columns of ``entries``
+NUMBER, WIRE, KIND, CELL, TEXT, ARG, CHILD, GROUP, MORE = 0, 1, 2, 3, 4, 5, 6, 7, 8
+COLUMNS = 9
+
+# Kinds. ARG of numbers: ns of a unit, else 1; of ENUM: its first symbol, MORE: how many.
+SKIP = 0
+INT64, INT32, UINT32, UINT64, SINT32, SINT64, BOOL, ENUM = 1, 2, 3, 4, 5, 6, 7, 8
+FIXED32, SFIXED32, FLOAT = 9, 10, 11
+FIXED64, SFIXED64, DOUBLE = 12, 13, 14
+STRING, BYTES, UUID, MESSAGE = 15, 16, 17, 18
+SECONDS, NANOS = 19, 20
+
+# Columns of ``initial``: value, 1 if not null, start in the known texts, length
+VALUE, PRESENT, START, LENGTH = 0, 1, 2, 3
+
+# Codes: values of pipeline.ingest.batch.Reason
+GOOD, DECODE, SCHEMA, RANGE = 0, 6, 7, 8
+
+_BILLION = 1_000_000_000
+_LAST_SECOND, _LAST_NS = 9_223_372_036, 854_775_807  # 2**63 - 1 ns, in 2262
+_FIRST_SECOND, _FIRST_NS = -9_223_372_037, 145_224_192  # -2**63 ns, in 1677
+
+
+@inlined
+def _worse(a: Int, b: Int) -> Int:
+    """The reason that comes first of two, where GOOD comes last."""
+    if b == GOOD or (a != GOOD and a < b):
+        return a
+    return b
+
+
+@bare
+def _begin(
+    node: Int, i: Int, nodes: I64, owner: I64, initial: I64, base: Int, out: I64, valid: U8,
+    rows: I64, start: I64, length: I64, present: U8, case: I64, clocks: I64,
+) -> None:  # fmt: skip
+    """A message begins: its fields have their defaults, messages within it are absent."""
+    for field in range(nodes[node, FIELD], nodes[node, FIELD_END]):
+        here = owner[field] == node
+        out[field, i] = initial[field, VALUE]
+        valid[field, i] = 1 if here and initial[field, PRESENT] else 0
+        if rows[field] >= 0:
+            start[rows[field], i] = base + initial[field, START]
+            length[rows[field], i] = initial[field, LENGTH]
+    for k in range(node, nodes[node, NODE_END]):
+        present[k] = 0
+        clocks[k, 0] = 0
+        clocks[k, 1] = 0
+    present[node] = 1
+    for k in range(nodes[node, ONEOF], nodes[node, ONEOF_END]):
+        case[k] = -1
+
+
+@inlined
+def _switch(
+    entry: Int, i: Int, nodes: I64, entries: I64, valid: U8, present: U8, case: I64
+) -> None:
+    """The oneof of ``entry`` holds it from here on: what it held before is no more."""
+    before = case[entries[entry, GROUP]]
+    if before >= 0 and before != entry:
+        child = entries[before, CHILD]
+        if child >= 0:
+            for field in range(nodes[child, FIELD], nodes[child, FIELD_END]):
+                valid[field, i] = 0
+            for k in range(child, nodes[child, NODE_END]):
+                present[k] = 0
+        elif entries[before, CELL] >= 0:
+            valid[entries[before, CELL], i] = 0
+    case[entries[entry, GROUP]] = entry
+
+
+@inlined
+def _sign32(bits: Int) -> Int:
+    low = bits & 0xFFFFFFFF
+    return low - ((low >> 31) << 32)
+
+
+@inlined
+def _symbol(
+    value: Int, entry: Int, i: Int, entries: I64, symbols: I64, base: Int, out: I64, start: I64,
+    length: I64,
+) -> Int:  # fmt: skip
+    """Take the name of a symbol; SCHEMA for one that the contract does not have."""
+    low, high = entries[entry, ARG], entries[entry, ARG] + entries[entry, MORE]
+    if 0 <= value < high - low and symbols[low + value, 0] == value:  # numbered from 0: most are
+        low += value
+    else:
+        while high - low > 1:
+            middle = (low + high) >> 1
+            if symbols[middle, 0] <= value:
+                low = middle
+            else:
+                high = middle
+    if symbols[low, 0] != value:
+        return SCHEMA
+    row = entries[entry, TEXT]
+    start[row, i] = base + symbols[low, 1]
+    length[row, i] = symbols[low, 2]
+    out[entries[entry, CELL], i] = symbols[low, 3]
+    return GOOD
+
+
+@inlined
+def _integer(kind: Int, bits: Int) -> Int:
+    """The value of a number's bits, cut to 32 bits where the kind has no more."""
+    if kind == INT32 or kind == ENUM or kind == SFIXED32 or kind == NANOS:  # noqa: SIM109
+        return _sign32(bits)
+    if kind == UINT32:
+        return bits & 0xFFFFFFFF
+    if kind == SINT32:
+        return unzigzag(bits & 0xFFFFFFFF)
+    if kind == SINT64:
+        return unzigzag(bits)
+    if kind == BOOL:
+        return np.int64(1) if bits != 0 else np.int64(0)
+    return bits
+
+
+@inlined
+def _number(
+    kind: Int, bits: Int, entry: Int, i: Int, node: Int, entries: I64, symbols: I64, base: Int,
+    out: I64, start: I64, length: I64, clocks: I64,
+) -> Int:  # fmt: skip
+    """Take the bits of a varint or word: a code."""
+    field = entries[entry, CELL]
+    if kind == DOUBLE:
+        out[field, i] = bits
+        return GOOD
+    if kind == FLOAT:
+        out[field, i] = float_bits(bits)
+        return GOOD
+    value = _integer(kind, bits)
+    if kind == ENUM:
+        return _symbol(value, entry, i, entries, symbols, base, out, start, length)
+    if kind == SECONDS or kind == NANOS:  # noqa: SIM109  (a tuple is searched by a loop)
+        clocks[node, kind - SECONDS] = value
+        return GOOD
+    if value < 0 and (kind == UINT64 or kind == FIXED64):  # noqa: SIM109
+        return RANGE
+    value, fits = rescaled(value, entries[entry, ARG], np.int64(1))
+    out[field, i] = value
+    return GOOD if fits else RANGE
+
+
+@inlined
+def _text(
+    data: U8, p: Int, stop: Int, kind: Int, entry: Int, i: Int, entries: I64, out: I64, start: I64,
+    length: I64, side: U8, side_base: Int,
+) -> Int:  # fmt: skip
+    """Take ``data[p:stop]``: a code. Each uuid has its own place in ``side``."""
+    field, row = entries[entry, CELL], entries[entry, TEXT]
+    if kind == UUID:
+        used = (i * entries[entry, MORE] + entries[entry, ARG]) * UUID_LENGTH
+        if not is_text(data, p, stop):
+            return DECODE
+        if not lower_uuid(data, p, stop, side, used):
+            return SCHEMA
+        out[field, i] = np.int64(xxh64(side, used, used + UUID_LENGTH))
+        start[row, i] = side_base + used
+        length[row, i] = UUID_LENGTH
+        return GOOD
+    if kind == STRING and not is_text(data, p, stop):
+        return DECODE
+    out[field, i] = np.int64(xxh64(data, p, stop))
+    start[row, i] = p
+    length[row, i] = stop - p
+    return GOOD
+
+
+@bare
+def _end(i: Int, nodes: I64, out: I64, valid: U8, present: U8, clocks: I64) -> Int:
+    """The message ended: what must be there, and Timestamps as ns: a code."""
+    worst = np.int64(GOOD)
+    for node in range(1, len(nodes)):
+        if not present[node]:
+            if nodes[node, MUST] and present[nodes[node, PARENT]]:
+                worst = _worse(worst, np.int64(SCHEMA))
+        elif nodes[node, CLOCK] >= 0:
+            second, ns = clocks[node, 0], clocks[node, 1]
+            if ns < 0 or ns >= _BILLION:
+                worst = _worse(worst, np.int64(SCHEMA))
+            elif (
+                second > _LAST_SECOND
+                or second < _FIRST_SECOND
+                or (second == _LAST_SECOND and ns > _LAST_NS)
+                or (second == _FIRST_SECOND and ns < _FIRST_NS)
+            ):
+                worst = _worse(worst, np.int64(RANGE))
+            else:
+                # The first second is below -2**63 ns: count back from the one after it.
+                whole = (
+                    (second + 1) * _BILLION - (_BILLION - ns)
+                    if second < 0
+                    else (second * _BILLION + ns)
+                )
+                out[nodes[node, CLOCK], i] = whole
+                valid[nodes[node, CLOCK], i] = 1
+    return worst
+
+
+@inlined
+def _entry(number: Int, node: Int, nodes: I64, slots: I64, entries: I64) -> Int:
+    """The entry of a field number in a node, or -1."""
+    mask = nodes[node, MASK]
+    slot = number & mask
+    while True:
+        entry = slots[nodes[node, SLOTS] + slot]
+        if entry < 0 or entries[entry, NUMBER] == number:
+            return entry
+        slot = (slot + 1) & mask
+
+
+@bare
+def _message(
+    data: U8, p: Int, end: Int, i: Int, nodes: I64, slots: I64, entries: I64, owner: I64,
+    rows: I64, initial: I64, symbols: I64, side_base: Int, out: I64, valid: U8, start: I64,
+    length: I64, side: U8, present: U8, case: I64, clocks: I64, stack: I64, groups: I64,
+) -> Int:  # fmt: skip
+    """Read the message ``data[p:end]`` into row ``i``: a code."""
+    base = len(data)
+    _begin(
+        np.int64(0), i, nodes, owner, initial, base, out, valid, rows, start, length, present,
+        case, clocks,
+    )  # fmt: skip
+    worst, node, stop, top = np.int64(GOOD), np.int64(0), end, 0
+    while True:
+        while p == stop:
+            if top == 0:
+                return _worse(worst, _end(i, nodes, out, valid, present, clocks))
+            top -= 1
+            node, stop = stack[top, 0], stack[top, 1]
+        tag, p = tag_at(data, p, stop)
+        if p < 0:
+            return DECODE
+        entry = _entry(tag >> 3, node, nodes, slots, entries)
+        kind = entries[entry, KIND] if entry >= 0 else np.int64(SKIP)
+        wire = tag & 7
+        if kind == SKIP or wire != entries[entry, WIRE]:
+            p = skip_field(data, p, stop, tag, groups)
+            if p < 0:
+                return DECODE
+            if kind != SKIP:
+                worst = _worse(worst, np.int64(SCHEMA))
+                continue
+            if entry >= 0 and entries[entry, GROUP] >= 0:
+                _switch(entry, i, nodes, entries, valid, present, case)
+            continue
+        if entries[entry, GROUP] >= 0:
+            _switch(entry, i, nodes, entries, valid, present, case)
+        if kind < STRING or kind >= SECONDS:
+            if wire == VARINT:
+                bits, p = varint(data, p, stop)
+            elif wire == WORD32:
+                bits, p = word32(data, p, stop)
+            else:
+                bits, p = word64(data, p, stop)
+            if p < 0:
+                return DECODE
+            code = _number(
+                kind, bits, entry, i, node, entries, symbols, base, out, start, length, clocks
+            )
+        else:
+            bits, p = varint(data, p, stop)
+            q = span(bits, p, stop)
+            if q < 0:
+                return DECODE
+            if kind == MESSAGE:
+                stack[top, 0] = node
+                stack[top, 1] = stop
+                top += 1
+                node, stop = entries[entry, CHILD], q
+                if not present[node]:
+                    _begin(
+                        node, i, nodes, owner, initial, base, out, valid, rows, start, length,
+                        present, case, clocks,
+                    )  # fmt: skip
+                continue
+            code = _text(data, p, q, kind, entry, i, entries, out, start, length, side, side_base)
+            p = q
+            if code == DECODE:
+                return DECODE
+        if entries[entry, CELL] >= 0 and kind < SECONDS:
+            valid[entries[entry, CELL], i] = 1
+        worst = _worse(worst, code)
+
+
+@bare
+def scan(
+    data: U8, starts: I64, value_offsets: I64, nodes: I64, slots: I64, entries: I64, owner: I64,
+    rows: I64, initial: I64, symbols: I64, known: Int, reason: U8, out: I64, valid: U8, start: I64,
+    length: I64, side: U8, present: U8, case: I64, clocks: I64, stack: I64, groups: I64,
+) -> None:  # fmt: skip
+    """Read every message whose ``reason`` is 0.
+
+    ``data`` uint8[..]; message ``i`` is ``data[starts[i]:value_offsets[i+1]]``. ``owner`` int64[f]:
+    the node that a column is directly in; ``rows`` int64[f]: its row among the texts, -1: none;
+    ``known``: bytes of known texts. Written: ``reason`` uint8[n] (DECODE, SCHEMA or RANGE; the
+    first that applies), ``out`` int64[f, n], ``valid`` uint8[f, n], ``start`` and ``length``
+    int64[s, n] of texts (a start from ``len(data)`` on is in the known texts, from
+    ``len(data) + known`` on in ``side``), ``side`` uint8[36 for each uuid field and record].
+    Scratch space: ``present`` uint8[k], ``case`` int64[oneofs], ``clocks`` int64[k, 2], ``stack``
+    int64[k, 2], ``groups`` int64[MAX_GROUPS].
+
+    Every occurrence of a field is checked, though only the last one counts.
+    """
+    for i in range(len(reason)):
+        if reason[i] == GOOD:
+            reason[i] = _message(
+                data, starts[i], value_offsets[i + 1], i, nodes, slots, entries, owner, rows,
+                initial, symbols, len(data) + known, out, valid, start, length, side, present,
+                case, clocks, stack, groups,
+            )  # fmt: skip
