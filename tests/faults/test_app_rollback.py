@@ -2,7 +2,7 @@
 
 What follows a copy is read again from the log; partitions that nobody writes to notice within a
 second, for leases and markers are compared all the time. In ``test_app_store.py`` a dump is
-restored by a restart.
+restored by a restart; ``test_plane_rollback.py`` has the short forms.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ from tests.integration import shop
 from tests.integration.shop_process import PARTITIONS, Shop
 from tests.rediscluster import MASTERS, ClusterServers
 
-pytestmark = [pytest.mark.kafka, pytest.mark.redis]
-
-WHEN = [pytest.param("away", marks=pytest.mark.slow), "running"]
+pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.slow]
 
 
 def end(chaos: Chaos, worker: subprocess.Popen[bytes]) -> None:
@@ -51,7 +49,7 @@ def until_in_step(client: redis.Redis, what: Chaos) -> None:
 
 
 @pytest.mark.fault("F12", "an RDB copy is loaded over what is there", "exact after the replay")
-@pytest.mark.parametrize("load", ["quiet", pytest.param("busy", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("load", ["quiet", "busy"])
 def test_copy_is_loaded_while_connections_stay(chaos: Chaos, load: str) -> None:
     """DEBUG RELOAD NOSAVE: no connection is lost; quiet: no partition commits rows afterwards."""
     client: Any = redis.Redis.from_url(chaos.shop.redis_url)
@@ -75,7 +73,6 @@ def test_copy_is_loaded_while_connections_stay(chaos: Chaos, load: str) -> None:
         assert source in chaos.shop.log_of(worker), "a partition was not opened again"
 
 
-@pytest.mark.slow
 @pytest.mark.fault("F12", "an append-only file is restored", "exact after the replay")
 @pytest.mark.parametrize("chaos", [True], indirect=True, ids=["aof"])
 @pytest.mark.parametrize("when", ["away", "running"])
@@ -109,7 +106,7 @@ def test_append_only_file_is_restored(chaos: Chaos, tmp_path: Path, when: str) -
 
 
 @pytest.mark.fault("F12", "failover to a replica that lags", "exact after the replay")
-@pytest.mark.parametrize("when", WHEN)
+@pytest.mark.parametrize("when", ["away", "running"])
 def test_failover_to_a_replica_that_lags(chaos: Chaos, tmp_path: Path, when: str) -> None:
     """Its link to the primary is cut, the primary dies, the replica is promoted."""
     data = tmp_path / "replica"
@@ -152,7 +149,6 @@ def own_cluster(tmp_path: Path) -> ClusterServers:
     return ClusterServers(tmp_path / "redis-cluster")
 
 
-@pytest.mark.slow
 @pytest.mark.fault("F12", "one node of a Redis Cluster is restored", "exact after the replay")
 @pytest.mark.parametrize("when", ["away", "running"])
 def test_one_node_of_a_cluster_is_restored(
