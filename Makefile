@@ -20,8 +20,8 @@ INSTALL = if command -v uv >/dev/null 2>&1; \
 INSTALLED := $(VENV)/.installed
 KAFKA := infra/kafka/target/.resolved
 
-.PHONY: help demo test test-plain fuzz lint types contracts check faults bench notebook kafka \
-	constraints clean
+.PHONY: help demo test test-plain fuzz lint types contracts check faults mutation bench notebook \
+	kafka constraints clean
 
 help:
 	@echo 'pipeline: Kafka topics to exact, fresh features in Redis, in columns'
@@ -37,6 +37,8 @@ help:
 	@echo '                    (make fuzz ARGS="avro --seconds 600 --seed 7")'
 	@echo '  make faults       the tests that kill, cut and stall things, long forms too; a table in'
 	@echo '                    build/faults.json (make faults ARGS="--seed 7"; ARGS=--short)'
+	@echo '  make mutation     faults put into the sources, one by one, that tests have to notice; a table'
+	@echo '                    in build/mutation.json (make mutation ARGS="--only lease")'
 	@echo '  make bench        the benchmarks (one: make bench ARGS=decode)'
 	@echo '  make check        lint, types, contracts: what a reviewer would ask for'
 	@echo
@@ -62,6 +64,9 @@ fuzz: $(INSTALLED)-test
 
 faults: $(INSTALLED)-test
 	@$(BIN)/python -m tests.faults.run $(ARGS)
+
+mutation: $(INSTALLED)-test
+	@$(BIN)/python -m tests.mutation.run $(ARGS)
 
 bench: $(INSTALLED)-test
 	@for name in $(if $(ARGS),$(ARGS),$(basename $(notdir $(wildcard tests/bench/[!_]*.py)))); do \

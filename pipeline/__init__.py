@@ -37,10 +37,13 @@ if TYPE_CHECKING:
     from pipeline.features.aggregations import last as last
     from pipeline.features.aggregations import max as max
     from pipeline.features.aggregations import mean as mean
+    from pipeline.features.aggregations import median as median
     from pipeline.features.aggregations import min as min
+    from pipeline.features.aggregations import quantile as quantile
     from pipeline.features.aggregations import ratio as ratio
     from pipeline.features.aggregations import std as std
     from pipeline.features.aggregations import sum as sum
+    from pipeline.features.aggregations import top_k as top_k
     from pipeline.features.aggregations import var as var
     from pipeline.features.stream import EventStream as EventStream
     from pipeline.features.view import FeatureView as FeatureView
@@ -68,10 +71,13 @@ _HOMES = {
     "last": "pipeline.features.aggregations",
     "max": "pipeline.features.aggregations",
     "mean": "pipeline.features.aggregations",
+    "median": "pipeline.features.aggregations",
     "min": "pipeline.features.aggregations",
+    "quantile": "pipeline.features.aggregations",
     "ratio": "pipeline.features.aggregations",
     "std": "pipeline.features.aggregations",
     "sum": "pipeline.features.aggregations",
+    "top_k": "pipeline.features.aggregations",
     "var": "pipeline.features.aggregations",
 }
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 
+from pipeline.app.audit import Audit
 from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import view_plans
 from pipeline.app.plane import DataPlane, PlaneSettings
@@ -24,7 +26,7 @@ from pipeline.produce.publisher import Publisher
 from pipeline.produce.topics import TopicInfo, describe, ensure_topic
 from pipeline.store.open import open_store
 
-__all__ = ["build_plane", "lane_config", "open_lane"]
+__all__ = ["build_plane", "lane_config", "open_audit", "open_lane"]
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,36 @@ def build_plane(
         clock_ms=_clock_ms,
         monotonic=time.monotonic,
         register=register,
+    )
+
+
+def open_audit(
+    app: str,
+    views: Sequence[FeatureView],
+    config: Config,
+    *,
+    sample: int,
+    keys: Sequence[bytes] = (),
+    progress: Callable[[int], None] = lambda _: None,
+) -> Audit:
+    """An audit of ``sample`` rows of each view, or of these message ``keys``; nothing is created.
+
+    Raises :class:`ConfigurationError` and :class:`UnavailableError` with what to do.
+    """
+
+    def find(topic: str) -> Place:
+        return _place(describe(config.broker, topic))
+
+    topics = arrange(app, view_plans(views, []), find, lambda topic, *_: find(topic))
+    return Audit(
+        app,
+        topics,
+        open_store(config.store.url, timeout_ms=config.store.timeout_ms),
+        open_lane(f"{app}.verify-{uuid.uuid4().hex[:8]}", config),
+        sample=-(-sample // max(t.partitions for t in topics)),
+        keys=keys,
+        now_ns=time.time_ns(),
+        progress=progress,
     )
 
 

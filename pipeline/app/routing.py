@@ -88,8 +88,8 @@ class RouteState:
 
     def stage(self, events: EventBatch, now_ms: int) -> StagedRoute:
         """The messages of a batch, and the marker after it; nothing leaves the process."""
-        route, binary = self.route, events.binary
-        fresh = binary.offsets >= self.marker.next_offset
+        route = self.route
+        fresh = events.log_offsets >= self.marker.next_offset
         keys = entity_keys(events, route.repartition.entity)
         sizes = route.letterbox.sizes(events, keys)
         deletes = events.tombstones == 1

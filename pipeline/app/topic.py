@@ -72,9 +72,13 @@ def decoder(stream: EventStream, partitions: int) -> Decoder:
         max_value_bytes=stream.max_value_bytes,
     )
     return make_decoder(
-        stream.format, stream.schema, envelope,
-        registry=stream.registry, framing=stream.framing, compressed=stream.compressed,
-    )  # fmt: skip
+        stream.format,
+        stream.schema,
+        envelope,
+        registry=stream.registry,
+        framing=stream.framing,
+        compressed=stream.compressed,
+    )
 
 
 def used_fields(stream: Repartition, plans: Sequence[ViewPlan]) -> tuple[str, ...]:

@@ -18,7 +18,9 @@ from pipeline.app.topic import Topic
 from pipeline.contracts.contract import Contract, FieldType
 from pipeline.features.entity import event_key
 from pipeline.features.stream import EventStream
-from pipeline.ingest.batch import BinaryBatch, Reason, TopicPartition
+from pipeline.ingest.batch import BinaryBatch, EventBatch, Reason, TopicPartition
+from pipeline.ingest.decode import JsonDecoder
+from pipeline.ingest.envelope import Envelope
 from pipeline.store.memory import MemoryStore
 
 __all__ = ["sample_event", "warm_up"]
@@ -54,10 +56,11 @@ def warm_up(topics: Sequence[Topic]) -> None:
             partition.open(-1, 0)
             offset = partition.next_offset
             if isinstance(topic.stream, EventStream):
-                batch = sample_batch(topic.stream, offset)
+                if topic.stream.format != "json":
+                    decoder.decode(_record(source, b"\xff", b"", offset))  # compiles it
+                events = sample_events(topic.stream, offset)
             else:
-                batch = _record(source, sent[topic.topic], b"", offset)
-            events = decoder.decode(batch)
+                events = decoder.decode(_record(source, sent[topic.topic], b"", offset))
             events.reason[:] = Reason.OK  # whatever bounds the stream sets
             staged = partition.stage(events, 0)
             for route in staged.routes:
@@ -70,11 +73,13 @@ def warm_up(topics: Sequence[Topic]) -> None:
             table.compact()
 
 
-def sample_batch(stream: EventStream, offset: int) -> BinaryBatch:
-    """One well-formed event at ``offset`` of partition 0 of 1."""
+def sample_events(stream: EventStream, offset: int) -> EventBatch:
+    """One well-formed event at ``offset`` of partition 0 of 1: JSON, whatever the stream has."""
     event = sample_event(stream.schema)
     key = event_key(stream.schema, stream.key_fields, event)
-    return _record(TopicPartition(stream.topic, 0), json.dumps(event).encode(), key, offset)
+    envelope = Envelope(stream.schema, stream.key_fields, stream.time, 1)
+    batch = _record(TopicPartition(stream.topic, 0), json.dumps(event).encode(), key, offset)
+    return JsonDecoder.within(stream.schema, envelope).decode(batch)
 
 
 def sample_event(contract: Contract) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import pipeline
-from pipeline.cli import demo, dlq, doctor, infer, plan, produce, read, run
+from pipeline.cli import demo, dlq, doctor, infer, plan, produce, read, run, verify
 from pipeline.cli.screen import error_console
 from pipeline.settings import suggest
 
@@ -22,6 +22,7 @@ COMMANDS = {
     "read": read,
     "plan": plan,
     "dlq": dlq,
+    "verify": verify,
     "doctor": doctor,
 }
 

@@ -33,6 +33,8 @@ EXAMPLES = """\
 _HEADER = 56
 _VARINT = 10
 _FLOAT = 8
+_COUNT = 7  # of a value, or an error: at most 2**47
+_BEYOND = {"DISTINCT": "a sample", "COUNTS": "buckets", "FREQUENT": "the frequent ones"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +137,8 @@ def _print_state(out: Console, plan: Plan) -> None:
         if kept.mask >= 0:
             name += f" where {_expression(plan.masks[kept.mask])}"
         at_most = _count(kept.bound, "value")
+        if kept.kind.name in _BEYOND:
+            at_most += f", then {_BEYOND[kept.kind.name]}"
         if kept.kind in (ListKind.EVENTS, ListKind.IDS):
             noun = "event" if kept.kind is ListKind.EVENTS else "id"
             reach = format_duration(kept.horizon_ns) if kept.horizon_ns < FOREVER else "any time"
@@ -193,6 +197,10 @@ def _aggregation(plan: Plan, feature: Feature) -> str:
         return f"{_accumulator_at(plan, feature.a)} / {_accumulator_at(plan, feature.b)}"
     used = plan.lists[feature.a] if op in LIST_OPS else plan.accumulators[feature.a]
     many = f", n={feature.width}" if feature.width > 1 else ""
+    if op is FeatureOp.TOP_K:
+        many = f", k={feature.width}"
+    if op is FeatureOp.QUANTILE:
+        many = f", q={feature.q:g}"
     if op in (FeatureOp.VAR, FeatureOp.STD) and feature.ddof != 1:
         many = f", ddof={feature.ddof}"
     name, inside = op.name.lower(), _input(plan, used.input) if used.input >= 0 else ""
@@ -290,7 +298,15 @@ def _list_bytes(plan: Plan, index: int) -> int:
         return 1 + _VARINT + _FLOAT * (1 if kept.input < 0 else 2)
     head = _varint_bytes(kept.bound) + 1 + _VARINT
     if kept.kind is ListKind.DISTINCT:
-        return head + kept.bound * (_VARINT + _varint_bytes(plan.rings[kept.ring].tiles))
+        steps = 64 * _varint_bytes(plan.rings[kept.ring].tiles)
+        return head + steps + kept.bound * (_VARINT + _varint_bytes(plan.rings[kept.ring].tiles))
+    if kept.kind in (ListKind.COUNTS, ListKind.FREQUENT):
+        tiles, n = plan.rings[kept.ring].tiles, _varint_bytes(kept.bound)
+        note = 1 if kept.kind is ListKind.COUNTS else _COUNT
+        tile = _varint_bytes(tiles) + n + note
+        return (
+            head + _varint_bytes(tiles) + _VARINT + tiles * tile + kept.bound * (_VARINT + _COUNT)
+        )
     value = _FLOAT if kept.type is CellType.FLOAT else _VARINT if kept.input >= 0 else 0
     return head + kept.bound * (2 * _VARINT + value)
 

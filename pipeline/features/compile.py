@@ -31,6 +31,7 @@ from pipeline.features.plan import (
     Ring,
     plan_fields,
 )
+from pipeline.features.ranked import ranked_list
 from pipeline.features.repartition import Repartition
 from pipeline.features.size import check_size
 from pipeline.features.stream import EventStream
@@ -187,6 +188,10 @@ class _Compiler:
         if op is FeatureOp.LAST:
             a = self._last(where, aggregation, window, source, mask)
             return _feature(op, a, -1, type_, scale, aggregation.n)
+        if op in {FeatureOp.TOP_K, FeatureOp.QUANTILE}:
+            a = self._ranked(where, aggregation, window, source, mask)
+            made = _feature(op, a, -1, type_, scale, aggregation.n)
+            return dataclasses.replace(made, q=float(aggregation.q) + 0.0)
         if op in {FeatureOp.VAR, FeatureOp.STD}:
             made = _feature(op, self._variance(where, window, source, mask), -1, type_, scale)
             return dataclasses.replace(made, ddof=_ddof(where, aggregation.ddof))
@@ -212,6 +217,14 @@ class _Compiler:
             return self._events(where, window, source, mask)
         horizon = self._last_horizon(aggregation)
         return self._list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon)
+
+    def _ranked(
+        self, where: str, aggregation: Aggregation, window: Window, source: int, mask: int
+    ) -> int:
+        kind = ranked_list(where, aggregation, self.inputs.columns[source][1])
+        if window.keep:
+            return self._events(where, window, source, mask)
+        return self._list(where, kind, window.width, source, mask, aggregation.bound, 0)
 
     def _last_horizon(self, aggregation: Aggregation) -> int:
         """How far back the last values reach; 0 for ever."""

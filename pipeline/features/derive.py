@@ -78,9 +78,8 @@ class Derivation:
             self._evaluate(frame, 0, events, inputs, valid, masks, failed)
         rejected = np.empty(0, dtype=np.int64)
         if self._plan.reject >= 0:
-            rejected = np.flatnonzero(
-                (masks[self._plan.reject] != 0) & (events.reason == Reason.OK)
-            )
+            event = (events.reason == Reason.OK) & (events.tombstones == 0)
+            rejected = np.flatnonzero((masks[self._plan.reject] != 0) & event)
         return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64), rejected)
 
     def _event_fields(self) -> frozenset[str]:

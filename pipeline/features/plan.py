@@ -16,8 +16,11 @@ than the ring is refused by it. Each tile holds one 8-byte cell per accumulator.
 *Lists.* ``distinct`` keeps, per value, the newest tile in which it occurred
 (that is all any window ending at T >= the newest event needs), sorted by value.
 ``last`` keeps the newest n values by (event time, offset). Both are bounded; what a
-full list drops is remembered by its time, and a read that would need it says
-``degraded``. ``ids`` keeps the ids of recent events, by which duplicates are known.
+full list of events drops is remembered by its time, and a read that would need it says
+``degraded``. ``quantile`` and ``top_k`` keep, per tile, how often each value occurred. Full lists
+of values become sketches (:mod:`pipeline.kernels.distinct`, :mod:`pipeline.kernels.counts`), and a
+read that comes from one says ``estimated``. ``ids`` keeps the ids of recent events, by which
+duplicates are known.
 
 *Exact windows.* ``over(W)`` without a slide read at ``T`` covers ``(T - W, T]``. An ``events`` list
 keeps (event time, offset, value) of each event as far back as the longest window that uses it, and
@@ -117,7 +120,9 @@ class ListKind(IntEnum):
     LAST = 1  # entries (event time, offset, value), ascending by (event time, offset)
     EVENTS = 2  # the same, or (event time, offset) without an input; what is dropped is remembered
     DECAYED = 3  # one entry (reference time, weight, sum), or (reference time, weight)
+    COUNTS = 4  # entries (tile, value, count), ascending; beyond the bound buckets of values
     IDS = 5  # as EVENTS, of event ids: an event whose id is there is a duplicate
+    FREQUENT = 6  # as COUNTS; beyond the bound rare values go and the others' error is remembered
 
 
 class FeatureOp(IntEnum):
@@ -136,9 +141,20 @@ class FeatureOp(IntEnum):
     FIRST = 10  # a = FIRST_AT
     DECAYED = 11  # a = list: its sum, or its weight if it has no input
     EWMA = 12  # a = list: sum / weight
+    TOP_K = 13  # a = list; k cells
+    QUANTILE = 14  # a = list; float64 at rank max(1, ceil(q * n))
 
 
-LIST_OPS = frozenset({FeatureOp.DISTINCT, FeatureOp.LAST, FeatureOp.DECAYED, FeatureOp.EWMA})
+LIST_OPS = frozenset(
+    {
+        FeatureOp.DISTINCT,
+        FeatureOp.LAST,
+        FeatureOp.DECAYED,
+        FeatureOp.EWMA,
+        FeatureOp.TOP_K,
+        FeatureOp.QUANTILE,
+    }
+)
 """Features whose ``a`` is a list, not an accumulator."""
 
 
@@ -166,10 +182,10 @@ class Accumulator:
 
 @dataclass(frozen=True, slots=True)
 class ListState:
-    """A bounded list. ``ring`` positions a DISTINCT list; the others have -1 and ``horizon_ns``:
-    an entry not later than newest event time - horizon is dropped (LAST with 0: never; of a DECAYED
-    list it is the half-life). ``input`` is -1 for an EVENTS or DECAYED list that keeps no values;
-    its ``type`` is then INT."""
+    """A bounded list. ``ring`` positions DISTINCT, COUNTS and FREQUENT; the others have -1 and
+    ``horizon_ns``: an entry not later than newest event time - horizon is dropped (LAST with 0:
+    never; of a DECAYED list it is the half-life). ``input`` is -1 for an EVENTS or DECAYED list
+    that keeps no values; its ``type`` is then INT."""
 
     kind: ListKind
     ring: int
@@ -184,11 +200,11 @@ class ListState:
 class Feature:
     """A named output. ``cell`` is its first of ``width`` output cells.
 
-    ``type`` is the type of the input the cells carry; outputs of MEAN, RATIO, VAR, STD, DECAYED and
-    EWMA are float64 whatever it is. DECIMAL outputs are float64: the exact scaled integer over
-    10**scale, rounded once. ``default`` replaces null (NaN: none). ``nulls`` is the accumulator
-    that counts the events which make the feature null (-1: none), ``ddof`` of VAR and STD. Fields
-    at their default are left out of JSON and fingerprint.
+    ``type`` is the type of the input the cells carry; outputs of MEAN, RATIO, VAR, STD, DECAYED,
+    EWMA and QUANTILE are float64 whatever it is. DECIMAL outputs are float64: the exact scaled
+    integer over 10**scale, rounded once. ``default`` replaces null (NaN: none). ``nulls`` is the
+    accumulator that counts the events which make the feature null (-1: none), ``ddof`` is of VAR
+    and STD, ``q`` of QUANTILE. Fields at their default are left out of JSON and fingerprint.
     """
 
     name: str
@@ -205,6 +221,7 @@ class Feature:
     delay_ns: int = 0
     ddof: int = 0
     nulls: int = -1
+    q: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +301,7 @@ class Plan:
                         f.window_ns,
                         f.slide_ns,
                         f.a,
-                        f.b,
+                        f.b if f.op is not FeatureOp.QUANTILE else _bits(f.q),
                         f.cell,
                         f.width,
                         f.type,
@@ -332,8 +349,8 @@ class PlanTables:
     ``rings``         int64[r, 4]  width_ns, tiles, first accumulator, end accumulator
     ``accumulators``  int64[a, 4]  ring, op, input, mask
     ``lists``         int64[l, 7]  kind, ring, input, mask, bound, horizon_ns, type
-    ``features``      int64[f, 12] op, window_ns, slide_ns, a, b, cell, width, type, scale,
-                      delay_ns, ddof, nulls
+    ``features``      int64[f, 12] op, window_ns, slide_ns, a, b (of a QUANTILE: the bits of q),
+                      cell, width, type, scale, delay_ns, ddof, nulls
     ``defaults``      float64[f]
     """
 
@@ -345,6 +362,10 @@ class PlanTables:
     ttl_ns: int
     filter: int
     fingerprint: np.uint64
+
+
+def _bits(value: float) -> int:
+    return int(np.float64(value).view(np.int64))
 
 
 def _table(rows: list[tuple[int, ...]], width: int) -> I64:

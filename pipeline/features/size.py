@@ -1,9 +1,9 @@
-"""How large a row of a plan can get."""
+"""How large a row of a plan can become."""
 
 from __future__ import annotations
 
 from pipeline.errors import DefinitionError
-from pipeline.features.plan import Plan
+from pipeline.features.plan import ListKind, ListState, Plan
 
 __all__ = ["MAX_ROW_WORDS", "check_size"]
 
@@ -12,7 +12,7 @@ MAX_ROW_WORDS = 1 << 21  # 16 MiB: what a worker sets aside, twice, per view and
 
 def check_size(plan: Plan) -> None:
     """:class:`DefinitionError` if the largest row would not be one that is read at every event."""
-    words = sum(state.bound * 3 for state in plan.lists)
+    words = sum(_list_words(plan, state) for state in plan.lists)
     for number, ring in enumerate(plan.rings):
         words += ring.tiles * (1 + sum(a.ring == number for a in plan.accumulators))
     if words > MAX_ROW_WORDS:
@@ -21,3 +21,10 @@ def check_size(plan: Plan) -> None:
             f"a full row would take {words * 8 >> 20} MiB (at most {MAX_ROW_WORDS * 8 >> 20}): "
             "choose longer slides, smaller bounds, or several views",
         )
+
+
+def _list_words(plan: Plan, state: ListState) -> int:
+    """What a full list takes in memory: tiles have three words, their entries two."""
+    if state.kind in {ListKind.COUNTS, ListKind.FREQUENT}:
+        return 3 * plan.rings[state.ring].tiles + 2 * state.bound
+    return 3 * state.bound

@@ -16,6 +16,7 @@ MAX_TILES = (
     20_000  # per ring: a row read touches every tile, and a full ring must stay a value of Redis
 )
 MAX_BOUND = 65_536
+BOUNDED = {FeatureOp.DISTINCT, FeatureOp.TOP_K, FeatureOp.QUANTILE}  # by an argument of their own
 EVENTS_KEPT = 4096  # by an exact window that does not say
 FOREVER = 2**63 - 1  # the horizon of a list that no time makes forget
 
@@ -105,8 +106,9 @@ def _exact(where: str, aggregation: Aggregation) -> Window:
             raise DefinitionError(f"{where}.bound", "last() keeps its n values: leave it out")
         return Window()
     if keep is None:
-        keep = aggregation.bound if op is FeatureOp.DISTINCT else EVENTS_KEPT
+        keep = aggregation.bound if op in BOUNDED else EVENTS_KEPT
     if not max(1, aggregation.n) <= keep <= MAX_BOUND:
-        least = f"{aggregation.n}, which is n," if aggregation.n > 1 else "1"
+        name = "k" if op is FeatureOp.TOP_K else "n"
+        least = f"{aggregation.n}, which is {name}," if aggregation.n > 1 else "1"
         raise DefinitionError(f"{where}.bound", f"must be {least} to {MAX_BOUND}")
     return Window(keep=keep, horizon=aggregation.window_ns + aggregation.delay_ns)

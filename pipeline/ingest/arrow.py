@@ -151,7 +151,9 @@ class ArrowDecoder:
         keys = entity_keys(events, self._envelope.key)
         target = np.empty(n, dtype=np.int32)
         partition_of(keys.keys, keys.offsets, self._envelope.partitions, target)
-        reason[~bad & (target != batch.source.partition)] = Reason.MISROUTED
+        reason[~bad & (target != batch.source.partition % self._envelope.partitions)] = (
+            Reason.MISROUTED
+        )
         reason[~bad & (keys.valid == 0)] = Reason.NO_KEY
         given = batch.key_offsets - batch.key_offsets[0] + keys.offsets[-1]
         offsets = np.concatenate([keys.offsets, given[1:]])

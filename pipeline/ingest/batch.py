@@ -172,11 +172,11 @@ class EventBatch:
     ``event_time``  int64[n], ns since the Unix epoch
     ``reason``      uint8[n], a :class:`Reason`
     ``fields``      field name -> its contract field; for conversions, kernels need none
-    ``message``     where a message holds many rows: int64[n], the offset of each row's message.
-                    ``binary`` has a record a row then, whose offset is the row's place in the
-                    order of events, not one of the log
-    ``origin``      for rows of a repartition topic, whose messages hold many too. The offsets of
-                    ``binary`` are that of the message times 2**20 plus the row's number in it
+    ``origin``      for rows of a repartition topic: a message there holds many. ``binary`` then
+                    has a record a row: its key, the source's broker time, and as its offset the
+                    one of the message times 2**20 plus the row's number in it
+    ``message``     for rows of a source topic whose messages hold many: int64[n], the offset of
+                    each row's message; the offset in ``binary`` is made of it in the same way
     """
 
     binary: BinaryBatch
@@ -186,8 +186,8 @@ class EventBatch:
     event_time: I64
     reason: U8
     fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
-    message: I64 | None = None
     origin: Origin | None = None
+    message: I64 | None = None
 
     def __len__(self) -> int:
         return len(self.reason)
@@ -209,7 +209,7 @@ class EventBatch:
         """Offset in the log after the batch (0 for an empty one)."""
         if self.origin is not None:
             return self.origin.next_offset
-        return int(self.log_offsets[-1]) + 1 if len(self.log_offsets) else 0
+        return int(self.log_offsets[-1]) + 1 if len(self) else 0
 
     @property
     def tombstones(self) -> U8:

@@ -88,8 +88,8 @@ def dead_letters(
 ) -> list[tuple[bytes, bytes]]:
     """(key, value) of one message for each reject, in offset order.
 
-    ``view`` is the view (or repartition topic) that alone refused them; ``origin`` and ``message``
-    those of an :class:`~pipeline.ingest.batch.EventBatch`.
+    ``view`` is the view (or repartition topic) that alone refused them; ``origin`` and
+    ``message`` are those of an :class:`~pipeline.ingest.batch.EventBatch`.
     """
     return [
         _letter(batch, index, Reason(reason).name.lower(), view, topic_id, origin, message)
@@ -101,17 +101,18 @@ def _letter(
     batch: BinaryBatch, i: int, reason: str, view: str | None, topic_id: str,
     origin: Origin | None, message: npt.NDArray[np.int64] | None,
 ) -> tuple[bytes, bytes]:  # fmt: skip
-    size, row = int(batch.value_size[i]), 0
+    row = 0
+    size = int(batch.value_size[i])
     topic, partition, offset = batch.source.topic, batch.source.partition, int(batch.offsets[i])
-    if message is not None:
-        offset = int(message[i])
-        row = i - int(np.searchsorted(message, offset))
     if origin is not None:
         offset = int(origin.message[i])
         if origin.topic[i] >= 0:
             place = int(origin.topic[i])
             topic, topic_id = origin.topics[place], origin.topic_ids[place]
             partition, offset = int(origin.partition[i]), int(origin.offset[i])
+    elif message is not None:
+        offset = int(message[i])
+        row = i - int(np.searchsorted(message, offset))
     first, last = int(batch.value_offsets[i]), int(batch.value_offsets[i + 1])
     body = batch.payload[first : min(last, first + MAX_BODY_BYTES)].tobytes()
     absent = bool(batch.value_null[i]) or last - first < size

@@ -6,10 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.arena import has_room
+from pipeline.kernels.counts import add_counted
 from pipeline.kernels.decay import add_decayed
+from pipeline.kernels.distinct import add_distinct
 from pipeline.kernels.events import add_event, event_words
 from pipeline.kernels.finalize import finalize_row
-from pipeline.kernels.ids import came_before, ids_list
+from pipeline.kernels.ids import add_id, came_before, ids_list
 from pipeline.kernels.integers import minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
@@ -24,7 +26,6 @@ from pipeline.kernels.lists import (
     LIST_KIND,
     LIST_RING,
     LIST_TYPE,
-    add_distinct,
     add_last,
     one_zero,
     takes_value,
@@ -128,7 +129,7 @@ def _joins(
         joined[r] = 1 if joins else 0
         some = some or joins
     for i in range(len(lists)):
-        if lists[i, LIST_KIND] == DISTINCT:
+        if lists[i, LIST_RING] >= 0:
             joined[len(rings) + i] = joined[lists[i, LIST_RING]]
             continue
         horizon = lists[i, LIST_HORIZON]
@@ -212,7 +213,13 @@ def _include(
             continue
         source = lists[i, LIST_INPUT]
         value = values[source] if source >= 0 else np.int64(0)
-        if lists[i, LIST_KIND] in (EVENTS, IDS):
+        if lists[i, LIST_KIND] == IDS:
+            add_id(
+                arena, heads, slots, slot, s, evicted + i, lists[i, LIST_BOUND],
+                minus(newest, lists[i, LIST_HORIZON]), time, offset, value,
+            )  # fmt: skip
+            continue
+        if lists[i, LIST_KIND] == EVENTS:
             add_event(
                 arena, heads, slots, slot, s, evicted + i, lists[i, LIST_BOUND],
                 minus(newest, lists[i, LIST_HORIZON]), event_words(lists, i), time, offset, value,
@@ -225,10 +232,14 @@ def _include(
             add_last(arena, heads, slots, slot, s, lists[i, LIST_BOUND], time, offset, value)
             continue
         ring = lists[i, LIST_RING]
-        add_distinct(
-            arena, heads, slots, slot, s, evicted + i, lists[i, LIST_BOUND], lists[i, LIST_TYPE],
-            value, tile_of(time, rings[ring, RING_WIDTH]), first_held(rings, ring, newest),
-        )  # fmt: skip
+        tile, first = tile_of(time, rings[ring, RING_WIDTH]), first_held(rings, ring, newest)
+        if lists[i, LIST_KIND] == DISTINCT:
+            add_distinct(
+                arena, heads, slots, slot, s, evicted + i, lists[i, LIST_BOUND],
+                lists[i, LIST_TYPE], value, tile, first, tile_of(newest, rings[ring, RING_WIDTH]),
+            )  # fmt: skip
+        else:
+            add_counted(arena, heads, slots, slot, s, evicted + i, lists, i, value, tile, first)
 
 
 @inlined

@@ -39,11 +39,14 @@ __all__ = [
     "OP_MAX",
     "OP_MEAN",
     "OP_MIN",
+    "OP_QUANTILE",
     "OP_RATIO",
     "OP_STD",
     "OP_SUM",
+    "OP_TOP_K",
     "OP_VAR",
     "S_DEGRADED",
+    "S_ESTIMATED",
     "S_EXPIRED",
     "S_MISSING",
     "S_PRESENT",
@@ -63,9 +66,9 @@ I64 = npt.NDArray[np.int64]
     F_OP, F_WINDOW, F_SLIDE, F_A, F_B, F_CELL, F_WIDTH, F_TYPE, F_SCALE, F_DELAY, F_DDOF, F_NULLS,
 ) = range(12)  # fmt: skip
 OP_COUNT, OP_SUM, OP_MEAN, OP_MIN, OP_MAX, OP_RATIO, OP_DISTINCT, OP_LAST = range(8)
-OP_VAR, OP_STD, OP_FIRST, OP_DECAYED, OP_EWMA = range(8, 13)
+OP_VAR, OP_STD, OP_FIRST, OP_DECAYED, OP_EWMA, OP_TOP_K, OP_QUANTILE = range(8, 15)
 INT, FLOAT, DECIMAL = range(3)
-S_PRESENT, S_MISSING, S_EXPIRED, S_STALE, S_DEGRADED = range(5)
+S_PRESENT, S_MISSING, S_EXPIRED, S_STALE, S_DEGRADED, S_ESTIMATED = range(6)
 OPEN = 2**63 - 1  # the end of a window that goes up to the newest event
 
 
@@ -115,7 +118,7 @@ def unscaled(value: float, scale: Int) -> float:
 def fill(feature: I64, default: float, cells: I64, valid: U8, k: Int) -> None:
     """A null cell, or the default if there is one."""
     op, type_ = feature[F_OP], feature[F_TYPE]
-    real = op in (OP_MEAN, OP_RATIO, OP_EWMA) or type_ in (FLOAT, DECIMAL)
+    real = op in (OP_MEAN, OP_RATIO, OP_EWMA, OP_QUANTILE) or type_ in (FLOAT, DECIMAL)
     valid[k] = 0 if np.isnan(default) else 1
     if np.isnan(default):
         cells[k] = 0

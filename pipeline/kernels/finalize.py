@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pipeline.kernels.combine import combine, first_tile, kept_all, nulls_of
 from pipeline.kernels.decay import decayed_value
+from pipeline.kernels.distinct import COUNTED_AS, LOST, count_values
 from pipeline.kernels.events import any_dropped, count_distinct, events_between
 from pipeline.kernels.feature import (
     DECIMAL,
@@ -30,10 +31,13 @@ from pipeline.kernels.feature import (
     OP_FIRST,
     OP_LAST,
     OP_MEAN,
+    OP_QUANTILE,
     OP_RATIO,
     OP_STD,
+    OP_TOP_K,
     OP_VAR,
     S_DEGRADED,
+    S_ESTIMATED,
     S_EXPIRED,
     S_MISSING,
     S_PRESENT,
@@ -47,7 +51,8 @@ from pipeline.kernels.grouped import first_value, variance
 from pipeline.kernels.integers import OVERFLOW, divide_scaled, minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import EVENTS, LIST_HORIZON, LIST_KIND, LIST_RING
-from pipeline.kernels.table import EVENT_TIME, LOADED, NOTHING, PRESENT, SECTION, STATE
+from pipeline.kernels.ranked import quantile, top_k
+from pipeline.kernels.table import EVENT_TIME, LOADED, PRESENT, SECTION, STATE
 from pipeline.kernels.tiles import (
     ACC_OP,
     COUNT,
@@ -129,7 +134,7 @@ def _distinct(
     slots: I64, arena: I64, slot: Int, rings: I64, lists: I64, feature: I64,
     start: Int, end: Int, scratch: I64, cells: I64, valid: U8,
 ) -> Int:  # fmt: skip
-    """Number of values seen after ``start``; DEGRADED if the list dropped one that was."""
+    """Number of values seen after ``start``; ESTIMATED where the list holds a sample of them."""
     i = feature[F_A]
     if lists[i, LIST_KIND] == EVENTS:
         cells[feature[F_CELL]] = count_distinct(slots, arena, slot, lists, i, start, end, scratch)
@@ -140,14 +145,13 @@ def _distinct(
     tile = first_tile(
         start, slots[slot, EVENT_TIME], rings[ring, RING_WIDTH], rings[ring, RING_TILES]
     )
-    block, n = slots[slot, at], np.int64(0)
-    for e in range(slots[slot, at + 1]):
-        if arena[block + 2 * e + 1] >= tile:
-            n += 1
+    evicted = slots.shape[1] - len(lists) + i
+    n, found = count_values(slots, arena, slot, at, evicted, tile)
     cells[feature[F_CELL]] = n
     valid[feature[F_CELL]] = 1
-    evicted = slots[slot, slots.shape[1] - len(lists) + i]
-    return S_DEGRADED if evicted >= tile and evicted != NOTHING else S_PRESENT
+    if found == COUNTED_AS:
+        return S_PRESENT
+    return S_DEGRADED if found == LOST else S_ESTIMATED
 
 
 @inlined
@@ -207,6 +211,14 @@ def _feature(
         return first_value(
             slots, arena, slot, rings, accumulators, lists, feature, start, end, cells, valid
         )
+    if op == OP_QUANTILE:
+        return quantile(
+            slots, arena, slot, rings, lists, feature, default, start, end, scratch, cells, valid
+        )
+    if op == OP_TOP_K:
+        return top_k(
+            slots, arena, slot, rings, lists, feature, default, start, end, scratch, cells, valid
+        )
     if op in (OP_DECAYED, OP_EWMA):
         return decayed_value(slots, arena, slot, rings, lists, feature, default, at, cells, valid)
     return _aggregate(
@@ -253,7 +265,8 @@ def finalize_row(
             nulls, kept = nulls_of(
                 slots, arena, slot, rings, accumulators, lists, feature, start, end, at
             )
-            code = max(code, kept)
+            if kept != S_PRESENT:
+                code = kept
             if nulls != 0:
                 code = np.int64(S_PRESENT)
                 for k in range(feature[F_CELL], feature[F_CELL] + feature[F_WIDTH]):

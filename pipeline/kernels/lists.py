@@ -1,10 +1,9 @@
-"""Bounded lists: the distinct values of a ring, and the last values by (time, offset).
+"""Bounded lists: what they have in common, and the last values by (time, offset).
 
-A DISTINCT section holds entries ``[value, newest tile]`` ascending by value; entries older than
-the ring may linger, never count, and go before anything else does when the list is full.
 A LAST section holds ``[time, offset, value]`` ascending by (time, offset). EVENTS sections are in
-:mod:`pipeline.kernels.events`, IDS sections in :mod:`pipeline.kernels.ids`, DECAYED ones in
-:mod:`pipeline.kernels.decay`.
+:mod:`pipeline.kernels.events`, IDS in :mod:`pipeline.kernels.ids`, DECAYED in
+:mod:`pipeline.kernels.decay`, DISTINCT in :mod:`pipeline.kernels.distinct`, COUNTS and FREQUENT in
+:mod:`pipeline.kernels.counts`.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ import numpy.typing as npt
 
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.table import SECTION
-from pipeline.kernels.tiles import grow, lower_bound
+from pipeline.kernels.tiles import grow
 
 __all__ = [
+    "COUNTS",
     "DECAYED",
     "DISTINCT",
-    "DISTINCT_WORDS",
     "EVENTS",
+    "FREQUENT",
     "IDS",
     "LAST",
     "LAST_WORDS",
@@ -31,7 +31,6 @@ __all__ = [
     "LIST_MASK",
     "LIST_RING",
     "LIST_TYPE",
-    "add_distinct",
     "add_last",
     "one_zero",
     "takes_value",
@@ -49,9 +48,7 @@ I64 = npt.NDArray[np.int64]
     LIST_HORIZON,
     LIST_TYPE,
 ) = range(7)
-DISTINCT, LAST, EVENTS, DECAYED = range(4)
-IDS = 5
-DISTINCT_WORDS = 2
+DISTINCT, LAST, EVENTS, DECAYED, COUNTS, IDS, FREQUENT = range(7)
 LAST_WORDS = 3
 _MINUS_ZERO = -(2**63)
 _FLOAT = 1
@@ -74,85 +71,6 @@ def one_zero(bits: Int, kind: Int) -> Int:
 def _remove(arena: I64, block: Int, count: Int, entry: Int, i: Int) -> None:
     for k in range(block + i * entry, block + (count - 1) * entry):
         arena[k] = arena[k + entry]
-
-
-@inlined
-def _purge(arena: I64, block: Int, count: Int, first_tile: Int) -> Int:
-    """Drop the entries before ``first_tile``; returns how many are left."""
-    kept = np.int64(0)
-    for i in range(count):
-        tile = arena[block + 2 * i + 1]
-        if tile >= first_tile:
-            arena[block + 2 * kept] = arena[block + 2 * i]
-            arena[block + 2 * kept + 1] = tile
-            kept += 1
-    return kept
-
-
-@inlined
-def _oldest(arena: I64, block: Int, count: Int) -> Int:
-    """The entry with the oldest tile, on ties with the smallest value."""
-    best = np.int64(0)
-    for i in range(1, count):
-        if arena[block + 2 * i + 1] < arena[block + 2 * best + 1]:
-            best = np.int64(i)
-    return best
-
-
-@bare
-def _yield_place(
-    arena: I64, slots: I64, slot: Int, at: Int, evicted: Int, value: Int, tile: Int, first_tile: Int
-) -> bool:
-    """Make place in a full DISTINCT list; False if the new entry is itself the one to drop."""
-    block, count = slots[slot, at], slots[slot, at + 1]
-    oldest = _oldest(arena, block, count)
-    dropped = arena[block + 2 * oldest + 1]
-    if dropped < first_tile:
-        slots[slot, at + 1] = _purge(arena, block, count, first_tile)
-        return True
-    if tile < dropped or (tile == dropped and value < arena[block + 2 * oldest]):
-        slots[slot, evicted] = max(slots[slot, evicted], tile)
-        return False
-    slots[slot, evicted] = max(slots[slot, evicted], dropped)
-    _remove(arena, block, count, 2, oldest)
-    slots[slot, at + 1] = count - 1
-    return True
-
-
-@bare
-def add_distinct(
-    arena: I64, heads: I64, slots: I64, slot: Int, section: Int, evicted: Int,
-    bound: Int, kind: Int, raw: Int, tile: Int, first_tile: Int,
-) -> None:  # fmt: skip
-    """Note that value ``raw`` (of cell type ``kind``) occurred in ``tile``.
-
-    ``evicted`` is the slot's column of the newest dropped tile. O(log n) for a known value, O(n)
-    for a new one.
-    """
-    value = one_zero(raw, kind)
-    at = SECTION + 3 * section
-    block, count = slots[slot, at], slots[slot, at + 1]
-    if block < 0:
-        block = grow(arena, heads, slots, slot, at, 8)
-        count = np.int64(0)
-        slots[slot, at + 1] = count
-    i = lower_bound(arena, block, count, 2, 0, value)
-    if i < count and arena[block + 2 * i] == value:
-        if arena[block + 2 * i + 1] < tile:
-            arena[block + 2 * i + 1] = tile
-        return
-    if count >= bound:
-        if not _yield_place(arena, slots, slot, at, evicted, value, tile, first_tile):
-            return
-        count = slots[slot, at + 1]
-        i = lower_bound(arena, block, count, 2, 0, value)
-    if (count + 1) * 2 > 1 << slots[slot, at + 2]:
-        block = grow(arena, heads, slots, slot, at, (count + 1) * 2)
-    for k in range(block + 2 * count - 1, block + 2 * i - 1, -1):
-        arena[k + 2] = arena[k]
-    arena[block + 2 * i] = value
-    arena[block + 2 * i + 1] = tile
-    slots[slot, at + 1] = count + 1
 
 
 @bare

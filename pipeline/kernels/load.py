@@ -11,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.arena import allocate, has_room, release, size_class
+from pipeline.kernels.countrows import load_counts
 from pipeline.kernels.decay import load_decayed
+from pipeline.kernels.distinct import load_distinct
 from pipeline.kernels.events import event_words
 from pipeline.kernels.groups import group_holds
 from pipeline.kernels.header import BODY, OK, blank_header, check_header, read_header
+from pipeline.kernels.ids import index_ids
 from pipeline.kernels.integers import add_wrapping, minus
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
@@ -155,40 +158,21 @@ def _load_evicted(data: U8, at: Int, end: Int) -> tuple[Int, Int]:
 
 
 @bare
-def _load_distinct(
+def _load_by_tile(
     arena: I64, heads: I64, slots: I64, slot: Int, rings: I64, lists: I64, i: Int,
     newest: Int, data: U8, at: Int, end: Int,
 ) -> Int:  # fmt: skip
-    """Position after the list, -1 where it is malformed."""
-    ring, kind = lists[i, LIST_RING], lists[i, LIST_TYPE]
-    count, at = read_varint(data, at, end)
-    if at < 0 or count < 0 or count > lists[i, LIST_BOUND] or count > end - at:
-        return np.int64(-1)
-    evicted, at = _load_evicted(data, at, end)
-    held, newest_tile = first_held(rings, ring, newest), tile_of(newest, rings[ring, RING_WIDTH])
-    if at < 0 or (evicted != NOTHING and (evicted < held or evicted > newest_tile)):
-        return np.int64(-1)
-    slots[slot, slots.shape[1] - len(lists) + i] = evicted
-    if count == 0:
-        return at
-    block = _new_block(arena, heads, slots, slot, SECTION + 3 * (len(rings) + i), count, 2)
-    value = np.int64(0)
-    for k in range(count):
-        bits, at = read_varint(data, at, end)
-        if at < 0:
-            return np.int64(-1)
-        following = unzigzag(bits) if k == 0 else add_wrapping(value, bits)
-        if k > 0 and following <= value:
-            return np.int64(-1)
-        value = following
-        if kind == _FLOAT and (value == _MINUS_ZERO or is_nan(value)):
-            return np.int64(-1)
-        age, at = read_varint(data, at, end)
-        if at < 0 or age < 0 or age > minus(newest_tile, held):
-            return np.int64(-1)
-        arena[block + 2 * k] = value
-        arena[block + 2 * k + 1] = newest_tile - age
-    return at
+    """Position after a list that goes by the tiles of a ring, -1 where it is malformed."""
+    ring = lists[i, LIST_RING]
+    tile, held = tile_of(newest, rings[ring, RING_WIDTH]), first_held(rings, ring, newest)
+    section, evicted = len(rings) + i, slots.shape[1] - len(lists) + i
+    if lists[i, LIST_KIND] == DISTINCT:
+        return load_distinct(
+            arena, heads, slots, slot, section, evicted, lists, i, tile, held, data, at, end
+        )
+    return load_counts(
+        arena, heads, slots, slot, section, evicted, lists, i, tile, held, data, at, end
+    )
 
 
 @bare
@@ -295,12 +279,14 @@ def _load_body(
                 arena, heads, slots, slot, ring, rings, accumulators, newest, data, at, end
             )
     for i in range(len(lists)):
-        if at >= 0 and lists[i, LIST_KIND] == DISTINCT:
-            at = _load_distinct(arena, heads, slots, slot, rings, lists, i, newest, data, at, end)
+        if at >= 0 and lists[i, LIST_RING] >= 0:
+            at = _load_by_tile(arena, heads, slots, slot, rings, lists, i, newest, data, at, end)
         elif at >= 0 and lists[i, LIST_KIND] in (EVENTS, IDS):
             at = _load_events(
                 arena, heads, slots, slot, rings, lists, i, newest, offset, data, at, end
             )
+            if lists[i, LIST_KIND] == IDS:
+                index_ids(arena, heads, slots, slot, len(rings) + i)
         elif at >= 0 and lists[i, LIST_KIND] == DECAYED:
             column = SECTION + 3 * (len(rings) + i)
             at = load_decayed(arena, heads, slots, slot, lists, i, column, newest, data, at, end)

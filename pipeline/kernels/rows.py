@@ -5,15 +5,19 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.kernels.countrows import encode_counts
 from pipeline.kernels.decay import encode_decayed
+from pipeline.kernels.distinct import MAX_STEPS, encode_distinct
 from pipeline.kernels.events import event_words, first_counted
 from pipeline.kernels.header import LONGEST_HEADER, has_row, seal, write_header
 from pipeline.kernels.integers import minus, subtract_wrapping
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
+    COUNTS,
     DECAYED,
     DISTINCT,
     EVENTS,
+    FREQUENT,
     IDS,
     LIST_BOUND,
     LIST_HORIZON,
@@ -60,14 +64,18 @@ def first_held(rings: I64, ring: Int, newest: Int) -> Int:
 
 
 @inlined
-def _bound(slots: I64, slot: Int, sections: Int, rings: I64) -> Int:
+def _bound(slots: I64, slot: Int, rings: I64, lists: I64) -> Int:
     """Bytes that the row can take at most."""
     size = np.int64(LONGEST_HEADER)
-    for s in range(sections):
+    for s in range(len(rings) + len(lists)):
         words = np.int64(3)
         if s < len(rings):
             words = 1 + rings[s, RING_END] - rings[s, RING_FIRST]
-        size += 24 + 10 * words * slots[slot, SECTION + 3 * s + 1]
+        elif lists[s - len(rings), LIST_KIND] in (COUNTS, FREQUENT):
+            words = np.int64(1)
+        elif lists[s - len(rings), LIST_KIND] == DISTINCT:
+            size += 10 * MAX_STEPS
+        size += 32 + 10 * words * slots[slot, SECTION + 3 * s + 1]
     return size
 
 
@@ -98,32 +106,6 @@ def _encode_ring(
                 at = write_word(out, at, cell)
             else:
                 at = write_varint(out, at, zigzag(cell))
-    return at
-
-
-@inlined
-def _encode_distinct(
-    slots: I64, arena: I64, slot: Int, column: Int, evicted: Int, newest: Int, held: Int,
-    out: U8, at: Int,
-) -> Int:  # fmt: skip
-    block, count, live = slots[slot, column], slots[slot, column + 1], np.int64(0)
-    for i in range(count):
-        live += 1 if arena[block + 2 * i + 1] >= held else 0
-    at = write_varint(out, at, live)
-    if evicted < held or evicted == NOTHING:
-        at = write_varint(out, at, np.int64(0))
-    else:
-        at = write_varint(out, at, np.int64(1))
-        at = write_varint(out, at, zigzag(evicted))
-    first = True
-    before: Int = np.int64(0)
-    for i in range(count):
-        value, tile = arena[block + 2 * i], arena[block + 2 * i + 1]
-        if tile < held:
-            continue
-        at = write_varint(out, at, zigzag(value) if first else subtract_wrapping(value, before))
-        at = write_varint(out, at, newest - tile)
-        first, before = False, value
     return at
 
 
@@ -196,13 +178,15 @@ def _encode_row(
     evicted = slots.shape[1] - len(lists)
     for i in range(len(lists)):
         column = SECTION + 3 * (len(rings) + i)
+        ring, time = lists[i, LIST_RING], slots[slot, EVENT_TIME]
         if lists[i, LIST_KIND] == DISTINCT:
-            ring = lists[i, LIST_RING]
-            time = slots[slot, EVENT_TIME]
-            at = _encode_distinct(
-                slots, arena, slot, column, slots[slot, evicted + i],
-                tile_of(time, rings[ring, RING_WIDTH]), first_held(rings, ring, time), out, at,
+            at = encode_distinct(
+                slots, arena, slot, column, evicted + i, tile_of(time, rings[ring, RING_WIDTH]),
+                first_held(rings, ring, time), out, at,
             )  # fmt: skip
+        elif ring >= 0:
+            held = first_held(rings, ring, time)
+            at = encode_counts(slots, arena, slot, column, evicted + i, held, out, at)
         elif lists[i, LIST_KIND] in (EVENTS, IDS):
             at = _encode_events(
                 slots, arena, slot, lists, i, column, slots[slot, evicted + i], out, at
@@ -229,11 +213,10 @@ def encode_slots(
     becomes clean and gets one more FLIGHT. Returns the position it stopped at, for lack of room, or
     n.
     """
-    sections = len(rings) + len(lists)
     for i in range(first, len(chosen)):
         slot, at = chosen[i], offsets[i]
         if has_row(slots, slot):
-            if at + _bound(slots, slot, sections, rings) > len(out):
+            if at + _bound(slots, slot, rings, lists) > len(out):
                 return i
             at = _encode_row(slots, arena, slot, rings, accumulators, lists, layout_hash, out, at)
         offsets[i + 1] = at

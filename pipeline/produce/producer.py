@@ -34,8 +34,9 @@ class EventProducer:
     ``rate``         events per second, None for as fast as the broker takes them
     ``on_progress``  called with the number of events handed over so far
 
-    Values are JSON; keys as :mod:`pipeline.ingest.entity` says, partitioned as Java's clients do. A
-    uuid is text, ``uuid.UUID`` or 16 bytes, bytes are ``bytes``, written as base64. Delivery
+    Values are JSON: there is no producer of the other formats that streams can read. Keys are as
+    :mod:`pipeline.ingest.entity` says, partitioned as Java's clients do. A uuid is text,
+    ``uuid.UUID`` or 16 bytes, bytes are ``bytes``, written as base64. Delivery
     is idempotent with acks=all and in order per key. Leaving a ``with`` block flushes.
     """
 
@@ -132,6 +133,11 @@ def _target(
     stream: EventStream | Contract, topic: str | None, key: str | Sequence[str] | None
 ) -> tuple[Contract, str, tuple[str, ...]]:
     if isinstance(stream, EventStream):
+        if stream.format != "json":
+            raise DefinitionError(
+                f"EventProducer({stream.topic!r}).stream",
+                f"is of {stream.format}, but a producer writes json",
+            )
         topic, key = topic or stream.topic, key or stream.key
         stream = stream.schema
     if topic is None or key is None:

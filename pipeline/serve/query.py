@@ -12,8 +12,8 @@ Layout of the table that :meth:`Query.read` returns, a row per key in the order 
     <view>__source_offset  offset of the last event in the row
     <view>__partition      partition of the source topic that the key belongs to
 
-A status is one of present, missing, expired, stale, degraded (dictionary-encoded strings). The
-features of a stored row that fails its checks are null and degraded.
+A status is one of present, missing, expired, stale, degraded, estimated (dictionary-encoded
+strings). The features of a stored row that fails its checks are null and degraded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pipeline.serve.entity import EntityKeys, KeyColumn, encode_keys, key_column
 from pipeline.serve.names import AskedView, Selection, select
 from pipeline.state.batch import Finalized
 from pipeline.state.columns import feature_columns, feature_matrix
-from pipeline.state.status import Status
+from pipeline.state.status import Status, worst
 from pipeline.state.table import StateTable
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Fetched, RowRead, Store
@@ -301,7 +301,7 @@ def _nanoseconds(span: timedelta) -> int:
 
 
 def _mark_stale(answer: _Answer, markers: Mapping[int, Marker | None], horizon_ms: int) -> None:
-    """Statuses of rows whose partition was not read up to ``horizon_ms`` become stale at least."""
+    """Statuses of rows whose partition was not read up to ``horizon_ms`` are stale, or worse."""
     behind = [
         number
         for number, marker in markers.items()
@@ -309,7 +309,8 @@ def _mark_stale(answer: _Answer, markers: Mapping[int, Marker | None], horizon_m
     ]
     if behind:
         rows = np.isin(answer.partition, behind)
-        answer.status[rows] = np.maximum(answer.status[rows], Status.STALE)
+        marked = answer.status[rows]
+        answer.status[rows] = worst(np.stack([marked, np.full_like(marked, Status.STALE)]), axis=0)
 
 
 def _status_column(codes: U8) -> Any:
@@ -331,7 +332,7 @@ def _view_columns(name: str, answer: _Answer, time_ns: Times) -> dict[str, Any]:
         return pa.Array.from_buffers(type_, len(values), [known, data])
 
     return {
-        f"{name}__status": _status_column(answer.status.max(axis=1)),
+        f"{name}__status": _status_column(worst(answer.status, axis=1)),
         f"{name}__event_time": column(answer.event_time, pa.timestamp("ns", "UTC")),
         f"{name}__age": column(age, pa.duration("ns")),
         f"{name}__source_offset": column(answer.source_offset, pa.int64()),

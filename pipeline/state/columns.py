@@ -30,12 +30,13 @@ FLOAT_OPS = {
     FeatureOp.STD,
     FeatureOp.DECAYED,
     FeatureOp.EWMA,
+    FeatureOp.QUANTILE,
 }
 INT_OPS = {FeatureOp.COUNT, FeatureOp.DISTINCT}
 
 
 def feature_type(feature: Feature) -> Arrow:
-    """Arrow type of a feature; a list of it for ``last(n > 1)``."""
+    """Arrow type of a feature; a list of it for ``last(n > 1)`` and ``top_k(k > 1)``."""
     if feature.op in FLOAT_OPS:
         return pa.float64()
     if feature.op in INT_OPS:
@@ -49,8 +50,8 @@ def feature_type(feature: Feature) -> Arrow:
 def feature_columns(plan: Plan, cells: I64, valid: U8, names: Sequence[str]) -> list[Arrow]:
     """Arrow arrays of the named features.
 
-    ``cells`` int64[n, C] bit patterns, ``valid`` uint8[n, C]. A list holds its valid cells, newest
-    first; it is null where the first cell is.
+    ``cells`` int64[n, C] bit patterns, ``valid`` uint8[n, C]. A list holds its valid cells, the
+    newest or most frequent first; it is null where the first cell is.
     """
     by_name = {feature.name: feature for feature in plan.features}
     scalars = _Scalars(cells, valid)

@@ -17,7 +17,7 @@ from pipeline.kernels.table import (
 )
 from pipeline.state.batch import Leaving
 
-__all__ = ["leaving"]
+__all__ = ["Leaving", "leaving"]
 
 
 def leaving(slots: npt.NDArray[np.int64], keys: npt.NDArray[np.uint8]) -> Leaving:

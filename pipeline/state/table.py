@@ -8,13 +8,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.features.plan import CellType, ListKind, Plan
+from pipeline.features.plan import CellType, Plan
 from pipeline.kernels import apply as applying
-from pipeline.kernels.arena import HEADS, LIVE, TOP, size_class
+from pipeline.kernels.arena import HEADS, LIVE, TOP
 from pipeline.kernels.evict import compact_arena, evict_slots, evictable, settle_slots
 from pipeline.kernels.finalize import finalize_slots
 from pipeline.kernels.hash import hash_keys
-from pipeline.kernels.lists import DISTINCT_WORDS, LAST_WORDS
 from pipeline.kernels.load import load_slots
 from pipeline.kernels.rows import encode_slots
 from pipeline.kernels.table import (
@@ -36,7 +35,6 @@ from pipeline.kernels.table import (
     find_slots,
     rebuild_index,
 )
-from pipeline.kernels.tiles import spacious
 from pipeline.kernels.watch import apply_watched
 from pipeline.state.arrays import empty, flags, grown, plain
 from pipeline.state.batch import (
@@ -49,6 +47,7 @@ from pipeline.state.batch import (
     TriggerTables,
 )
 from pipeline.state.leaving import leaving
+from pipeline.state.room import scratch_needed, words_needed
 from pipeline.state.watch import Watch
 
 __all__ = ["StateTable"]
@@ -79,8 +78,8 @@ class StateTable:
         self._tables = plan.tables()
         self._layout_hash = np.uint64(plan.fingerprint).view(np.int64)
         self._real = np.array([t is CellType.FLOAT for t in plan.input_types], dtype=np.uint8)
-        self._need = _words_needed(plan)
-        self._scratch: I64 = np.empty(_scratch_needed(plan), dtype=np.int64)
+        self._need = words_needed(plan)
+        self._scratch: I64 = np.empty(scratch_needed(plan), dtype=np.int64)
         self._width = SECTION + 3 * plan.sections + len(plan.lists)
         self._row_bytes = 256
         self._sequence = 0
@@ -264,8 +263,7 @@ class StateTable:
 
     def present(self, slots: I32) -> npt.NDArray[np.bool_]:
         """Whether each slot holds events: loaded, and neither without a row nor deleted."""
-        held: npt.NDArray[np.bool_] = (self._column(slots, STATE) & PRESENT) != 0
-        return held
+        return np.asarray(self._column(slots, STATE) & PRESENT, dtype=np.bool_)
 
     def event_time(self, slots: I32) -> I64:
         """Newest event time of each slot, ns; without events the deletion time, or 0."""
@@ -362,25 +360,3 @@ class StateTable:
         lists = len(self.plan.lists)
         compact_arena(self._slots, self._totals, lists, self._arena, arena, heads)
         self._arena, self._heads = arena, heads
-
-
-def _words_needed(plan: Plan) -> int:
-    """Words of the arena that one event, or one loaded row, can take at most."""
-    entries = [1 + sum(a.ring == r for a in plan.accumulators) for r in range(len(plan.rings))]
-    words = [
-        1 << size_class(max(spacious(ring.tiles, entry), 2 * entry))
-        for ring, entry in zip(plan.rings, entries, strict=True)
-    ]
-    for state in plan.lists:
-        entry = DISTINCT_WORDS if state.kind is ListKind.DISTINCT else LAST_WORDS
-        most = state.bound * entry
-        if state.kind in (ListKind.EVENTS, ListKind.IDS):
-            most = spacious(state.bound + 1, entry)
-        words.append(1 << size_class(most))
-    return int(sum(words))
-
-
-def _scratch_needed(plan: Plan) -> int:
-    """Words that counting the different values of an events list takes at most."""
-    bounds = [s.bound for s in plan.lists if s.kind is ListKind.EVENTS and s.input >= 0]
-    return 1 << int(size_class(2 * max(bounds, default=0)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ V1, V2 = (
     [json.loads((EXAMPLES / name).read_text("utf-8")) for name in names]
     for names in (
         ("row-v1.json", "row-v1-events.json"),
-        ("row-v2.json", "row-v2-ids.json", "row-v2-spread.json"),
+        ("row-v2.json", "row-v2-sketches.json", "row-v2-ids.json", "row-v2-spread.json"),
     )
 )
 
@@ -121,7 +122,8 @@ def test_golden_bytes_are_written(plan: Plan, case: dict[str, Any]) -> None:
 def test_a_row_of_version_1_is_written_as_version_2(plan: Plan, case: dict[str, Any]) -> None:
     old = golden_row(case)
     new = reseal(old[:2] + b"\2" + old[3:])
-    check_written(plan, case, new)
+    if not any("values" in kept and kept["evicted"] for kept in case["content"]["lists"]):
+        check_written(plan, case, new)  # a full DISTINCT list of version 1 dropped old values
     table = StateTable(plan)
     slots = table.lookup(*pack_keys([b"k"])).slots
     assert table.load(slots, [old]) == []
@@ -165,10 +167,22 @@ def test_the_description_in_the_file_is_the_rows_content() -> None:
                     assert bits_of(value) == bits_of(number(shown))
                 continue
             assert described["evicted"] == row.dropped[i]
-            if "values" in described:
+            assert described.get("steps", []) == row.steps.get(i, [])
+            if "tiles" in described:
+                assert {int(t): tally for t, tally in described["tiles"].items()} == {
+                    t: {"note": tally.note, "values": [[as_written(v), c] for v, c in sorted(
+                        tally.counts.items())]}
+                    for t, tally in row.counts[i].items()
+                }  # fmt: skip
+            elif "values" in described:
                 assert dict(map(tuple, described["values"])) == row.values[i]
             else:
                 assert [(t, o, number(v)) for t, o, v in described["entries"]] == row.last[i]
+
+
+def as_written(value: Any) -> Any:
+    """As the files write it: infinities as strings."""
+    return repr(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def bits(tiles: dict[int, list[Any]]) -> dict[int, list[int]]:

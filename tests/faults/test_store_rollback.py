@@ -157,13 +157,13 @@ def test_a_quiet_partition_sees_that_the_store_went_back(server: Server, looks: 
         with pytest.raises(StoreUnavailableError, match="lost writes"):
             quiet.commit(row(b"1 and 3"), [marker(3)])
     else:
-        actions: dict[str, Callable[[], object]] = {
+        calls: dict[str, Callable[[], object]] = {
             "beat": lambda: quiet.commit([], [marker(2)]),
             "commit": lambda: quiet.commit(row(b"3"), [marker(3)]),
             "markers": lambda: quiet.markers([VIEW]),
         }
         with pytest.raises(StoreUnavailableError, match="lost writes"):
-            actions[looks]()
+            calls[looks]()
     assert server.client.get(KEY) == b"1"
     quiet.acquire(1)
     assert quiet.markers([VIEW]) == [marker(1)]

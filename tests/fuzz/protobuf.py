@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from pipeline.contracts.contract import Contract
+from pipeline.contracts.protobuf import compile_proto
 from pipeline.ingest.envelope import Envelope
 from pipeline.ingest.protobuf import ProtobufDecoder
 from tests.fuzz.events import Verdict, checker
@@ -12,23 +16,28 @@ from tests.fuzz.run import Target
 from tests.reference import protobuf as reference
 
 PROTO = Path(__file__).resolve().parents[1] / "unit" / "protos" / "mixed.proto"
-SEEDS = [
-    bytes.fromhex(text)
-    for text in (
-        "08011204080510071a0161",
-        "08ffffffffffffffffff01120022170801120162190000000000f83f220208032a0408021001300738fdff"
-        "ffffffffffffff01",
-        "12020805520608111001180942035a5a5a4807aa0102c3a958c80160e80768ffffffffffffffffff01750000"
-        "0080",
-        "120a08ffffffffffffffffff01aa0100a201243031323334353637383961622d43444546303030302d313131"
-        "31323232323333333390"
-        "017f",
-        "1200a20124303132333435363738396162634445462d303030302d3131313132323232333333",
-        "12009b060801180102082a9c0612009b069c06",
-        "1200c10c000000000000f03fc1bb010100000000000000c59c1301000000a08df40107",
-        "12008a0103ffffff920100980105a80101b20102080a",
-    )
-]
+
+
+def seeds() -> list[bytes]:
+    """Messages as google.protobuf writes them, and what it does not write: groups, pieces."""
+    pool = descriptor_pool.DescriptorPool()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(compile_proto(PROTO)).file:
+        pool.Add(file)
+    mixed = message_factory.GetMessageClass(pool.FindMessageTypeByName("tests.Mixed"))
+    time: Any = {"seconds": -5, "nanos": 7}
+    inner: Any = {"a": -1, "b": "é", "c": 0.5, "t": time, "deep": {"z": -3, "left": 1}}
+    messages = [
+        mixed(id=1, at=time, text="a", inner=inner, many=[1, 2], counts={"a": 1}, color=7),
+        mixed(id=-1, at=time, deep={"ok": True, "right": inner}, cents=5, ms=6, u64=7, f32=8),
+        mixed(at=time, when=time, sf64=-9, f=1.5, raw=b"x", s32=-10, u32=11, d=2.5, i32=-1),
+        mixed(
+            at=time, outside=1, f64=2**63 - 1, sf32=-1, uid="01234567-89ab-CDEF-0000-" + "a1" * 6
+        ),
+        mixed(at=time, left="l", color=-3),
+    ]
+    found: list[bytes] = [message.SerializeToString() for message in messages]
+    group = bytes.fromhex("9b06080118019c06")
+    return [*found, found[0] + group, found[0] + found[1]]
 
 
 def target() -> Target:
@@ -38,4 +47,4 @@ def target() -> Target:
     def twin(value: bytes) -> Verdict:
         return reference.decode(value, contract)
 
-    return Target("protobuf", SEEDS, checker(ProtobufDecoder(contract, envelope), twin))
+    return Target("protobuf", seeds(), checker(ProtobufDecoder(contract, envelope), twin))

@@ -41,14 +41,12 @@ def fuzz(
     corpus = list(target.seeds)
     seen: set[str] = set()
     counts: Counter[str] = Counter()
-    end = time.monotonic() + seconds
-    first = True
-    while first or time.monotonic() < end:
+    end, first = float("inf"), True
+    while time.monotonic() < end:
         values = [
             target.dialect(rng, mutated(rng, rng.choice(corpus), corpus)) for _ in range(BATCH)
         ]
         values = list(target.seeds) if first else values
-        first = False
         before(b"".join(base64.b64encode(v) + b"\n" for v in values))
         for value, answer in zip(values, _checked(target, values, seed), strict=True):
             counts[answer.partition(" ")[0]] += 1
@@ -56,6 +54,8 @@ def fuzz(
             if news not in seen and len(corpus) < CORPUS:
                 seen.add(news)
                 corpus.append(value)
+        if first:  # the seeds compiled the kernels
+            end, first = time.monotonic() + seconds, False
     return counts
 
 

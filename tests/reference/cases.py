@@ -6,6 +6,7 @@ import dataclasses
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +65,15 @@ def make_plan(rng: random.Random, *, ids: bool = True) -> Plan:
                 ListState(ListKind.DISTINCT, r, source, _mask(rng), bound, 0, INPUTS[source])
             )
             features.append(_feature(FeatureOp.DISTINCT, window, slide, len(lists) - 1, -1, 0, 0))
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            kind = rng.choice((ListKind.COUNTS, ListKind.COUNTS, ListKind.FREQUENT))
+            source = rng.choice((0, 1, 2) if kind is ListKind.COUNTS else (0, 1, 2, 4))
+            bound = rng.choice((1, 4, 8, 20, 300))
+            lists.append(ListState(kind, r, source, _mask(rng), bound, 0, INPUTS[source]))
+            features += [
+                _ranked(rng, kind is ListKind.COUNTS, window, slide, delay, len(lists) - 1, source)
+                for _ in range(rng.randint(1, 2))
+            ]
     ttl = rng.choice((0, 0, 500, 2000))
     for _ in range(rng.randint(0 if rings else 1, 2)):
         _last(rng, ttl, lists, features)
@@ -138,6 +148,19 @@ def _newest_null(
         features[i] = dataclasses.replace(feature, nulls=len(accumulators) - 1)
 
 
+def _ranked(
+    rng: random.Random, quantile: bool, window: int, slide: int, delay: int, a: int, source: int
+) -> Feature:
+    """A quantile or the most frequent values of list ``a``."""
+    default = rng.choice((NAN, NAN, 7.0))
+    op = FeatureOp.QUANTILE if quantile else FeatureOp.TOP_K
+    made = _feature(
+        op, window, slide, a, -1, source, SCALES[source], default=default, delay=delay,
+        width=1 if quantile else rng.choice((1, 3, 9)),
+    )  # fmt: skip
+    return replace(made, q=rng.choice((0.0, 0.5, 0.9, 1.0))) if quantile else made
+
+
 def _aggregates(
     rng: random.Random, ring: int, window: int, slide: int, delay: int,
     accumulators: list[Accumulator], features: list[Feature],
@@ -207,11 +230,17 @@ def _exact(
     if source >= 0:
         ops += [FeatureOp.DISTINCT]
     if source in (0, 1, 2, 4):
-        ops += [*AGGREGATES[1:], FeatureOp.LAST]
+        ops += [*AGGREGATES[1:], FeatureOp.LAST, FeatureOp.TOP_K]
+    if source in (0, 1, 2):
+        ops += [FeatureOp.QUANTILE]
     for op in rng.choices(ops, k=rng.randint(1, 3)):
         delay = rng.choice((0, 0, rng.randint(0, horizon - 1)))
         window = rng.choice((horizon - delay, rng.randint(1, horizon - delay)))
         default, scale = rng.choice((NAN, 7.0)), SCALES[source] if source >= 0 else 0
+        if op in (FeatureOp.TOP_K, FeatureOp.QUANTILE):
+            quantile = op is FeatureOp.QUANTILE
+            features.append(_ranked(rng, quantile, window, 0, delay, len(lists) - 1, source))
+            continue
         if op in (FeatureOp.DISTINCT, FeatureOp.LAST):
             n = rng.choice((1, 3)) if op is FeatureOp.LAST else 1
             shown = (source, scale) if op is FeatureOp.LAST else (0, 0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 from pipeline.features.plan import COUNT_OPS, AccOp, CellType, ListKind, ListState, Plan
 from tests.reference.hash import xxh64
+from tests.reference.sketches import Tally
 from tests.reference.state import FLOATS, Number, Row, bits_of, tile_of
 
 __all__ = ["decode_row", "encode_row", "reseal"]
@@ -40,13 +42,7 @@ def encode_row(plan: Plan, row: Row) -> bytes:
             for op, cell in zip(ops, tiles[tile], strict=True):
                 body += _cell(op, cell)
     for i, state in enumerate(plan.lists):
-        body += {
-            ListKind.DISTINCT: _distinct,
-            ListKind.LAST: _last,
-            ListKind.EVENTS: _events,
-            ListKind.DECAYED: _decayed,
-            ListKind.IDS: _events,
-        }[state.kind](plan, row, i)
+        body += LISTS[state.kind](plan, row, i)
     return _with_header(plan, row, body)
 
 
@@ -74,10 +70,15 @@ def _cell(op: AccOp, cell: Number) -> bytes:
 
 def _distinct(plan: Plan, row: Row, i: int) -> bytes:
     newest = tile_of(row.time, plan.rings[plan.lists[i].ring].width_ns)
-    dropped = row.dropped[i]
-    out = varint(len(row.values[i])) + (
-        b"\0" if dropped is None else b"\1" + varint(zigzag(dropped))
-    )
+    dropped, steps = row.dropped[i], row.steps.get(i, [])
+    out = varint(len(row.values[i]))
+    if dropped is not None:
+        out += b"\1" + varint(zigzag(dropped))
+    elif steps:
+        out += varint(len(steps) + 1) + varint(zigzag(steps[0]))
+        out += b"".join(varint(a - b) for a, b in itertools.pairwise(steps))
+    else:
+        out += b"\0"
     before: int | None = None
     for bits, tile in sorted((bits_of(value), tile) for value, tile in row.values[i].items()):
         out += varint(zigzag(bits) if before is None else bits - before) + varint(newest - tile)
@@ -113,12 +114,46 @@ def _events(plan: Plan, row: Row, i: int) -> bytes:
     return out
 
 
+def _counts(plan: Plan, row: Row, i: int) -> bytes:
+    tiles, dropped = row.counts.get(i, {}), row.dropped[i]
+    out = varint(sum(len(tally.counts) for tally in tiles.values()))
+    out += b"\0" if dropped is None else b"\1" + varint(zigzag(dropped))
+    out += varint(len(tiles))
+    before: int | None = None
+    for tile in sorted(tiles):
+        out += varint(zigzag(tile) if before is None else tile - before)
+        before, tally = tile, tiles[tile]
+        out += varint(len(tally.counts)) + varint(tally.note)
+        stored = sorted((ordered(value), count) for value, count in tally.counts.items())
+        for k, (value, count) in enumerate(stored):
+            out += varint(zigzag(value) if k == 0 else value - stored[k - 1][0]) + varint(count)
+    return out
+
+
+def ordered(value: Number) -> int:
+    """An integer of the same order: a float's bits, those of a negative one inverted but for the
+    sign."""
+    bits = bits_of(value)
+    return bits ^ (2**63 - 1) if isinstance(value, float) and bits < 0 else bits
+
+
 def _decayed(plan: Plan, row: Row, i: int) -> bytes:
     if i not in row.decayed:
         return varint(0)
     reference, weight, total = row.decayed[i]
     out = varint(1) + varint(zigzag(reference - row.time)) + struct.pack("<d", weight)
     return out + (struct.pack("<q", bits_of(total)) if plan.lists[i].input >= 0 else b"")
+
+
+LISTS = {
+    ListKind.DISTINCT: _distinct,
+    ListKind.LAST: _last,
+    ListKind.EVENTS: _events,
+    ListKind.DECAYED: _decayed,
+    ListKind.IDS: _events,
+    ListKind.COUNTS: _counts,
+    ListKind.FREQUENT: _counts,
+}
 
 
 class _Reader:
@@ -200,7 +235,16 @@ def _read_list(plan: Plan, row: Row, i: int, read: _Reader) -> None:
             total = read.real() if state.input >= 0 else weight
             row.decayed[i] = reference, weight, total
         return
-    row.dropped[i] = read.signed() if read.varint() else None
+    flag = read.varint()
+    if flag > 1:
+        row.steps[i] = [read.signed()]
+        row.steps[i] += [-read.varint() for _ in range(flag - 2)]
+        row.steps[i] = list(itertools.accumulate(row.steps[i]))
+    elif flag:
+        row.dropped[i] = read.signed()
+    if state.kind in (ListKind.COUNTS, ListKind.FREQUENT):
+        _read_counts(state, row.counts.setdefault(i, {}), read)
+        return
     if state.kind in (ListKind.EVENTS, ListKind.IDS):
         _read_events(state, row, row.last[i], count, read)
         return
@@ -217,6 +261,23 @@ def _read_list(plan: Plan, row: Row, i: int, read: _Reader) -> None:
         if state.type is CellType.FLOAT:
             typed = struct.unpack("<d", struct.pack("<q", value))[0]
         row.values[i][typed] = tile
+
+
+def _read_counts(state: ListState, into: dict[int, Tally], read: _Reader) -> None:
+    tile = 0
+    for k in range(read.varint()):
+        tile = read.signed() if k == 0 else tile + read.varint()
+        n = read.varint()
+        tally = into[tile] = Tally(read.varint())
+        raw = state.kind is ListKind.FREQUENT or tally.note == 0
+        value = 0
+        for e in range(n):
+            value = read.signed() if e == 0 else value + read.varint()
+            typed: Number = value
+            if raw and state.type is CellType.FLOAT:
+                bits = value ^ (2**63 - 1) if value < 0 else value
+                typed = struct.unpack("<d", struct.pack("<q", bits))[0]
+            tally.counts[typed] = read.varint()
 
 
 def _read_events(

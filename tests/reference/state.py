@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -31,6 +32,19 @@ from tests.reference.grouped import (
     decayed_cell,
     first_cell,
     variance_cell,
+)
+from tests.reference.sketches import (
+    Tally,
+    bucket,
+    estimate,
+    fit_counts,
+    fit_distinct,
+    fit_frequent,
+    level_of,
+    most_common,
+    nearest_rank,
+    passes,
+    representative,
 )
 
 __all__ = ["Event", "ReferenceState", "Row", "bits_of"]
@@ -81,6 +95,8 @@ class Row:
     dropped: list[int | None]  # per list: newest dropped tile (DISTINCT) or time (EVENTS)
     deleted: int | None = None  # newest time it was deleted at
     live: bool = True
+    steps: dict[int, list[int]] = field(default_factory=dict)  # per DISTINCT list that samples
+    counts: dict[int, dict[int, Tally]] = field(default_factory=dict)  # per COUNTS, FREQUENT list
     decayed: dict[int, decay.Decayed] = field(default_factory=dict)  # by list
     events: list[Event] = field(default_factory=list)  # applied since the row was last emptied
 
@@ -209,7 +225,7 @@ class ReferenceState:
             row = None
         joins = [self._joins(r, row, event.time) for r in range(len(plan.rings))]
         joins_list = [
-            joins[s.ring] if s.kind is ListKind.DISTINCT else self._joins_last(s, row, event.time)
+            joins[s.ring] if s.ring >= 0 else self._joins_last(s, row, event.time)
             for s in plan.lists
         ]
         wanted = [
@@ -280,16 +296,31 @@ class ReferenceState:
             return
         if value == 0:
             value = abs(value)
-        first = self._first_held(state.ring, row.time)
-        known = {v: k for v, k in row.values[i].items() if k >= first}
         tile = tile_of(event.time, self.plan.rings[state.ring].width_ns)
+        self._forget_tiles(row, i, state)
+        if state.kind is not ListKind.DISTINCT:
+            self._add_to_counts(row, i, state, tile, value)
+            return
+        known, steps = row.values[i], row.steps.setdefault(i, [])
+        if value not in known and not passes(value, level_of(steps, tile)):
+            return
         known[value] = max(tile, known.get(value, tile))
         if len(known) > state.bound:
-            oldest = min(known, key=lambda v: (known[v], bits_of(v)))
-            dropped = row.dropped[i]
-            row.dropped[i] = known[oldest] if dropped is None else max(dropped, known[oldest])
-            del known[oldest]
-        row.values[i] = known
+            row.dropped[i] = None
+        newest = tile_of(row.time, self.plan.rings[state.ring].width_ns)
+        fit_distinct(known, steps, newest, state.bound)
+
+    def _add_to_counts(self, row: Row, i: int, state: ListState, tile: int, value: Number) -> None:
+        tiles = row.counts.setdefault(i, {})
+        tally = tiles.setdefault(tile, Tally())
+        if state.kind is ListKind.COUNTS and tally.note:
+            value = bucket(value, tally.note)
+        tally.counts[value] = tally.counts.get(value, 0) + 1
+        if state.kind is ListKind.FREQUENT:
+            fit_frequent(tiles, state.bound)
+            return
+        for dropped in fit_counts(tiles, state.bound):
+            row.dropped[i] = max(dropped, row.dropped[i] or dropped)
 
     def _add_to_events(
         self, row: Row, i: int, state: ListState, entry: tuple[int, int, Number]
@@ -307,16 +338,21 @@ class ReferenceState:
             first = self._first_held(r, row.time)
             row.tiles[r] = {k: cells for k, cells in row.tiles[r].items() if k >= first}
         for i, state in enumerate(self.plan.lists):
-            if state.kind is ListKind.DISTINCT:
-                first = self._first_held(state.ring, row.time)
-                row.values[i] = {v: k for v, k in row.values[i].items() if k >= first}
-                dropped = row.dropped[i]
-                row.dropped[i] = dropped if dropped is not None and dropped >= first else None
+            if state.ring >= 0:
+                self._forget_tiles(row, i, state)
             elif state.horizon_ns and state.kind is not ListKind.DECAYED:
                 row.last[i] = [e for e in row.last[i] if e[0] > row.time - state.horizon_ns]
                 dropped = row.dropped[i]
                 if dropped is not None and dropped <= row.time - state.horizon_ns:
                     row.dropped[i] = None
+
+    def _forget_tiles(self, row: Row, i: int, state: ListState) -> None:
+        first = self._first_held(state.ring, row.time)
+        row.values[i] = {v: k for v, k in row.values[i].items() if k >= first}
+        row.steps[i] = [step for step in row.steps.get(i, []) if step >= first]
+        row.counts[i] = {k: tally for k, tally in row.counts.get(i, {}).items() if k >= first}
+        dropped = row.dropped[i]
+        row.dropped[i] = dropped if dropped is not None and dropped >= first else None
 
     # ---- finalize
 
@@ -374,6 +410,8 @@ class ReferenceState:
     def _feature(self, row: Row, feature: Feature, at: int) -> list[Cell]:
         if feature.op is FeatureOp.LAST:
             return self._last(row, feature, at)
+        if feature.op in (FeatureOp.TOP_K, FeatureOp.QUANTILE):
+            return self._ranked(row, feature, at)
         if feature.op in (FeatureOp.DECAYED, FeatureOp.EWMA):
             state, late = self.plan.lists[feature.a], max(at, row.time)
             found = row.decayed.get(feature.a)
@@ -386,11 +424,12 @@ class ReferenceState:
                 values = set(self._between(row, feature, feature.a, at))
                 return [(len(values), self._missed(row, feature.a, start))]
             ring = self.plan.rings[self.plan.lists[feature.a].ring]
-            tiles = row.values[feature.a].values()
-            dropped = row.dropped[feature.a]
-            missed = dropped is not None and dropped * ring.width_ns >= start
-            count = sum(k * ring.width_ns >= start for k in tiles)
-            return [(count, Status.DEGRADED if missed else Status.PRESENT)]
+            first = -(-start // ring.width_ns)
+            steps, dropped = row.steps.get(feature.a, []), row.dropped[feature.a]
+            status = Status.ESTIMATED if level_of(steps, first) else Status.PRESENT
+            if dropped is not None and dropped >= first:
+                status = Status.DEGRADED
+            return [(estimate(row.values[feature.a], steps, first), status)]
         a = self.plan.accumulators[feature.a]
         x = self._combined(row, feature, a, at)
         sections = [a.ring]
@@ -409,6 +448,51 @@ class ReferenceState:
             return [(self._default(feature), kept)]
         value, status = self._value(feature, x, y)
         return [(value, max(status, kept))]
+
+    def _ranked(self, row: Row, feature: Feature, at: int) -> list[Cell]:
+        i, state = feature.a, self.plan.lists[feature.a]
+        if state.kind is ListKind.EVENTS:
+            values = self._between(row, feature, i, at)
+            tallies = [Tally(0, dict(Counter(abs(v) if v == 0 else v for v in values)))]
+            status = self._missed(row, i, self._start(feature, at))
+        else:
+            width = self.plan.rings[state.ring].width_ns
+            first = -(-self._start(feature, at) // width)
+            stop = self._end(feature, at) // width if feature.delay_ns else math.inf
+            tallies = [t for k, t in row.counts.get(i, {}).items() if first <= k < stop]
+            status = Status.ESTIMATED if any(t.note for t in tallies) else Status.PRESENT
+            dropped = row.dropped[i]
+            if dropped is not None and dropped >= first:
+                status = Status.DEGRADED
+        if feature.op is FeatureOp.TOP_K:
+            found: list[Number | None] = [*most_common((t.counts for t in tallies), feature.width)]
+            found = [self._shown(feature, v) if v is not None else None for v in found]
+            found += [self._default(feature)] * (feature.width - len(found))
+            return [(value, status) for value in found]
+        return [(self._at_rank(feature, tallies), status)]
+
+    def _at_rank(self, feature: Feature, tallies: Sequence[Tally]) -> Number | None:
+        if not any(t.note for t in tallies):
+            pairs = [pair for t in tallies for pair in t.counts.items()]
+            value = nearest_rank(pairs, feature.q)
+            if value is None:
+                return self._default(feature)
+            return float(self._shown(feature, value))
+        reals = [
+            (representative(int(v), t.note) if t.note else float(v), count)
+            for t in tallies
+            for v, count in t.counts.items()
+        ]
+        estimated = nearest_rank(reals, feature.q)
+        assert isinstance(estimated, float)
+        for _ in range(feature.scale):
+            estimated /= 10
+        return estimated
+
+    def _shown(self, feature: Feature, value: Number) -> Number:
+        if feature.type is CellType.DECIMAL:
+            return float(Fraction(int(value), 10**feature.scale))
+        return value
 
     def _grouped(self, row: Row, feature: Feature, a: Accumulator, at: int) -> Cell:
         i = a.ring - len(self.plan.rings)
@@ -490,7 +574,7 @@ class ReferenceState:
     def _default(self, feature: Feature) -> Number | None:
         if math.isnan(feature.default):
             return None
-        real = feature.op in (FeatureOp.MEAN, FeatureOp.RATIO)
+        real = feature.op in (FeatureOp.MEAN, FeatureOp.RATIO, FeatureOp.QUANTILE)
         if real or feature.type in (CellType.FLOAT, CellType.DECIMAL):
             return feature.default
         return int(feature.default)

@@ -13,6 +13,9 @@ import pyarrow as pa
 import pytest
 
 import pipeline as pp
+from pipeline.app.partition import view_plans
+from pipeline.app.topic import Topic
+from pipeline.app.warm import warm_up
 from pipeline.contracts.avroschema import read_schema
 from pipeline.errors import DefinitionError
 from pipeline.ingest.arrowipc import write_message
@@ -226,6 +229,12 @@ def test_what_does_not_agree_is_named(options: dict[str, Any], named: str) -> No
     assert error.value.field == f"EventStream('t').{named}"
 
 
+def test_a_producer_writes_json_only() -> None:
+    source = pp.EventStream("t", pp.Contract.load(AVRO), key="user", time="at")
+    with pytest.raises(DefinitionError, match="json"):
+        pp.EventProducer(source, brokers="127.0.0.1:1")
+
+
 def test_an_avro_contract_may_still_be_of_json() -> None:
     source = pp.EventStream("t", pp.Contract.load(AVRO), key="user", time="at", format="json")
     assert (source.format, source.framing) == ("json", "bare")
@@ -235,3 +244,11 @@ def test_an_avro_contract_may_still_be_of_json() -> None:
             registry={"url": "http://127.0.0.1:1", "basic.auth.user.info": "me:secret"},
         )
     )  # fmt: skip
+
+
+def test_every_format_is_compiled_before_the_first_record() -> None:
+    contract = pp.Contract.load(AVRO)
+    for options in ({"format": "arrow"}, {"registry": "http://127.0.0.1:1"}, {}):
+        source = pp.EventStream("payments", contract, key="user", time="at", **options)  # type: ignore[arg-type]
+        plan = view_plans([view(source)], [])
+        warm_up([Topic(source, "", 3, tuple(plan))])

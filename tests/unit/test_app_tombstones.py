@@ -194,6 +194,23 @@ def test_triggers_filters_and_failing_expressions_leave_tombstones_alone() -> No
     assert len(driver.publisher.sent[driver.names.requests("each")]) == 1
 
 
+def test_a_tombstone_has_no_nulls_to_reject() -> None:
+    value = pl.when(pl.col("page") == "").then(None).otherwise(pl.lit(1, dtype=pl.Int64))
+    view = pp.FeatureView(
+        "strict", source=STREAM, entity="user",
+        features={"n": pp.sum(value, nulls="reject").over("1d", slide="1h")},
+    )  # fmt: skip
+    log = empty_log()
+    visit(log, 1, START, "")
+    visit(log, 1, START, "a")
+    delete(log, 1, START + 1)
+    driver = drive(log, views=[view])
+    assert letters(driver, driver.names.dead_letters) == [("null_value", 0)]
+    (marker,) = driver.markers("strict")
+    assert (marker.applied, marker.dead_lettered) == (2, 1)
+    assert len(driver.rows("strict")[b"1"]) == 56
+
+
 def test_a_tombstone_that_says_nothing_of_an_entity_is_dead_lettered() -> None:
     log = empty_log(3)
     where = log.append("visits", b"1", None, START).partition

@@ -154,6 +154,26 @@ def test_plan_names_exact_and_delayed_windows(
         assert says in text, says
 
 
+def test_plan_names_lists_that_become_sketches(
+    features: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranked = """    features={
+        "middle": pp.median("spent").over("2d", slide="1d"),
+        "high": pp.quantile("spent", 0.95).over("2d", slide="1d", delay="3d"),
+        "usual": pp.top_k("spent", 3, bound=100).over("2d", slide="1d"),
+        "several": pp.distinct("spent").over("2d", slide="1d"),
+"""
+    features.write_text(APP.replace("    features={\n", ranked))
+    assert main(["plan", f"{features}:app"]) == 0
+    text = capsys.readouterr().out
+    for says in (
+        "quantile(spent, q=0.5)", "quantile(spent, q=0.95)", "top_k(spent, k=3)", "float64[3]",
+        "4,096 values, then buckets", "100 values, then the frequent ones",
+        "4,096 values, then a sample", "counts(spent)", "frequent(spent)",
+    ):  # fmt: skip
+        assert says in text, says
+
+
 def test_plan_names_spread_decay_and_nulls(
     features: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

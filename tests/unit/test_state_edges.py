@@ -24,6 +24,7 @@ from pipeline.state.status import Status
 from pipeline.state.table import StateTable
 from tests.reference.cases import Columns, columns, feed, pack_keys
 from tests.reference.rows import reseal
+from tests.reference.sketches import passes
 from tests.reference.state import Event
 
 # Without the compiler, NumPy scalars warn where 64-bit kernels are meant to wrap or overflow.
@@ -120,12 +121,28 @@ def test_a_read_before_the_newest_event_is_degraded(at: int, status: Status) -> 
     assert read(table, at)[1] == [status]
 
 
-def test_a_dropped_value_degrades_the_windows_that_hold_it() -> None:
+def test_a_sampled_tile_makes_the_windows_that_hold_it_estimates() -> None:
     table = StateTable(plan(True, DISTINCT))
     run(table, 75, 85, 95, values=(1, 2, 3))
-    assert read(table, 95) == ([3, 2], [Status.PRESENT, Status.DEGRADED])
-    assert read(table, 109)[1][1] is Status.DEGRADED  # (70, 109] holds the 75
-    assert read(table, 110) == ([2, 2], [Status.PRESENT, Status.PRESENT])
+    kept = [value for value in (1, 2, 3) if passes(value, 1)]
+    assert len(kept) == 2  # each stands for two
+    assert read(table, 95) == ([3, 4], [Status.PRESENT, Status.ESTIMATED])
+    run(table, 105, values=(kept[0],))
+    assert read(table, 129)[1][1] is Status.ESTIMATED  # (90, 129] holds the tile of 95
+    assert read(table, 130) == ([1, 1], [Status.PRESENT, Status.PRESENT])
+
+
+def test_a_row_that_dropped_values_before_lists_sampled_is_still_read() -> None:
+    """Flag 1: what version 0 wrote of a full list. It samples from the next value too many on."""
+    table = StateTable(plan(True, DISTINCT))
+    row = sealed(bytes([0, 2, 1, 38, 4, 0, 2, 0]))  # 2 and 4 in tile 19, one dropped from there
+    assert accepted(table, row)
+    slots = table.lookup(*pack_keys([b"k"])).slots
+    assert table.encode(slots).row(0)[48:] == row[48:]
+    assert read(table, 200) == ([0, 2], [Status.PRESENT, Status.DEGRADED])
+    assert read(table, 230)[1] == [Status.PRESENT, Status.PRESENT]
+    run(table, 201, values=(5,))
+    assert read(table, 201)[1] == [Status.PRESENT, Status.ESTIMATED]
 
 
 @pytest.mark.parametrize(("before", "fires"), [(100, 0), (99, 0), (300, 1)])

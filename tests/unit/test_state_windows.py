@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections import Counter
 from fractions import Fraction
 
 import numpy as np
@@ -63,6 +64,19 @@ def folded(accumulator: Accumulator, values: list[Number]) -> Number | None:
     if not values:
         return 0
     return min(values) if accumulator.op.name.startswith("MIN") else max(values)
+
+
+def ranked(plan: Plan, feature: Feature, events: list[Event]) -> list[Number]:
+    """The values that are most frequent, or the one at the rank."""
+    state = plan.lists[feature.a]
+    values = [v + 0 for v in chosen(plan, events, state.input, state.mask)]  # -0.0 + 0 is 0.0
+    if feature.op is FeatureOp.QUANTILE:
+        rank = max(1, math.ceil(feature.q * len(values)))
+        found = [float(v) for v in sorted(values)[rank - 1 : rank]]
+    else:
+        counted = sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))
+        found = [v for v, _ in counted[: feature.width]]
+    return [v if feature.scale == 0 else float(Fraction(v) / 10**feature.scale) for v in found]
 
 
 def defined(plan: Plan, feature: Feature, events: list[Event], at: int) -> Number | None:
@@ -142,6 +156,15 @@ def compare(seed: int) -> int:
                 if feature.op not in DEFINED or got.status[0, i] != Status.PRESENT:
                     continue
                 if feature.nulls >= 0:
+                    continue
+                if feature.op in (FeatureOp.TOP_K, FeatureOp.QUANTILE):
+                    seen = [e for e in mine if inside(feature, e.time, at)]
+                    values = ranked(plan, feature, seen)
+                    compared += 1
+                    cells = got.cells[0, feature.cell : feature.cell + len(values)]
+                    assert [int(c) for c in cells] == [bits_of(v) for v in values]
+                    rest = got.valid[0, feature.cell + len(values) : feature.cell + feature.width]
+                    assert set(rest.tolist()) <= {int(not math.isnan(feature.default))}
                     continue
                 expected = defined(plan, feature, mine, at)
                 if expected is not None:

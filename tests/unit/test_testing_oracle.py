@@ -23,7 +23,7 @@ from pipeline.testing.oracle import (
     read_json,
     records_of,
 )
-from pipeline.testing.oracle.records import partition_of
+from pipeline.testing.oracle.keys import entity_from, key_bytes, partition_of
 from tests.reference import json as reference
 
 CONTRACT = pp.Contract.load(
@@ -189,6 +189,39 @@ def test_zeros_have_signs_where_they_are_values() -> None:
     assert value(oracle, 2, "kinds") == (1, "present")
 
 
+def test_a_deletion_empties_the_row_and_makes_what_is_older_late() -> None:
+    records = [
+        (0, sale(100)), (1_000, None), (0, sale(10**9)), (0, sale(10**9 + 1)), (-1, None),
+        (500, None), (0, sale(10**9 + 2)),
+    ]  # fmt: skip
+    oracle = Oracle(view(x=pp.count().over(10)))
+    outcomes = oracle.feed(
+        Record("sales", 0, i, ms, b"u", None if e is None else json.dumps(e).encode())
+        for i, (ms, e) in enumerate(records)
+    )
+    assert outcomes == [
+        "applied", "applied", "late", "applied", "tombstone", "applied", "applied",
+    ]  # fmt: skip
+    assert value(oracle, 10**9 + 2) == (1, "present")
+    assert oracle.feed([Record("sales", 0, 9, 2_000, b"u", None)]) == ["applied"]
+    assert value(oracle, 10**9 + 2) == (None, "missing")
+
+
+def test_an_id_counts_once_while_the_row_keeps_it() -> None:
+    stream = pp.EventStream(
+        "sales", contract=CONTRACT, key="user", time="at", event_id="n", dedup=50, dedup_bound=2
+    )
+    counted = pp.FeatureView(
+        "sales_view", source=stream, entity="user", features={"x": pp.count().over(200)}
+    )
+    _, outcomes = fed(counted, sale(100, n=1), sale(101, n=1), sale(90, n=1), sale(102), sale(103))
+    assert outcomes == ["applied", "duplicate", "duplicate", "applied", "applied"]
+    _, outcomes = fed(counted, sale(100, n=1), sale(150, n=2), sale(151, n=1))
+    assert outcomes == ["applied"] * 3  # 100 is not later than 150 - 50
+    _, outcomes = fed(counted, sale(100, n=1), sale(99, n=2), sale(98, n=3), sale(97, n=3))
+    assert outcomes == ["applied"] * 4  # of two, 98 was the oldest at once
+
+
 def test_offsets_that_go_back_are_a_mistake() -> None:
     oracle = Oracle(view(x=pp.count().over(9)))
     oracle.feed([Record("sales", 0, 5, -1, b"u", b"")])
@@ -236,6 +269,32 @@ def test_partitions_are_those_of_the_kernel(size: int) -> None:
     with np.errstate(over="ignore"):
         kernel_partition(data, np.array([0, size], dtype=np.int64), 7, out)
     assert partition_of(key, 7) == out[0]
+
+
+@pytest.mark.parametrize(
+    ("entity", "key"),
+    [
+        ((-7,), b"-7"), (("a|b\\",), b"a|b\\"), ((b"\0|",), b"\0|"), ((1, "x"), b"1|x"),
+        (("a|b", "c\\"), b"a\\|b|c\\\\"), ((b"\0\xff", 2), b"00ff|2"), (("", "é"), b"|\xc3\xa9"),
+    ],
+)  # fmt: skip
+def test_keys_are_those_of_the_description(entity: tuple[Any, ...], key: bytes) -> None:
+    assert key_bytes(entity) == key
+    names = {int: "int64", str: "string", bytes: "bytes"}
+    assert entity_from(key, [names[type(value)] for value in entity]) == entity
+
+
+@pytest.mark.parametrize(
+    ("key", "types"),
+    [
+        (b"01", ["int64"]), (b"9223372036854775808", ["int64"]), (b"\xff", ["string"]),
+        (b"a|b|c", ["string", "string"]), (b"a", ["string"] * 2), (b"0G|1", ["bytes", "int64"]),
+        (b"AB|1", ["bytes", "int64"]), (b"00000000-0000-0000-0000-00000000000A", ["uuid"]),
+        (b"a\\b|1", ["string", "int64"]),
+    ],
+)  # fmt: skip
+def test_a_key_that_no_entity_has_is_told(key: bytes, types: list[str]) -> None:
+    assert entity_from(key, types) is None
 
 
 def test_a_wrong_row_a_wrong_count_and_a_wrong_status_are_told() -> None:

@@ -10,11 +10,11 @@ from pipeline.features.stream import EventStream
 from pipeline.features.view import FeatureView
 from pipeline.testing.driver import Driver
 from pipeline.testing.fuzz.events import EventFuzzer, Shape
-from pipeline.testing.fuzz.views import edges, fuzz_stream, fuzz_view
+from pipeline.testing.fuzz.views import any_stream, edges, fuzz_view
 from pipeline.testing.log import MemoryLog
 from pipeline.testing.oracle import Oracle, disagreements, miscounts, records_of
 
-__all__ = ["Case", "case"]
+__all__ = ["Case", "case", "drawn"]
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,16 @@ def case(
     shape: Shape | None = None,
     stream: EventStream | None = None,
 ) -> Case:
-    """What ``seed`` makes: about ``events`` records of ``stream``, or :func:`fuzz_stream`."""
-    return _case(Random(seed), events, partitions, shape, seed, stream)
+    """What ``seed`` makes: about ``events`` records of ``stream``, else of one of our own."""
+    return drawn(Random(seed), events, partitions, shape, seed, stream)
 
 
-def _case(
-    rng: Random, events: int, partitions: int, shape: Shape | None, seed: int | None,
+def drawn(
+    rng: Random, events: int, partitions: int, shape: Shape | None, seed: int | None = None,
     stream: EventStream | None = None,
 ) -> Case:  # fmt: skip
-    stream = stream or fuzz_stream()
+    """The case that ``rng`` makes."""
+    stream = stream or any_stream(rng)
     view = fuzz_view(stream, rng)
     log = MemoryLog()
     log.create(stream.topic, partitions)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from pipeline.features.entity import event_key
 from pipeline.features.stream import EventStream
 from pipeline.testing.fuzz import values
 from pipeline.testing.log import MemoryLog
+from pipeline.testing.oracle.keys import key_bytes
 
 __all__ = ["EventFuzzer", "Message", "Shape"]
 
@@ -24,7 +24,7 @@ class Shape:
     ``hot``         of records that have the same key
     ``late``        out of order, by up to twice the longest edge
     ``duplicates``  sent again, a few records later
-    ``bad``         that are no events: each reason of a dead letter
+    ``bad``         that are no events: tombstones, and one for each reason of a dead letter
     ``jumps``       of records before which the clock jumps over empty windows
     ``edges``       of values at the edges of their type, ``nulls`` of those without a value
     ``shuffled``    of stretches of up to 16 records that are shuffled
@@ -129,45 +129,47 @@ class EventFuzzer:
             return -1
         return max(0, self._now // 10**6 + self._rng.randint(0, 2000))
 
-    def _entity(self) -> dict[str, object]:
-        """Fields of the key, as JSON has them."""
+    def _entity(self) -> tuple[bytes, dict[str, str]]:
+        """The message key of an entity, and the JSON texts of the fields that it is made of."""
         number = 0 if self._rolls(self.shape.hot) else self._rng.randrange(self.shape.entities)
-        return {n: values.entity(self._fields[n], number) for n in self.stream.key_fields}
-
-    def _key(self, entity: dict[str, object]) -> bytes:
-        return event_key(self.stream.schema, self.stream.key_fields, entity)
+        names = self.stream.key_fields
+        made = [values.entity(self._fields[n], number // (i + 1)) for i, n in enumerate(names)]
+        texts = {name: text for name, (_, text) in zip(names, made, strict=True)}
+        return key_bytes([value for value, _ in made]), texts
 
     def _good(self, changed: bool = False) -> Message:
-        entity = self._entity()
+        key, entity = self._entity()
         texts = self._texts(entity, self._event_time())
         if changed and self._rolls(0.5):
             texts["added_later"] = self._rng.choice(("1", '"text"', "[1, {}]", "null"))
             for field in self._fields.values():
                 if not field.required and self._rolls(0.5):
                     texts.pop(field.name, None)
-        skip = int(self._rolls(self.shape.gaps))
-        return Message(self._key(entity), _object(texts), self._broker_ms(), skip=skip)
+        return Message(
+            key, _object(texts), self._broker_ms(), skip=int(self._rolls(self.shape.gaps))
+        )
 
-    def _texts(self, entity: dict[str, object], time: int) -> dict[str, str]:
+    def _texts(self, entity: dict[str, str], time: int) -> dict[str, str]:
         texts = {}
         for name, field in self._fields.items():
             text = values.value(self._rng, field, self.shape.edges, self.shape.nulls)
             if text is not None:
                 texts[name] = text
-        texts |= {name: json.dumps(part) for name, part in entity.items()}
+        texts |= entity
         texts[self.stream.time] = values.time_text(self._fields[self.stream.time], time)
         return texts
 
     def _bad(self) -> Message:
         """One record for each reason why a stream refuses one."""
-        rng, entity = self._rng, self._entity()
-        texts, key = self._texts(entity, self._now), self._key(entity)
+        rng, (key, entity) = self._rng, self._entity()
+        texts = self._texts(entity, self._now)
         time = self._fields[self.stream.time]
         whole = _object(texts)
         far = self._now + 10**6 * (self.stream.max_future_ms + 10**7)
         kind = rng.randint(0, 11)
-        if kind == 0:
-            return Message(key, None, self._broker_ms())
+        if kind == 0:  # what it deletes is older than its broker time
+            now = self._now // 10**6 - rng.randint(0, 1)
+            return Message(key, None, now if rng.random() < 0.8 else -1)
         if kind == 1:
             return Message(rng.choice((None, b"")), whole, self._broker_ms(), partition=0)
         if kind == 2:

@@ -10,7 +10,7 @@ from random import Random
 from pipeline.errors import MissingExtraError
 from pipeline.features.stream import EventStream
 from pipeline.features.view import FeatureView
-from pipeline.testing.fuzz.cases import Case, _case
+from pipeline.testing.fuzz.cases import Case, drawn
 from pipeline.testing.fuzz.events import EventFuzzer, Message, Shape
 from pipeline.testing.fuzz.views import fuzz_view
 
@@ -32,7 +32,7 @@ def cases(
 ) -> st.SearchStrategy[Case]:
     """Views with logs of up to ``max_events`` records."""
     return st.builds(
-        lambda rng, n: _case(rng, n, partitions, shape, None),
+        lambda rng, n: drawn(rng, n, partitions, shape),
         _randoms(),
         st.integers(1, max_events),
     )

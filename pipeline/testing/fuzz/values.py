@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import uuid
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
+from uuid import UUID
 
 from pipeline.contracts.contract import Field, FieldType
 
@@ -31,22 +32,28 @@ def value(rng: Random, field: Field, edges: float, nulls: float) -> str | None:
         return json.dumps(rng.choice(STRINGS if rng.random() < edges else STRINGS[:3]))
     if field.type is FieldType.TIMESTAMP:
         return time_text(field, rng.randint(0, 10**12))
-    if field.type in {FieldType.UUID, FieldType.BYTES}:
-        return json.dumps(entity(field, rng.randrange(5)))
+    if field.type is FieldType.UUID:
+        text = str(UUID(int=rng.randint(0, 3)))
+        return json.dumps(text.upper() if rng.random() < edges else text)
+    if field.type is FieldType.BYTES:
+        return json.dumps(
+            base64.b64encode(bytes(rng.choices(b"\0a|", k=rng.randint(1, 2)))).decode()
+        )
     return number(rng, field, edges)
 
 
-def entity(field: Field, number: int) -> object:
-    """A value of an INT64, STRING, UUID or BYTES, another for another number, as JSON has it."""
+def entity(field: Field, number: int) -> tuple[Any, str]:
+    """Key value number ``number`` of a field, and its JSON text."""
+    if field.type is FieldType.INT64:
+        return number - 2, str(number - 2)
     if field.type is FieldType.UUID:
-        return str(uuid.UUID(int=number << 64)).upper()
+        uuid = str(UUID(int=0xAB << 120 | number))
+        return uuid, json.dumps(uuid if number % 2 else uuid.upper())
     if field.type is FieldType.BYTES:
-        return base64.b64encode(b"|%c" % number).decode()
-    return (
-        number - 2
-        if field.type is FieldType.INT64
-        else ("k|", "k\\", "k{}")[number % 3] + str(number)
-    )
+        raw = b"\xff|\\\0"[: 1 + number % 4] + b"%d" % number
+        return raw, json.dumps(base64.b64encode(raw).decode())
+    text = ("k", "|", "\\", "\u00e9")[number % 4] + str(number)
+    return text, json.dumps(text)
 
 
 def number(rng: Random, field: Field, edges: float) -> str:

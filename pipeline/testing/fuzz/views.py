@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -16,18 +16,34 @@ from pipeline.features.aggregations import Aggregation, Column
 from pipeline.features.stream import EventStream
 from pipeline.features.view import FeatureView
 
-__all__ = ["edges", "fuzz_stream", "fuzz_view"]
+__all__ = ["KEYS", "any_stream", "edges", "fuzz_stream", "fuzz_view"]
 
 UNITS = (1, 10**6, 10**9)  # ns: tiles as narrow as can be, and ordinary ones
 NUMBERS = {FieldType.INT64, FieldType.FLOAT64, FieldType.DECIMAL, FieldType.BOOL}
 ORDERED = NUMBERS | {FieldType.TIMESTAMP}
+TEXTS = {FieldType.STRING, FieldType.UUID, FieldType.BYTES}
 
 
-def fuzz_stream(topic: str = "fuzz") -> EventStream:
+KEYS: tuple[str | tuple[str, ...], ...] = ("key", "key", "tag", "id", "raw", ("tag", "key"),
+                                           ("raw", "id", "tag"))  # fmt: skip
+"""Keys that :func:`fuzz_stream` can have."""
+
+
+def fuzz_stream(
+    topic: str = "fuzz",
+    key: str | Sequence[str] = "key",
+    *,
+    event_id: str | None = None,
+    dedup: str | int = "1h",
+    dedup_bound: int = 4096,
+) -> EventStream:
     """Events with a field of every type, some of which may be null or absent."""
     types = {
         "key": ("int64", False),
         "at": ("timestamp", False),
+        "tag": ("string", False),
+        "id": ("uuid", False),
+        "raw": ("bytes", False),
         "count": ("int64", True),
         "price": ("float64", True),
         "cents": ("decimal", True),
@@ -43,7 +59,20 @@ def fuzz_stream(topic: str = "fuzz") -> EventStream:
         for name, (kind, null) in types.items()
     )  # fmt: skip
     contract = Contract("fuzz", 1, fields)
-    return EventStream(topic, contract=contract, key="key", time="at", max_value_bytes=4096)
+    return EventStream(
+        topic, contract=contract, key=key, time="at", max_value_bytes=4096,
+        event_id=event_id, dedup=dedup, dedup_bound=dedup_bound,
+    )  # fmt: skip
+
+
+def any_stream(rng: Random) -> EventStream:
+    """A :func:`fuzz_stream` with any key; of some, events have ids."""
+    return fuzz_stream(
+        key=rng.choice(KEYS),
+        event_id=rng.choice((None, None, "count", "shop")),
+        dedup=rng.choice((10, 10**7, 10**10, 10**13)),
+        dedup_bound=rng.choice((2, 5, 4096)),
+    )
 
 
 def fuzz_view(stream: EventStream, rng: Random, name: str = "fuzz") -> FeatureView:
@@ -61,7 +90,7 @@ def fuzz_view(stream: EventStream, rng: Random, name: str = "fuzz") -> FeatureVi
     ttl = reach + rng.choice((0, 1, maker.unit * 10)) if rng.random() < 0.4 and reach else None
     try:
         return FeatureView(
-            name, source=stream, entity=stream.key, features=features, where=where, ttl=ttl
+            name, source=stream, entity=stream.key_fields, features=features, where=where, ttl=ttl
         )
     except DefinitionError:  # such as rows that would be too large
         return fuzz_view(stream, rng, name)
@@ -69,7 +98,7 @@ def fuzz_view(stream: EventStream, rng: Random, name: str = "fuzz") -> FeatureVi
 
 def edges(view: FeatureView) -> list[int]:
     """Lengths that matter to a view, in ns: slides, windows, delays, ttl."""
-    found = {view.plan.ttl_ns}
+    found = {view.plan.ttl_ns, *(s.dedup_ns for s in view.sources if s.event_id is not None)}
     for a in view.features.values():
         found |= {a.window_ns, a.slide_ns, a.delay_ns, math.gcd(a.window_ns, a.slide_ns)}
     return sorted(found - {0}) or [10**9]
@@ -87,7 +116,7 @@ class _Maker:
         makers: list[Callable[[], Aggregation]] = [
             self._count, self._count, self._sum, self._sum, self._mean, self._extreme,
             self._extreme, self._ratio, self._distinct, self._last, self._spread, self._first,
-            self._decayed,
+            self._decayed, self._quantile, self._top_k,
         ]  # fmt: skip
         made = self.rng.choice(makers)()
         if made.column is not None and self.rng.random() < 0.2:
@@ -173,8 +202,16 @@ class _Maker:
         return agg.ratio(parts[0], parts[1], default=self.rng.choice((None, 0.0)))
 
     def _distinct(self) -> Aggregation:
-        column = self._column(ORDERED | {FieldType.STRING})
+        column = self._column(ORDERED | TEXTS)
         return agg.distinct(column, where=self._where(), bound=self.rng.choice((2, 5, 4096)))
+
+    def _quantile(self) -> Aggregation:
+        q, bound = self.rng.choice((0, 0.1, 0.5, 0.9, 1)), self.rng.choice((3, 20, 4096))
+        return agg.quantile(self._column(NUMBERS), q, where=self._where(), bound=bound)
+
+    def _top_k(self) -> Aggregation:
+        k, bound = self.rng.choice((1, 3)), self.rng.choice((3, 20, 4096))
+        return agg.top_k(self._column(ORDERED), k, where=self._where(), bound=bound)
 
     def _last(self) -> Aggregation:
         return agg.last(self._column(ORDERED), n=self.rng.choice((1, 2, 5)), where=self._where())

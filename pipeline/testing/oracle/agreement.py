@@ -11,7 +11,7 @@ from pipeline.serve.client import FeatureClient
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Store
 from pipeline.testing.oracle.expected import Value
-from pipeline.testing.oracle.keys import key_of
+from pipeline.testing.oracle.keys import key_bytes
 from pipeline.testing.oracle.replay import OUTCOMES, Accounting, Oracle
 
 __all__ = ["answers", "differences", "disagreements", "miscounts"]
@@ -22,11 +22,12 @@ def disagreements(
 ) -> list[str]:
     """Where reads of the oracle's view from ``store`` differ from it; empty if nothing does.
 
-    Every key of the log, and ``others``, is read at each time of ``at`` (ns; None: each row's own
-    newest event), as any client reads it. An entity of several fields is a tuple.
+    Every key of the log, and ``others`` (entities; a tuple where keys have several fields), is read
+    at each time of ``at`` (ns; None: each row's own newest event), as any client reads it.
     """
-    keys, entities = list(oracle.entities), [*oracle.entities.values(), *others]
-    keys += [key_of(other) for other in others]
+    more = [other if isinstance(other, tuple) else (other,) for other in others]
+    entities = [*oracle.entities.values(), *more]
+    keys = [*oracle.entities, *map(key_bytes, more)]
     if not keys:
         return []
     found: list[str] = []
@@ -37,13 +38,12 @@ def disagreements(
 
 
 def answers(
-    store: Store, oracle: Oracle, entities: Sequence[Any], at: int | None
+    store: Store, oracle: Oracle, entities: Sequence[tuple[Any, ...]], at: int | None
 ) -> dict[str, list[tuple[Value, str]]]:
     """Value and status of every feature, one per entity, as a client gets them."""
     query = FeatureClient(store).prepare([oracle.view.name])
-    names = list(query.entities)
-    rows = [e if isinstance(e, tuple) else (e,) for e in entities]
-    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    names = oracle.view.stream.key_fields
+    columns = {name: [entity[i] for entity in entities] for i, name in enumerate(names)}
     table = query.read(columns, at="event" if at is None else at, status="feature")
     result: dict[str, list[tuple[Value, str]]] = {}
     for name in oracle.view.features:

@@ -48,13 +48,13 @@ def answer(aggregation: Aggregation, kind: Kind, entries: Sequence[Entry]) -> Ex
     if op == "LAST":
         return _several([_cell(v, kind) for v in reversed(values[-aggregation.n :])], aggregation.n)
     if op == "QUANTILE":
-        ranked = sorted(values, key=_rank)
-        rank = max(1, math.ceil(Fraction(_field(aggregation, "q")) * len(ranked)))
+        ranked = sorted(_settled(v) for v in values)
+        rank = max(1, math.ceil(aggregation.q * len(ranked)))  # as float64: 0.1 of 10 is 1
         return Expected(float(ranked[rank - 1]) if ranked else None)
     if op == "TOP_K":
         counted = Counter(_settled(v) for v in values)
-        best = sorted(counted, key=lambda v: (-counted[v], _rank(v)))[: _field(aggregation, "k")]
-        return _several([_cell(v, kind) for v in best], _field(aggregation, "k"))
+        best = sorted(counted, key=lambda v: (-counted[v], v))[: aggregation.n]
+        return _several([_cell(v, kind) for v in best], aggregation.n)
     raise NotImplementedError(f"the oracle does not know {op}")
 
 

@@ -6,6 +6,7 @@ Written from the contract's documentation with the standard library's ``json`` a
 from __future__ import annotations
 
 import base64
+import binascii
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,28 +19,18 @@ from typing import Any, TypeAlias
 from pipeline.contracts.contract import Contract, Field, FieldType
 from pipeline.features.stream import EventStream
 from pipeline.testing.log import MemoryLog
-from pipeline.testing.oracle.keys import entity_of, key_of
+from pipeline.testing.oracle.keys import entity_from, entity_of, key_bytes, partition_of
 
-__all__ = [
-    "Event",
-    "Reader",
-    "Record",
-    "RefusedError",
-    "partition_of",
-    "read",
-    "read_json",
-    "records_of",
-]
+__all__ = ["Event", "Reader", "Record", "RefusedError", "read", "read_json", "records_of"]
 
 MAX_KEY_BYTES = 65_536
 MAX_DEPTH = 64
 NS_OF = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
-BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
-UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 SURROGATE = re.compile("[\ud800-\udfff]")
 RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([-+])(\d\d):(\d\d))?", re.ASCII
 )
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _MISSING = object()
 
 
@@ -60,7 +51,7 @@ class Event:
     """An accepted record: time in ns, and its fields; of a tombstone (null value) the key alone.
 
     Integers, booleans, strings, bytes and floats as such, decimals as exact fractions, timestamps
-    as ns, uuids as text.
+    as ns, uuids as lower-case text.
     """
 
     record: Record
@@ -98,7 +89,7 @@ def read(
         fields = (reader or read_json)(stream.schema, record.value or b"")
     except RefusedError as refused:
         return refused.reason
-    if key_of(entity_of(stream.key_fields, fields)) != record.key:
+    if key_bytes(entity_of(stream.key_fields, fields)) != record.key:
         return "key_mismatch"
     time = int(fields[stream.time])
     latest = (record.timestamp_ms + stream.max_future_ms) * 10**6
@@ -123,32 +114,13 @@ def _admit(stream: EventStream, partitions: int, record: Record) -> None:
 
 def _tombstone(stream: EventStream, record: Record) -> Event:
     """A deletion as of the broker time; the key must be one that an event could have."""
-    key, time = record.key or b"", record.timestamp_ms * 10**6
+    time = record.timestamp_ms * 10**6
     if not 0 <= time < 2**63:
         raise RefusedError("tombstone")
-    entity: Any = key.decode(errors="replace")
-    valid = stream.key_type != "string" or entity.encode() == key
-    if stream.key_type == "int64":
-        valid = bool(re.fullmatch(rb"0|-?[1-9][0-9]*", key)) and -(2**63) <= int(key) < 2**63
-        entity = int(key) if valid else None
-    if not valid:
+    entity = entity_from(record.key or b"", stream.key_type.split("|"))
+    if entity is None:
         raise RefusedError("key_mismatch")
-    return Event(record, time, {stream.key_fields[0]: entity})
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """Partition of a key as the Java client chooses it: murmur2 (Appleby), its sign dropped."""
-    word, multiplier = (1 << 32) - 1, 0x5BD1E995
-    h = 0x9747B28C ^ len(key)
-    whole = len(key) & ~3
-    for at in range(0, whole, 4):
-        k = int.from_bytes(key[at : at + 4], "little") * multiplier & word
-        k = (k ^ k >> 24) * multiplier & word
-        h = (h * multiplier & word) ^ k
-    if key[whole:]:
-        h = (h ^ int.from_bytes(key[whole:], "little")) * multiplier & word
-    h = (h ^ h >> 13) * multiplier & word
-    return ((h ^ h >> 15) & 0x7FFFFFFF) % partitions
+    return Event(record, time, dict(zip(stream.key_fields, entity, strict=True)))
 
 
 class _Number(str):
@@ -218,11 +190,18 @@ def _field(field: Field, value: Any) -> Any:
             return value
         if field.type is FieldType.UUID and UUID.fullmatch(value):
             return value.lower()
-        if field.type is FieldType.BYTES and BASE64.fullmatch(value) and len(value) % 4 == 0:
-            return base64.b64decode(value)
+        if field.type is FieldType.BYTES:
+            return _base64(value)
         if field.type is FieldType.TIMESTAMP and field.unit not in NS_OF:
             return _in_int64(_timestamp(value, field.unit == "iso-utc"))
     raise RefusedError("schema")
+
+
+def _base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RefusedError("schema") from error
 
 
 def _number(field: Field, text: str) -> Any:

@@ -18,6 +18,7 @@ from pipeline.testing.oracle.windows import Reach
 __all__ = ["Accounting", "Oracle"]
 
 OUTCOMES = ("applied", "duplicate", "late", "dead_lettered", "filtered")
+BOUNDED = {"DISTINCT", "QUANTILE", "TOP_K"}  # lists of values that become sketches
 ONE = Kind("int")
 
 
@@ -42,7 +43,7 @@ class Accounting:
 class _Row:
     """What a key's applied events gave each feature since the row was last emptied."""
 
-    entity: Any
+    entity: tuple[Any, ...]
     newest: int
     entries: list[list[list[Entry]]]  # per feature, per part
     nulls: list[list[Entry]]  # per feature: the events that make it null
@@ -187,12 +188,22 @@ class Oracle:
         for part, s in zip(row.entries[number], seen, strict=True):
             if s.passes and s.value is not None:
                 part.append(Entry(event.time, event.record.offset, s.value))
-        if feature.aggregation.op.name == "DISTINCT" and number not in row.overflowed:
+        if feature.aggregation.op.name in BOUNDED and number not in row.overflowed:
             (entries,) = row.entries[number]
             if len(entries) > feature.aggregation.bound:
-                held = {e.value for e in entries if self._held(feature, row.newest, e.time)}
+                held = {
+                    (self._place(feature, e.time), e.value)
+                    for e in entries
+                    if self._held(feature, row.newest, e.time)
+                }
                 if len(held) > feature.aggregation.bound:
                     row.overflowed.add(number)
+
+    def _place(self, feature: _Feature, time: int) -> int:
+        """What values count once in: all of the row, or each tile."""
+        if feature.aggregation.op.name == "DISTINCT" or not feature.reach.tile:
+            return 0
+        return (time - 1) // feature.reach.tile
 
     def _null(self, feature: _Feature, seen: list[Seen], policy: str) -> bool:
         """Whether an event has a null where the feature has this policy for one."""
@@ -209,8 +220,8 @@ class Oracle:
     # ---- what features are
 
     @property
-    def entities(self) -> Mapping[bytes, Any]:
-        """Every key that has a row, and the entity that it names."""
+    def entities(self) -> Mapping[bytes, tuple[Any, ...]]:
+        """Every key that has a row, and the entity that it names: a value for each key field."""
         return {key: row.entity for key, row in self._keys.items()}
 
     def newest(self, key: bytes) -> int | None:

@@ -35,7 +35,7 @@ class Reach:
         op = aggregation.op.name
         keep = 0
         if aggregation.exact and (op != "LAST" or aggregation.delay_ns):
-            keep = aggregation.keep or (aggregation.bound if op == "DISTINCT" else EVENTS_KEPT)
+            keep = aggregation.keep or aggregation.bound or EVENTS_KEPT
         return cls(
             window=aggregation.window_ns,
             slide=aggregation.slide_ns,

@@ -1,0 +1,35 @@
+"""Which values can be ranked: the arguments of ``top_k`` and ``quantile``, checked."""
+
+from __future__ import annotations
+
+from pipeline.errors import DefinitionError
+from pipeline.features.aggregations import Aggregation
+from pipeline.features.plan import CellType, FeatureOp, ListKind
+
+__all__ = ["ranked_list"]
+
+NUMBERS = {CellType.INT, CellType.FLOAT, CellType.DECIMAL, CellType.BOOL}
+
+
+def ranked_list(where: str, aggregation: Aggregation, type_: CellType) -> ListKind:
+    """The kind of list that keeps the values of a tiled window.
+
+    Raises :class:`DefinitionError` for ``where`` and the argument that is wrong.
+    """
+    if aggregation.op is FeatureOp.QUANTILE:
+        q = aggregation.q
+        if isinstance(q, bool) or not isinstance(q, int | float) or not 0 <= q <= 1:
+            raise DefinitionError(f"{where}.q", f"must be a number from 0 to 1, but is {q!r}")
+        if type_ not in NUMBERS:
+            raise DefinitionError(
+                where, f"quantiles are of numbers, but the column is {type_.name.lower()}"
+            )
+        return ListKind.COUNTS
+    k, bound = aggregation.n, aggregation.bound
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= bound:
+        raise DefinitionError(f"{where}.k", f"must be 1 to {bound}, which is bound, but is {k!r}")
+    if type_ is CellType.HASH:
+        raise DefinitionError(
+            where, "top_k() of a string is not supported; count it with distinct()"
+        )
+    return ListKind.FREQUENT

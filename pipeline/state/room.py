@@ -1,0 +1,45 @@
+"""How much memory one row of a plan can take."""
+
+from __future__ import annotations
+
+from pipeline.features.plan import ListKind, Plan
+from pipeline.kernels.arena import size_class
+from pipeline.kernels.counts import counts_words
+from pipeline.kernels.distinct import DISTINCT_WORDS, MAX_STEPS
+from pipeline.kernels.ids import roomy
+from pipeline.kernels.lists import LAST_WORDS
+from pipeline.kernels.ranking import scratch_words
+from pipeline.kernels.tiles import spacious
+
+__all__ = ["scratch_needed", "words_needed"]
+
+
+def words_needed(plan: Plan) -> int:
+    """Words of the arena that one event, or one loaded row, can take at most."""
+    entries = [1 + sum(a.ring == r for a in plan.accumulators) for r in range(len(plan.rings))]
+    words = [
+        1 << size_class(max(spacious(ring.tiles, entry), 2 * entry))
+        for ring, entry in zip(plan.rings, entries, strict=True)
+    ]
+    for state in plan.lists:
+        if state.kind is ListKind.DISTINCT:
+            most = state.bound * DISTINCT_WORDS + MAX_STEPS
+        elif state.kind in (ListKind.COUNTS, ListKind.FREQUENT):
+            most = spacious(counts_words(plan.rings[state.ring].tiles + 1, state.bound + 1), 1)
+        elif state.kind is ListKind.EVENTS:
+            most = spacious(state.bound + 1, LAST_WORDS)
+        elif state.kind is ListKind.IDS:
+            # as loaded, before there is room for the filter
+            words.append(1 << size_class(state.bound * LAST_WORDS))
+            most = roomy(state.bound + 1)
+        else:
+            most = state.bound * LAST_WORDS
+        words.append(1 << size_class(most))
+    return int(sum(words))
+
+
+def scratch_needed(plan: Plan) -> int:
+    """Words that counting or ranking the values of a list takes at most."""
+    kinds = (ListKind.EVENTS, ListKind.COUNTS, ListKind.FREQUENT)
+    bounds = [s.bound for s in plan.lists if s.kind in kinds and s.input >= 0]
+    return int(scratch_words(max(bounds))) if bounds else 1

@@ -1,0 +1,589 @@
+"""Faults that the tests must notice, each as one change of one source file.
+
+``old`` stands exactly once in ``file``; where it does not any more, the mutation says so instead of
+passing. ``tests`` are short ones of which at least one has to fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["MUTATIONS", "Mutation"]
+
+UNIT = "tests/unit"
+FUZZ = f"{UNIT}/test_testing_fuzz.py::test_the_engine_equals_the_oracle_on_a_fuzzed_log"
+EDGES = f"{UNIT}/test_state_edges.py"
+EXACT = f"{UNIT}/test_state_exact.py"
+PLANE = f"{UNIT}/test_app_plane.py"
+FAULTS = f"{UNIT}/test_app_faults.py"
+SIMULATION = f"{UNIT}/test_testing_simulation.py"
+CASES = f"{UNIT}/test_engine_cases.py"
+CRASH = f"{SIMULATION}::test_a_crash_after_any_batch_changes_nothing"
+CACHE = f"{SIMULATION}::test_bytes_do_not_depend_on_what_the_cache_evicts"
+STORM = f"{SIMULATION}::test_whatever_a_simulation_does_the_bytes_are_those_of_a_quiet_run"
+SPREAD = f"{UNIT}/test_state_spread.py"
+DEDUP = f"{UNIT}/test_app_dedup.py"
+TOMBSTONES = f"{UNIT}/test_app_tombstones.py"
+STORE = "tests/contract/test_store.py"
+WIRE = "tests/faults/test_store_faults.py"
+
+COMBINE, GROUPED = "pipeline/kernels/combine.py", "pipeline/kernels/grouped.py"
+APPLY, FINALIZE = "pipeline/kernels/apply.py", "pipeline/kernels/finalize.py"
+TILES, EVENTS, LISTS = (f"pipeline/kernels/{name}.py" for name in ("tiles", "events", "lists"))
+PLANES, PARTITION = "pipeline/app/plane.py", "pipeline/app/partition.py"
+FENCE, MEMORY = "pipeline/store/fence.py", "pipeline/store/memory.py"
+TRANSACTION, LEASE = "pipeline/store/transaction.py", "pipeline/store/lease.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One change. ``redis``: its tests need a redis-server on PATH or PIPELINE_TEST_REDIS."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: Sequence[str]
+    redis: bool = False
+
+    def problem(self, root: Path) -> str | None:
+        """Why it cannot be applied to the tree at ``root``; None if it can."""
+        path = root / self.file
+        found = path.read_text(encoding="utf-8").count(self.old) if path.exists() else 0
+        return None if found == 1 else f"its text stands {found} times in {self.file}"
+
+    def apply(self, root: Path) -> str:
+        """Change the file; returns its text from before."""
+        path = root / self.file
+        before = path.read_text(encoding="utf-8")
+        path.write_text(before.replace(self.old, self.new), encoding="utf-8")
+        return before
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    # ---- windows and aggregations
+    Mutation(
+        "minimum of cumulative sums",
+        TILES,
+        "        return min(cell, value)\n",
+        "        return min(cell, add_exact(cell, value))\n",
+        (FUZZ,),
+    ),
+    Mutation(
+        "maximum of cumulative sums",
+        TILES,
+        "        return max(cell, value)\n",
+        "        return max(cell, add_exact(cell, value))\n",
+        (FUZZ,),
+    ),
+    Mutation(
+        "mean returns the sum",
+        FINALIZE,
+        "        cells[k] = as_bits(q)\n",
+        "        cells[k] = as_bits(q * np.float64(y) if op == OP_MEAN else q)\n",
+        (FUZZ,),
+    ),
+    Mutation(
+        "a window by subtracting cumulative sums",
+        COMBINE,
+        "    for i in range(first, stop):\n"
+        "        cell = fold(op, cell, arena[p + i * entry])\n"
+        "    return cell\n",
+        "    if op == 2:\n"
+        "        total, before = np.float64(0), np.float64(0)\n"
+        "        for i in range(stop):\n"
+        "            value = np.int64(arena[p + i * entry]).view(np.float64)\n"
+        "            total += value\n"
+        "            before += value if i < first else np.float64(0)\n"
+        "        return np.float64(total - before).view(np.int64)\n"
+        "    for i in range(first, stop):\n"
+        "        cell = fold(op, cell, arena[p + i * entry])\n"
+        "    return cell\n",
+        (f"{CASES}::test_24_an_old_large_value_takes_nothing_from_the_window_after_it",),
+    ),
+    Mutation(
+        "an event with the time of the newest is skipped",
+        APPLY,
+        "    early = (slots[slot, STATE] & PRESENT) == 0 or time > newest\n    some = False\n",
+        "    early = (slots[slot, STATE] & PRESENT) == 0 or time > newest\n    some = False\n"
+        "    if not early and time == newest:\n        return False\n",
+        (FUZZ, EDGES),
+    ),
+    Mutation(
+        "a read does not look whether the row expired",
+        FINALIZE,
+        "    if ttl_ns > 0 and minus(at, slots[slot, EVENT_TIME]) > ttl_ns:\n",
+        "    if False:\n",
+        (FUZZ, EDGES),
+    ),
+    Mutation(
+        "an event does not empty an expired row",
+        APPLY,
+        "time > newest and minus(time, newest) > ttl_ns:",
+        "time > newest and minus(time, newest) > 2**62:",
+        (f"{EDGES}::test_a_row_is_emptied_by_an_event_more_than_the_ttl_later",),
+    ),
+    Mutation(
+        "a row expires at its ttl, not after it",
+        FINALIZE,
+        "minus(at, slots[slot, EVENT_TIME]) > ttl_ns:",
+        "minus(at, slots[slot, EVENT_TIME]) >= ttl_ns:",
+        (FUZZ, EDGES),
+    ),
+    Mutation(
+        "an exact window is closed at its start and open at its end",
+        EVENTS,
+        "        if arena[block + middle * entry] <= time:\n",
+        "        if arena[block + middle * entry] < time:\n",
+        (FUZZ, EXACT),
+    ),
+    Mutation(
+        "a tiled window begins a tile early",
+        COMBINE,
+        "    return max(-(-start // width), held)\n",
+        "    return max(-(-start // width) - 1, held)\n",
+        (FUZZ, EDGES),
+    ),
+    Mutation(
+        "a delayed window ends a tile late",
+        COMBINE,
+        "entry, 0, end // rings[ring, RING_WIDTH])\n",
+        "entry, 0, end // rings[ring, RING_WIDTH] + 1)\n",
+        (FUZZ, EXACT),
+    ),
+    Mutation(
+        "a tile is closed at its start and open at its end",
+        TILES,
+        "    if time % width == 0:\n",
+        "    if False:\n",
+        (FUZZ, EDGES),
+    ),
+    Mutation(
+        "a tile is stamped in the future",
+        APPLY,
+        "                tile_of(time, rings[r, RING_WIDTH]), first_held(rings, r, newest),\n",
+        "                tile_of(time, rings[r, RING_WIDTH]) + 1, first_held(rings, r, newest),\n",
+        (FUZZ,),
+    ),
+    Mutation(
+        "lateness is taken from the newest of the batch",
+        APPLY,
+        "        if not _joins(slots, arena,",
+        "        if (slots[slot, STATE] & PRESENT) != 0:\n"
+        "            for k in range(e + 1, len(chosen)):\n"
+        "                if chosen[k] == slot and event_time[k] > slots[slot, EVENT_TIME]:\n"
+        "                    slots[slot, EVENT_TIME] = event_time[k]\n"
+        "        if not _joins(slots, arena,",
+        (FUZZ, EDGES),
+    ),
+    Mutation(
+        "a ring takes one tile too many",
+        "pipeline/kernels/rows.py",
+        "    return minus(tile_of(newest, rings[ring, RING_WIDTH]), rings[ring, RING_TILES]) + 1\n",
+        "    return minus(tile_of(newest, rings[ring, RING_WIDTH]), rings[ring, RING_TILES])\n",
+        (FUZZ, EDGES),
+    ),
+    Mutation(
+        "an integer sum wraps around",
+        "pipeline/kernels/integers.py",
+        "    if a == OVERFLOW or b == OVERFLOW or ((a ^ s) & (b ^ s)) < 0:\n"
+        "        return np.int64(OVERFLOW)\n",
+        "",
+        (FUZZ, f"{UNIT}/test_kernels_integers.py"),
+    ),
+    Mutation(
+        "a NaN is a value",
+        APPLY,
+        "        if real[k] != 0 and is_nan(values[k]):\n",
+        "        if False:\n",
+        (FUZZ,),
+    ),
+    Mutation(
+        "-0.0 is another value than 0.0",
+        LISTS,
+        "    return np.int64(0) if kind == _FLOAT and bits == _MINUS_ZERO else bits\n",
+        "    return bits\n",
+        (FUZZ, EXACT),
+    ),
+    Mutation(
+        "the last values go by offset",
+        LISTS,
+        "        if arena[e] < time or (arena[e] == time and arena[e + 1] <= offset):\n",
+        "        if arena[e + 1] <= offset:\n",
+        (FUZZ,),
+    ),
+    Mutation(
+        "a value seen again keeps its older tile",
+        LISTS,
+        "        if arena[block + 2 * i + 1] < tile:\n",
+        "        if False:\n",
+        (FUZZ,),
+    ),
+    Mutation(
+        "what a full list dropped is forgotten",
+        EVENTS,
+        "        slots[slot, evicted] = max(slots[slot, evicted], dropped)\n",
+        "",
+        (FUZZ, EXACT),
+    ),
+    Mutation(
+        "a read before the newest event is not degraded",
+        FINALIZE,
+        "        status[f] = S_DEGRADED if newer else code\n",
+        "        status[f] = code\n",
+        (FUZZ, EDGES),
+    ),
+    Mutation(
+        "a trigger sees the row after its event",
+        APPLY,
+        "        firing = len(triggers) > 0 and _judge(\n"
+        "            triggers, slots, arena, slot, rings, lists, values, usable, passed, fires\n"
+        "        )\n"
+        "        _stamp(slots, slot, event_time[e], timestamps_ms[e], offsets[e])\n"
+        "        _include(\n"
+        "            slots, arena, heads, slot, rings, accumulators, lists,\n"
+        "            event_time[e], offsets[e], joined, values, usable, passed,\n"
+        "        )  # fmt: skip\n",
+        "        _stamp(slots, slot, event_time[e], timestamps_ms[e], offsets[e])\n"
+        "        _include(\n"
+        "            slots, arena, heads, slot, rings, accumulators, lists,\n"
+        "            event_time[e], offsets[e], joined, values, usable, passed,\n"
+        "        )  # fmt: skip\n"
+        "        firing = len(triggers) > 0 and _judge(\n"
+        "            triggers, slots, arena, slot, rings, lists, values, usable, passed, fires\n"
+        "        )\n",
+        (EDGES,),
+    ),
+    Mutation(
+        "a condition that is null holds",
+        "pipeline/features/derive.py",
+        'masks[i, start:stop] = _broadcast(result[f"m{i}"], n).fill_null(False).to_numpy()',
+        'masks[i, start:stop] = _broadcast(result[f"m{i}"], n).fill_null(True).to_numpy()',
+        (FUZZ,),
+    ),
+    Mutation(
+        "one expression that fails fails its batch",
+        "pipeline/features/derive.py",
+        "            if n == 1:\n",
+        "            if n > 1:\n"
+        "                failed += np.flatnonzero(events.reason[start:stop] == 0).tolist()\n"
+        "                masks[:, start:stop] = 0\n"
+        "                return\n"
+        "            if n == 1:\n",
+        (f"{UNIT}/test_features_derive.py",),
+    ),
+    Mutation(
+        "a time from far in the future is accepted",
+        "pipeline/kernels/checks.py",
+        "                reason[i] = TS_FUTURE\n",
+        "                reason[i] = 0\n",
+        (FUZZ,),
+    ),
+    Mutation(
+        "a record in the wrong partition is accepted",
+        "pipeline/kernels/checks.py",
+        "            code = MISROUTED\n",
+        "            code = 0\n",
+        (FUZZ, f"{UNIT}/test_ingest_decode.py"),
+    ),
+    Mutation(
+        "a standard deviation returns the mean",
+        GROUPED,
+        "        count += arena[p]\n    return count, squares\n",
+        "        count += arena[p]\n    return count, mean * mean * count\n",
+        (SPREAD, FUZZ),
+    ),
+    Mutation(
+        "a standard deviation returns the variance",
+        GROUPED,
+        "    value = np.sqrt(value) if feature[F_OP] == OP_STD else",
+        "    value = value if feature[F_OP] == OP_STD else",
+        (SPREAD, FUZZ),
+    ),
+    Mutation(
+        "a null that propagates is not seen",
+        COMBINE,
+        "    return count, kept_all(slots, slot, rings, accumulators, lists, a, start)\n",
+        "    return 0 * count, kept_all(slots, slot, rings, accumulators, lists, a, start)\n",
+        (f"{UNIT}/test_features_nulls.py", FUZZ),
+    ),
+    # ---- event ids and deletions
+    Mutation(
+        "an event id is not looked for",
+        "pipeline/kernels/ids.py",
+        "            return True\n",
+        "            return False\n",
+        (DEDUP,),
+    ),
+    Mutation(
+        "an event id is kept for ever",
+        "pipeline/kernels/ids.py",
+        "    oldest = minus(slots[slot, EVENT_TIME], lists[i, LIST_HORIZON])\n",
+        "    oldest = np.int64(-(2**63))\n",
+        (DEDUP, FUZZ),
+    ),
+    Mutation(
+        "a deletion is forgotten",
+        "pipeline/kernels/tombstones.py",
+        "    slots[slot, DELETED] = deleted\n",
+        "",
+        (TOMBSTONES,),
+    ),
+    Mutation(
+        "an event of the time of a deletion revives the entity",
+        "pipeline/kernels/tombstones.py",
+        "    return bool(deleted != NOTHING and time <= deleted)\n",
+        "    return bool(deleted != NOTHING and time < deleted)\n",
+        (TOMBSTONES,),
+    ),
+    # ---- offsets, accounting, order of a commit
+    Mutation(
+        "offset + 1 is missing",
+        "pipeline/ingest/batch.py",
+        "        return int(self.offsets[-1]) + 1 if len(self.offsets) else 0\n",
+        "        return int(self.offsets[-1]) if len(self.offsets) else 0\n",
+        (CRASH, PLANE),
+    ),
+    Mutation(
+        "a batch is dropped as a whole if its last record was seen",
+        PARTITION,
+        "        fresh = events.log_offsets >= state.marker.next_offset\n",
+        "        seen = binary.next_offset <= state.marker.next_offset\n"
+        "        fresh = np.full(len(events), not seen)\n",
+        (
+            f"{FAULTS}::test_a_view_that_joins_catches_up_without_a_gap_and_sends_no_dead_letter_twice",
+            f"{CASES}::test_8_a_batch_that_overlaps_what_a_view_has_seen_is_deduplicated_row_by_row",
+        ),
+    ),
+    Mutation(
+        "every record is fresh",
+        PARTITION,
+        "        fresh = events.log_offsets >= state.marker.next_offset\n",
+        "        fresh = events.log_offsets >= 0\n",
+        (
+            f"{FAULTS}::test_a_view_that_joins_catches_up_without_a_gap_and_sends_no_dead_letter_twice",
+        ),
+    ),
+    Mutation(
+        "a record that failed in a view is applied",
+        PARTITION,
+        "        accepted[failed] = False\n",
+        "",
+        (f"{CASES}::test_17_a_batch_of_only_bad_records_moves_the_offset_and_changes_nothing",),
+    ),
+    Mutation(
+        "late records are counted as applied",
+        PARTITION,
+        '            "applied": int(counts[Outcome.APPLIED]),\n'
+        '            "late": int(counts[Outcome.LATE]),\n',
+        '            "applied": int(counts[Outcome.APPLIED]) + int(counts[Outcome.LATE]),\n'
+        '            "late": 0,\n',
+        (FUZZ, PLANE),
+    ),
+    Mutation(
+        "a batch is committed though its outputs were not taken",
+        PLANES,
+        "            self._sender.drop()\n"
+        "            for partition, _ in staged:\n"
+        "                self._reset(partition, error)\n"
+        "            return Step([], {}, self._resets)\n",
+        "            self._sender.drop()\n            rejected = {}\n",
+        (f"{PLANE}::test_outputs_that_no_broker_took_are_not_committed_and_come_again",),
+    ),
+    Mutation(
+        "outputs are sent after the commit",
+        PLANES,
+        "        try:\n"
+        "            for partition, work in staged:\n"
+        "                self._sender.send(partition, work)\n"
+        "            rejected = self._sender.flush()\n",
+        "        try:\n"
+        "            committed = self._commit(staged)\n"
+        "            for partition, work in staged:\n"
+        "                self._sender.send(partition, work)\n"
+        "            rejected = self._sender.flush()\n"
+        "            self._keep()\n"
+        "            return Step([work for _, work in committed], rejected, self._resets)\n",
+        (f"{PLANE}::test_outputs_that_no_broker_took_are_not_committed_and_come_again",),
+    ),
+    Mutation(
+        "rows are kept after a failed commit",
+        PLANES,
+        "        partition.drop()\n",
+        "",
+        (STORM, FAULTS),
+    ),
+    Mutation(
+        "nothing is sought after a reset",
+        PLANES,
+        "                self._lane.seek(source, start.offset, start.leader_epoch)\n",
+        "",
+        (f"{PLANE}::test_outputs_that_no_broker_took_are_not_committed_and_come_again", STORM),
+    ),
+    Mutation(
+        "a partition opens with the rows it had",
+        PARTITION,
+        "            table = StateTable(compiled, max_bytes=self.cache_bytes)\n",
+        "            kept = self.__dict__.setdefault('kept', {})\n"
+        "            table = kept.setdefault(\n"
+        "                compiled.fingerprint, StateTable(compiled, max_bytes=self.cache_bytes)\n"
+        "            )\n",
+        (STORM, f"{SIMULATION}::test_a_replay_from_any_offset_gives_the_same_bytes"),
+    ),
+    Mutation(
+        "a quiet partition does not look at its store",
+        PLANES,
+        "            self._compare([p for s, p in self._partitions.items() if s not in"
+        " self._trouble])\n",
+        "            pass\n",
+        (f"{SIMULATION}::test_a_replay_from_any_offset_gives_the_same_bytes",),
+    ),
+    Mutation(
+        "a dirty row is evicted before its commit",
+        "pipeline/kernels/evict.py",
+        "        if slots[slot, KEY_SIZE] >= 0 and slots[slot, STATE] < DIRTY:\n",
+        "        if slots[slot, KEY_SIZE] >= 0:\n",
+        (f"{UNIT}/test_state_eviction.py",),
+    ),
+    Mutation(
+        "rows that are evicted come back empty",
+        "pipeline/state/table.py",
+        "        absent = np.array([row is None for row in rows], dtype=np.uint8)\n",
+        "        absent = np.ones(len(rows), dtype=np.uint8)\n",
+        (CACHE, CRASH),
+    ),
+    Mutation(
+        "a log that was truncated is read from where it starts",
+        PLANES,
+        "        if start.offset < low:\n",
+        "        if False:\n",
+        (f"{PLANE}::test_a_log_that_starts_after_the_marker_is_a_named_stop",),
+    ),
+    Mutation(
+        "a marker need not add up",
+        "pipeline/store/marker.py",
+        "        if self.consumed != sum(counts) or min(counts) < 0:\n",
+        "        if False:\n",
+        ("tests/contract/test_store_layout.py",),
+    ),
+    Mutation(
+        "a partition beats without a broker",
+        PLANES,
+        "                if connected and self._lane.at_end(partition.source):\n",
+        "                if self._lane.at_end(partition.source):\n",
+        (f"{FAULTS}::test_a_heartbeat_needs_a_broker_that_answers",),
+    ),
+    Mutation(
+        "a record's time says how far was read, even from the future",
+        "pipeline/app/routing.py",
+        "max(marker.processed_through_ms, min(now_ms, newest)),",
+        "max(marker.processed_through_ms, newest),",
+        (f"{FAULTS}::test_a_record_from_the_future_does_not_say_that_the_future_was_read",),
+    ),
+    Mutation(
+        "a row's checksum is not compared",
+        "pipeline/kernels/header.py",
+        "    if code == OK and not _checksum_holds(data, start, end):\n",
+        "    if code == OK and not _checksum_holds(data, start, end) and False:\n",
+        (f"{UNIT}/test_kernels_rows.py",),
+    ),
+    # ---- fencing
+    Mutation(
+        "the epoch is not raised",
+        LEASE,
+        "    return Lease(epoch + 1, nonce, generation)\n",
+        "    return Lease(max(epoch, 1), nonce, generation)\n",
+        ("tests/contract/test_store_layout.py", f"{STORE}::test_acquired_again_goes_on"),
+    ),
+    Mutation(
+        "an older generation may take the lease",
+        LEASE,
+        " or stored.generation <= generation:\n",
+        " or stored.generation <= generation or True:\n",
+        (f"{STORE}::test_older_generation_is_refused", FAULTS),
+    ),
+    Mutation(
+        "a zombie commits: memory",
+        MEMORY,
+        "            self._refuse_changed()\n            for expiry in expiries:\n",
+        "            for expiry in expiries:\n",
+        (f"{PLANE}::test_a_zombie_is_fenced_and_its_rows_are_not_applied", STORM),
+    ),
+    Mutation(
+        "the marker is written outside the transaction: memory",
+        MEMORY,
+        "        self._sent = (list(writes), list(markers), list(expiries))\n",
+        "        self._sent = (list(writes), list(markers), list(expiries))\n"
+        "        for marker in markers:\n"
+        "            key = marker_key(self._tag, marker.fingerprint)\n"
+        "            self._store.values[key] = self._expected[key] = marker.pack()\n",
+        (STORM, FAULTS),
+    ),
+    Mutation(
+        "the marker is written outside the transaction: after EXEC",
+        TRANSACTION,
+        "    tail += _EXEC + after\n",
+        "    tail = _EXEC + tail + after\n",
+        (STORE, WIRE),
+        redis=True,
+    ),
+    Mutation(
+        "the lease is not compared before MULTI",
+        FENCE,
+        "        if values != list(self._expected.values()):\n"
+        "            self._lose(self._why_aborted(keys, values))\n\n"
+        "    def _keep_if_unchanged",
+        "        _ = keys, values\n\n    def _keep_if_unchanged",
+        (f"{WIRE}::test_zombie_that_slept_between_exec_and_watch",),
+        redis=True,
+    ),
+    Mutation(
+        "nothing is watched",
+        FENCE,
+        '    return command(b"WATCH", *keys) + command(b"MGET", *keys)\n',
+        '    return command(b"WATCH", b"nothing") + command(b"MGET", *keys)\n',
+        (f"{WIRE}::test_zombie_that_slept_between_watch_and_exec", STORE),
+        redis=True,
+    ),
+    Mutation(
+        "only the lease is watched, not the markers",
+        FENCE,
+        '    return command(b"WATCH", *keys) + command(b"MGET", *keys)\n',
+        '    return command(b"WATCH", keys[0]) + command(b"MGET", *keys)\n',
+        (STORE, WIRE),
+        redis=True,
+    ),
+    Mutation(
+        "a silent reconnect between WATCH and EXEC",
+        FENCE,
+        "            self._link.send(memoryview(data))\n"
+        "        except StoreUnavailableError as gone:\n"
+        "            self._lose(gone)\n"
+        "            raise\n",
+        "            self._link.send(memoryview(data))\n"
+        "        except StoreUnavailableError:\n"
+        "            self._link = self._connect()\n"
+        "            self._replies = Replies(self._link)\n"
+        "            self._link.send(memoryview(data))\n",
+        (WIRE,),
+        redis=True,
+    ),
+    Mutation(
+        "a lost reply counts as a commit",
+        FENCE,
+        "        with self._whole():\n            self._finish(sent)\n",
+        "        try:\n            self._finish(sent)\n"
+        "        except StoreUnavailableError:\n            self._expected = sent.expected\n",
+        (WIRE,),
+        redis=True,
+    ),
+    Mutation(
+        "rows may be written without their marker",
+        TRANSACTION,
+        "        if write.fingerprint not in marked:\n",
+        "        if False:\n",
+        (f"{STORE}::test_commits_that_break_a_promise_are_refused",),
+    ),
+)
