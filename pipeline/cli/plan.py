@@ -73,7 +73,8 @@ def _print_view(out: Console, app: str, view: FeatureView, triggers: list[Trigge
         for column, position in zip(lookup.columns, lookup.features, strict=True):
             name = f"{lookup.plan.view}:{lookup.plan.features[position].name}"
             out.print(plain(f"  looks up {column} = {name}"))
-        out.print(plain(f"  keeps rows of {lookup.plan.view} of its own for that"))
+        size = format_size(row_bytes(lookup.plan))
+        out.print(plain(f"  keeps rows of {lookup.plan.view} of its own for that, at most {size}"))
     if plan.filter >= 0:
         out.print(plain(f"  only events where {_expression(plan.masks[plan.filter])}"))
     if plan.reject >= 0:

@@ -274,6 +274,42 @@ def test_an_entity_whose_looked_up_row_is_corrupt_stands_still_alone() -> None:
     assert query.read([1], at="event")["hours"].to_pylist() == [[3.0, 2.0]]
 
 
+@pytest.mark.parametrize("max_records", [2, 1000])
+def test_look_ups_go_through_a_repartition_topic(max_records: int) -> None:
+    """Keyed by another field than the topic's, the same events look up the same."""
+
+    def built(stream: pp.EventStream) -> FeatureView:
+        profile = spending(source=stream, entity="shop", where=pl.col("cents") > 1)
+        return spending(
+            name="seen",
+            source=stream,
+            entity="shop",
+            lookups={"hour": profile["hour"], "often": profile["often"]},
+            features={
+                "hours": pp.last("hour", n=9),
+                "often": pp.sum("often").over("1d", slide="1h"),
+            },
+        )
+
+    contract = dataclasses.replace(
+        CONTRACT, fields=(*CONTRACT.fields, dataclasses.replace(CONTRACT.fields[0], name="shop"))
+    )
+    by_user = built(pp.EventStream("by_user", contract=contract, key="user", time="at"))
+    by_shop = built(pp.EventStream("by_shop", contract=contract, key="shop", time="at"))
+    answers = []
+    for view, topic in ((by_user, "by_user"), (by_shop, "by_shop")):
+        driver = Driver([view], max_records=max_records)
+        for i in range(20):
+            at = 1000 * i - 2500 * (i % 3 == 2)
+            event = {"user": i % 3, "shop": i % 2, "cents": float(i % 5), "at": 9000 + at}
+            driver.pipe(topic, event)
+        driver.run()
+        read = FeatureClient(driver.store).prepare(["seen"]).read([0, 1], at="event")
+        answers.append(read.select(["hours", "often"]).to_pylist())
+    assert answers[0] == answers[1]
+    assert all(len(row["hours"]) == 9 for row in answers[0])
+
+
 @pytest.mark.parametrize(
     ("lookups", "says"),
     [

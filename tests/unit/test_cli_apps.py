@@ -91,6 +91,23 @@ def test_a_file_that_fails_says_where(
         assert "shop_features.py" in str(caught.value)
 
 
+def test_plan_names_what_is_looked_up(features: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = APP.replace(
+        "app = pp.App",
+        """
+rated = pp.FeatureView(
+    "rated", source=stream, entity="shop", lookups={"usual": view["spend"]},
+    features={"above": pp.count(where=pl.col("spent") > pl.col("usual")).over("7d", slide="1d")},
+)
+app = pp.App""",
+    ).replace("views=[view]", "views=[view, rated]")
+    features.write_text(text)
+    assert main(["plan", f"{features}:app", "--view", "rated"]) == 0
+    shown = capsys.readouterr().out
+    assert "looks up usual = shops:spend" in shown
+    assert "keeps rows of shops of its own for that, at most " in shown
+
+
 @pytest.mark.parametrize("width", ["80", "120"])
 def test_plan_names_features_state_and_cost(
     features: Path, width: str, capsys: pytest.CaptureFixture[str]
