@@ -86,12 +86,12 @@ if JIT_ENABLED:
         return cast(F, numba.njit(**_BARE)(kernel))
 
     def part(kernel: F) -> F:
-        """As :func:`bare`, for a kernel that only other kernels call: compiled as a part of them."""
-        return _part(numba.njit(**_PART)(kernel))
+        """As :func:`bare`, for a kernel that only kernels call: compiled as a part of them."""
+        return cast(F, _part(numba.njit(**_PART)(kernel)))
 
     def inlined(kernel: F) -> F:
         """As :func:`part`, and always copied into its callers: passing an array is seven words."""
-        return _part(numba.njit(forceinline=True, **_PART)(kernel))
+        return cast(F, _part(numba.njit(forceinline=True, **_PART)(kernel)))
 
     from llvmlite import ir
     from numba.core import cgutils, codegen, types
@@ -115,14 +115,15 @@ if JIT_ENABLED:
         dispatcher.compile = compile_part
         return dispatcher
 
-    _optimize_whole = getattr(codegen.CPUCodeLibrary, "_optimize_final_module", None)
+    _OPTIMIZE = "_optimize_final_module"
+    _optimize_whole = getattr(codegen.CPUCodeLibrary, _OPTIMIZE, None)
 
     def _optimize(library: Any) -> None:
         if not getattr(_depth, "parts", 0) and _optimize_whole is not None:
             _optimize_whole(library)
 
     if _optimize_whole is not None:  # a Numba that names it otherwise takes longer, no more
-        codegen.CPUCodeLibrary._optimize_final_module = _optimize
+        setattr(codegen.CPUCodeLibrary, _OPTIMIZE, _optimize)  # noqa: B010  (not ours to assign)
 
     _WORD = ir.IntType(64)
     memcpy: Any = cgutils.raw_memcpy
