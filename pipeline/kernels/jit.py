@@ -123,7 +123,7 @@ if JIT_ENABLED:
             _optimize_whole(library)
 
     if _optimize_whole is not None:  # a Numba that names it otherwise takes longer, no more
-        setattr(codegen.CPUCodeLibrary, _OPTIMIZE, _optimize)  # noqa: B010  (not ours to assign)
+        setattr(codegen.CPUCodeLibrary, _OPTIMIZE, _optimize)
 
     _WORD = ir.IntType(64)
     memcpy: Any = cgutils.raw_memcpy
