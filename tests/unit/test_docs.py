@@ -43,3 +43,15 @@ def test_a_page_prints_what_it_says(page: Path, capsys: pytest.CaptureFixture[st
             printed, checked = "", checked + 1
     assert printed == ""
     assert checked
+
+
+def test_every_guarantee_names_tests_that_there_are() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)`", page)
+    assert len(named) > 30
+    for file, test in named:
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"def {test}(" in text, f"{file}::{test}"
+    items = re.findall(r"^\d+\. (.*?)(?=^\d+\. |^#|^Kafka|\Z)", page, re.MULTILINE | re.DOTALL)
+    without = [item[:60] for item in items if "::test_" not in item]
+    assert [item.split(".")[0] for item in without] == ["*Clocks"]
