@@ -110,6 +110,7 @@ class RowDecoder:
         binary = self._binary(batch, rows, messages, number, (message << ROW_BITS) + position)
         events = self._events(binary, rows, reason, origin)
         accept_tombstones(events, self._repartition.key_type.split("|"))
+        reason[(binary.key_null == 1) & (reason == Reason.OK)] = Reason.TOMBSTONE
         self._refuse_strays(binary, reason)
         return events
 

@@ -15,10 +15,10 @@ __all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "USAGE", "add_arguments", "command
 HELP = "erase an entity"
 USAGE = "pipeline forget APP KEY --entity FIELD [--wait TIME] [settings]"
 DESCRIPTION = """\
-Delete the rows of one entity: a message without a value goes into each topic whose
-views are keyed by --entity, and the workers delete the row, its cached copy and
-everything computed from it. Older events cannot bring it back, a rollback of the
-store neither. Open dead letters of the key are closed. The events themselves
+Delete the rows of one entity: a message without a value goes into each topic
+whose views are keyed by --entity, and the workers delete the row, its cached copy
+and everything computed from it. Older events cannot bring it back, a rollback of
+the store neither. Open dead letters of the key are closed. The events themselves
 leave Kafka with the topic's retention or compaction. Exits with 1 if no worker
 did it within --wait; it is done as soon as one runs."""
 EXAMPLES = """\

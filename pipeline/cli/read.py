@@ -25,9 +25,9 @@ USAGE = "pipeline read VIEW[:FEATURE,...] KEY... [--at TIME] [--json] [settings]
 DESCRIPTION = """\
 Read features from the store. Every answer says what it is: present, missing (no
 such key), expired (no event for longer than the view's ttl), stale (the worker
-is behind), estimated (from a sketch, within its error) or degraded (a bounded list
-dropped what the window needs, or --at is before the row's newest event). Values
-are as of --at: windows end there, so a quiet key decays."""
+is behind), estimated (from a sketch, within its error) or degraded (a bounded
+list dropped what the window needs, or --at is before the row's newest event).
+Values are as of --at: windows end there, so a quiet key decays."""
 EXAMPLES = """\
   pipeline read household_activity 900
   pipeline read household_activity:spend_7d,spend_30d 900 1228 --at event

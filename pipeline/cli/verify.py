@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["DESCRIPTION", "EXAMPLES", "HELP", "USAGE", "add_arguments", "command"]
 
 HELP = "recompute a sample of live rows from the log and compare"
-USAGE = "pipeline verify APP [--view VIEW] [--sample N | --key KEY...] [--json] [settings]"
+USAGE = "pipeline verify APP [--view VIEW] [--sample N] [--key KEY] [settings]"
 DESCRIPTION = """\
 Draw a sample of entities from the log, read their live rows, apply their events
 again up to what each row includes, and compare bytes. The application goes on
-meanwhile; nothing is written. Exits with 1 if a row differs, and shows how. A row
-that may hold events which the log no longer has is counted as unknown."""
+meanwhile; nothing is written. Exits with 1 if a row differs, and shows how. A
+row that may hold events which the log no longer has is counted as unknown."""
 EXAMPLES = """\
   pipeline verify shop.py:app
   pipeline verify shop.py:app --view spending --sample 10000

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["FeatureReference", "column_type", "own_rows", "resolve", "row_plans"]
 
 INTEGERS = {FeatureOp.COUNT, FeatureOp.DISTINCT}
-VALUES = {FeatureOp.SUM, FeatureOp.MIN, FeatureOp.MAX, FeatureOp.FIRST, FeatureOp.LAST}
+VALUES = {
+    FeatureOp.TOP_K,
+    FeatureOp.SUM,
+    FeatureOp.MIN,
+    FeatureOp.MAX,
+    FeatureOp.FIRST,
+    FeatureOp.LAST,
+}
 FIELD_TYPES = {
     CellType.INT: FieldType.INT64,
     CellType.FLOAT: FieldType.FLOAT64,
