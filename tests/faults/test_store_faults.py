@@ -471,7 +471,7 @@ def test_policy_that_nobody_tells_is_a_named_warning(
     _, client, store = own
     info = {k: v for k, v in client.info().items() if k != "maxmemory_policy"}
     monkeypatch.setattr(store._client, "info", lambda: info)
-    monkeypatch.setattr(store, "_configured_policy", lambda: None)
+    monkeypatch.setattr("pipeline.store.redislink._configured_policy", lambda *_: None)
     with pytest.warns(StoreSettingWarning, match="maxmemory-policy"):
         store.verify()
     monkeypatch.setattr(store._client, "info", lambda: {**info, "redis_version": "6.0.16"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from datetime import datetime
 from decimal import Decimal
@@ -20,6 +21,7 @@ from pipeline.contracts.avroschema import read_schema
 from pipeline.errors import DefinitionError
 from pipeline.ingest.arrowipc import write_message
 from pipeline.ingest.batch import TopicPartition
+from pipeline.ingest.registry import REST_S
 from pipeline.testing.driver import Driver
 from pipeline.testing.log import MemoryLog
 from tests.reference import avro
@@ -200,6 +202,7 @@ def test_a_registry_that_is_away_pauses_the_partition(expected: dict[bytes, byte
             assert step.rejected == {}
         registry.status = 200
         registry.asked.clear()
+        time.sleep(REST_S + 0.1)  # the registry is left alone so long
         for _ in range(200):
             driver.clock.advance(1000)
             driver.plane.step()

@@ -173,7 +173,7 @@ def outputs(publishers: Sequence[MemoryPublisher], topic: str) -> dict[Any, str]
 
 def test_requests_late_and_dead_letters_are_those_of_a_quiet_run() -> None:
     """Sent again, under the same ids, is allowed; sent otherwise or not at all is not."""
-    made = fuzzed(15, events=400)
+    made = fuzzed(56, events=400)
     triggers = [
         pp.Trigger("often", view=made.view, when=pl.col("key") >= 0),
         pp.Trigger("always", view=made.view),
