@@ -58,6 +58,8 @@ class AvroNode:
     ``names``     the field's name, then its aliases
     ``default``   JSON value for writers without the field, or ``NO_DEFAULT``
     ``symbols``   of an enum, else empty; ``fallback`` its default symbol or ""
+    ``nullable``  whether it may be null itself: a column of a record that may be null is nullable,
+                  and yet may have to be there where the record is
     """
 
     names: tuple[str, ...]
@@ -66,6 +68,7 @@ class AvroNode:
     default: Any = NO_DEFAULT
     symbols: tuple[str, ...] = ()
     fallback: str = ""
+    nullable: bool = True
 
     def leaves(self) -> list[int]:
         """Indexes of the columns below, or of this one."""
@@ -188,12 +191,12 @@ class _Flat:
         if field.default is None and not nullable:
             raise DefinitionError(f"{where}.default", "null is no value of the field's type")
         names, path = (field.name, *field.aliases), f"{prefix}{field.name}"
-        nullable = nullable or outer.nullable
+        own, nullable = nullable, nullable or outer.nullable
         required = outer.required and field.default is not None
         if schema.kind == "record":
             _known(schema.document, _RECORD, where)
             below = self.record(schema, where, f"{path}.", _Outer(nullable, required), within)
-            return AvroNode(names, -1, below, field.default)
+            return AvroNode(names, -1, below, field.default, nullable=own)
         kind, scale, unit = _type(schema, where)
         try:
             column = Field(path, kind, nullable, scale, unit, required)
@@ -203,7 +206,7 @@ class _Flat:
             _check_default(column, schema, field.default, where)
         self.fields.append(column)
         return AvroNode(
-            names, len(self.fields) - 1, (), field.default, schema.symbols, schema.default
+            names, len(self.fields) - 1, (), field.default, schema.symbols, schema.default, own
         )
 
 

@@ -134,6 +134,8 @@ class Programs:
         if writer.kind == "union":
             self._branches(writer, lambda branch: self._value(branch, node))
         elif writer.kind == "null":
+            if not node.nullable:
+                self._emit(kernel.REFUSE)
             self._null(node)
         elif node.index < 0:
             if writer.kind == "record":
