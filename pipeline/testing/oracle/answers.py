@@ -55,7 +55,7 @@ def answer(aggregation: Aggregation, kind: Kind, entries: Sequence[Entry]) -> Ex
         counted = Counter(_settled(v) for v in values)
         best = sorted(counted, key=lambda v: (-counted[v], v))[: aggregation.n]
         return _several([_cell(v, kind) for v in best], aggregation.n)
-    raise NotImplementedError(f"the oracle does not know {op}")
+    raise ValueError(f"the oracle does not know {op}")
 
 
 def quotient(
