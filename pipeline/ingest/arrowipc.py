@@ -150,7 +150,8 @@ def _expand(column: Column, limits: Limits) -> Column:
             raise _Refused(Reason.SCHEMA)
         return values.take(column.indices)
     if kind == pa.string_view():
-        words = np.frombuffer(column.buffers()[1], dtype="<i4")
+        count = 4 * (column.offset + len(column))
+        words = np.frombuffer(column.buffers()[1], dtype="<i4", count=count)
         sizes = words[4 * column.offset :: 4][: len(column)].astype(np.int64)
         _bound(int(sizes[column.is_valid().to_numpy(zero_copy_only=False)].sum()), limits)
         # pyarrow's own cast copies what a null row says it is long, wherever that ends.
