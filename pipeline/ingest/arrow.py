@@ -191,7 +191,8 @@ def _arrow(field: Field) -> Any:
 
 def _words(column: Any) -> I64:
     """The 16-byte values of a decimal column as int64[n, 2], low word first."""
-    words = np.frombuffer(column.buffers()[1], dtype=np.int64).reshape(-1, 2)
+    count = 2 * (column.offset + len(column))
+    words = np.frombuffer(column.buffers()[1], dtype=np.int64, count=count).reshape(-1, 2)
     return words[column.offset : column.offset + len(column)]
 
 
@@ -238,7 +239,8 @@ def _texts(name: str, parts: Sequence[tuple[int, Any]], n: int) -> Text:
     for at, rows in parts:
         column = rows.column(name)
         _, bounds, text = column.buffers()
-        ends = np.frombuffer(bounds, dtype=np.int32)[column.offset :][: len(column) + 1]
+        count = column.offset + len(column) + 1  # the buffer may be longer, by any number of bytes
+        ends = np.frombuffer(bounds, dtype=np.int32, count=count)[column.offset :]
         start[at : at + len(column)] = ends[:-1].astype(np.int64) + total
         length[at : at + len(column)] = np.diff(ends)
         if text is not None:
