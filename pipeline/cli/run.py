@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(arguments: argparse.Namespace) -> int:
     """Run until stopped."""
     from pipeline.app.runner import run_app
-    from pipeline.kernels.jit import cache_directory
+    from pipeline.kernels.jit import is_warm
 
     config = load_config(arguments)
     app = load_app(arguments.app)
@@ -57,7 +57,7 @@ def command(arguments: argparse.Namespace) -> int:
     _check_servers(app, config)
     web = f"http://127.0.0.1:{arguments.web_port}/metrics"
     error_console().print(plain(f"metrics: {web}   Ctrl-C stops", "dim"))
-    if not any(cache_directory().rglob("*.nbc")):
+    if not is_warm():
         error_console().print(plain("compiling kernels: half a minute, once per machine", "dim"))
     show_progress(arguments)
     run_app(app, log_level=None, web_port=arguments.web_port)

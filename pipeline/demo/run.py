@@ -38,7 +38,7 @@ from pipeline.demo.workers import Worker, start_app, start_inference
 from pipeline.embedded.servers import EmbeddedServers
 from pipeline.errors import ConfigurationError, PipelineError, UnavailableError
 from pipeline.ingest.selfcheck import self_check
-from pipeline.kernels.jit import cache_directory
+from pipeline.kernels.jit import is_warm
 from pipeline.produce.topics import ensure_topic
 
 __all__ = ["main"]
@@ -100,7 +100,7 @@ class _Demo:
 
     def run(self) -> tuple[DemoReport, list[Sample], pl.DataFrame | None]:
         """All phases; the report, the samples, and the rows of the busiest household."""
-        cold = not any(cache_directory().rglob("*.nbc"))
+        cold = not is_warm()
         words = "compiling kernels (half a minute, once per machine)" if cold else "loading kernels"
         with self._phase("kernels", words):
             plans = tuple(view_plans([self._view], [self._trigger]))
