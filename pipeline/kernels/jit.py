@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 
 __all__ = [
     "JIT_ENABLED",
@@ -87,7 +87,7 @@ if JIT_ENABLED:
     import numba
     from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
 
-    class _Locator(UserProvidedCacheLocator):  # type: ignore[misc]  # no types
+    class _Locator(UserProvidedCacheLocator):
         """Where a kernel is kept."""
 
         def __init__(self, kernel: Any, file: str) -> None:
@@ -102,14 +102,14 @@ if JIT_ENABLED:
         def ensure_cache_path(self) -> None:
             Path(self._cache_path).mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    class _CacheImpl(CompileResultCacheImpl):  # type: ignore[misc]  # no types
-        _locator_classes = (_Locator,)
+    class _CacheImpl(CompileResultCacheImpl):
+        _locator_classes: ClassVar[list[type[object]]] = [_Locator]
 
-    class _Cache(FunctionCache):  # type: ignore[misc]  # no types
+    class _Cache(FunctionCache):
         _impl_class = _CacheImpl
 
     def _cached(dispatcher: Any) -> Any:
-        dispatcher._cache = _Cache(dispatcher.py_func)
+        dispatcher._cache = _Cache(dispatcher.py_func)  # type: ignore[no-untyped-call]
         return dispatcher
 
     _OPTIONS: dict[str, Any] = {
