@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -74,6 +75,20 @@ class MemoryStore:
     def sweeper(self, app: str) -> MemorySweeper:
         """A sweeper over the rows of ``app``."""
         return MemorySweeper(self, app)
+
+    def scan(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
+        """Keys that match, ``count`` looked at at a time."""
+        with self.asked():
+            left = sorted(self.values)
+        for first in range(0, len(left), count):
+            with self.asked():
+                page = left[first : first + count]
+                yield [key for key in page if fnmatchcase(_text(key), _text(pattern))]
+
+    def drop(self, keys: Sequence[bytes]) -> int:
+        """Forget these."""
+        with self.asked():
+            return sum(self.values.pop(key, None) is not None for key in keys)
 
     def expire(self, key: bytes, delay_ms: int) -> bool:
         """Forget ``key`` in so many ms, unless it is written before; whether there is one."""
@@ -347,6 +362,10 @@ class _MemoryFields:
         """Write one value unless there is one."""
         return self._values.setdefault(key, {}).setdefault(name, value) is value
 
+    def delete(self, key: bytes, name: str) -> None:
+        """Remove one value."""
+        self._values.get(key, {}).pop(name, None)
+
 
 _Sent: TypeAlias = tuple[list[RowWrite], list[Marker], list[RowExpiry]]
 _named: dict[str, MemoryStore] = {}
@@ -360,3 +379,8 @@ def memory_store(name: str) -> MemoryStore:
 def _slices(data: U8, offsets: I64) -> list[bytes]:
     raw, bounds = data.tobytes(), offsets.tolist()
     return [raw[a:b] for a, b in pairwise(bounds)]
+
+
+def _text(data: bytes) -> str:
+    """Any bytes as as many characters, in which patterns can be looked for."""
+    return data.decode("latin-1")

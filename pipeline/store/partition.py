@@ -14,7 +14,7 @@ another worker's; drop every cached row, ``acquire()``, read the markers, seek t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -250,6 +250,20 @@ class Store(Protocol):
 
     def sweeper(self, app: str) -> Sweeper:
         """A sweeper over the rows of ``app``; connects when first used."""
+
+    def scan(self, pattern: bytes, count: int) -> Iterator[Sequence[bytes]]:
+        """Keys that match a glob-style ``pattern``, for about ``count`` keys looked at a page.
+
+        What is there from the first page to the last is found, maybe twice. Raises
+        StoreUnavailableError.
+        """
+
+    def drop(self, keys: Sequence[bytes]) -> int:
+        """Remove these keys, of any partitions and not as a whole; how many there were.
+
+        Not fenced: for what nobody keeps up any more. A marker that is gone makes the commit of
+        whoever had read it fail. Raises StoreUnavailableError.
+        """
 
     def verify(self) -> None:
         """Refuse a store that would lose state.
