@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.app.lookups import LookedUp, LookupPlan, LookupState, look_up, lookup_plans
+from pipeline.app.lookups import LookedUp, LookupState, look_up
 from pipeline.app.outputs import changes_batch, changes_schema, select_bytes
 from pipeline.app.quarantine import Quarantine
 from pipeline.app.routing import Route, RouteState, StagedRoute, advanced
+from pipeline.app.viewplan import ViewPlan, view_plans
 from pipeline.errors import LogTruncatedError
-from pipeline.features.derive import Derivation
-from pipeline.features.view import FeatureView, Trigger
-from pipeline.ingest.batch import EventBatch, TopicPartition
+from pipeline.ingest.batch import EventBatch, Reason, Rejects, TopicPartition
 from pipeline.ingest.lane import Position
-from pipeline.state.batch import Fired, Leaving, Outcome, TriggerKind, TriggerTables
+from pipeline.state.batch import Fired, Leaving, Outcome
 from pipeline.state.table import StateTable
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
@@ -31,50 +30,22 @@ __all__ = ["Partition", "StagedBatch", "StagedView", "ViewPlan", "view_plans"]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ViewPlan:
-    """A view with its triggers and what they need per event; shared by all partitions."""
-
-    view: FeatureView
-    triggers: tuple[Trigger, ...]
-    derivation: Derivation
-    tables: TriggerTables | None
-    lookups: tuple[LookupPlan, ...]
-
-    @classmethod
-    def build(cls, view: FeatureView, triggers: Sequence[Trigger]) -> ViewPlan:
-        """Trigger conditions become masks after the plan's own."""
-        extra = [t.mask for t in triggers if t.mask is not None]
-        rows = []
-        for trigger in triggers:
-            if trigger.list_index >= 0:
-                rows.append((TriggerKind.CHANGED, trigger.list_index, 0))
-            elif trigger.mask is not None:
-                rows.append((TriggerKind.MASK, len(view.plan.masks) + extra.index(trigger.mask), 0))
-            else:
-                rows.append((TriggerKind.EVERY, -1, 0))
-        tables = TriggerTables(np.array(rows, dtype=np.int64).reshape(-1, 3)) if rows else None
-        derivation, lookups = Derivation(view.plan, extra), lookup_plans(view.plan)
-        return cls(view, tuple(triggers), derivation, tables, lookups)
-
-
-def view_plans(views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> list[ViewPlan]:
-    """Each view with its triggers."""
-    return [ViewPlan.build(v, [t for t in triggers if t.view is v]) for v in views]
+_NONE = Rejects(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint8))
 
 
 @dataclass(frozen=True, slots=True)
 class StagedView:
     """What one view made of one batch, computed and not yet committed.
 
+    ``events`` are the batch as its stream reads it, ``refused`` those that only that way refuses.
     ``failed``, ``nulls`` (rejected for a null), ``late`` and ``corrupt`` (their entity's stored row
     is) are rows of the batch; ``fired_rows`` the rows of ``fired``. ``quarantined`` are copies of
     corrupt rows to be written.
     """
 
     plan: ViewPlan
+    events: EventBatch
+    refused: Rejects
     slots: I32
     write: RowWrite
     marker: Marker
@@ -98,7 +69,7 @@ class StagedView:
 
 @dataclass(frozen=True, slots=True)
 class StagedBatch:
-    """A batch of one partition, ready to be sent out and committed.
+    """A batch of one partition, ready to be sent out and committed; ``events`` as most read it.
 
     Its rejects before offset ``reported`` were dead-lettered when another view read them.
     """
@@ -197,16 +168,20 @@ class Partition:
         lowest = min(self.markers, key=lambda m: (m.next_offset, -m.leader_epoch))
         return Position(lowest.next_offset, lowest.leader_epoch)
 
-    def stage(self, events: EventBatch, now_ms: int) -> StagedBatch:
+    def stage(
+        self, events: EventBatch, now_ms: int, others: Mapping[str, EventBatch] | None = None
+    ) -> StagedBatch:
         """Apply a batch to the cached rows; nothing leaves the process.
 
         ``now_ms`` is wall time: no record, whatever its time, says that more than now was read.
+        ``others`` is the batch for views and routes that read it in ways of their own.
         """
+        others = {} if others is None else others
         return StagedBatch(
             events,
-            [self._stage_view(v, events, now_ms) for v in self.views],
+            [self._stage_view(v, events, others.get(v.plan.reads), now_ms) for v in self.views],
             max(m.next_offset for m in self.markers),
-            [route.stage(events, now_ms) for route in self.routes],
+            [r.stage(others.get(r.route.reads, events), now_ms) for r in self.routes],
         )
 
     def settle(self, staged: StagedBatch) -> list[tuple[int, Leaving]]:
@@ -224,11 +199,14 @@ class Partition:
             route.marker = sent.marker
         return gone
 
-    def beat(self, through_ms: int) -> list[Marker]:
-        """Markers that say a quiet partition was read up to ``through_ms``."""
+    def beat(self, through_ms: Callable[[frozenset[str]], int]) -> list[Marker]:
+        """Markers that say a quiet partition was read: up to ``through_ms`` of the fields that a
+        view reads, and those of routes of none."""
+        fields = [v.plan.derivation.fields for v in self.views]
+        fields += [frozenset()] * len(self.routes)
         return [
-            dataclasses.replace(m, processed_through_ms=max(through_ms, m.processed_through_ms))
-            for m in self.markers
+            dataclasses.replace(m, processed_through_ms=max(through_ms(f), m.processed_through_ms))
+            for m, f in zip(self.markers, fields, strict=True)
         ]
 
     def beaten(self, markers: Sequence[Marker]) -> None:
@@ -255,7 +233,10 @@ class Partition:
             fingerprint, self.topic_id, self.source.partition, log_start, processed_through_ms=0
         )
 
-    def _stage_view(self, state: ViewState, events: EventBatch, now_ms: int) -> StagedView:
+    def _stage_view(
+        self, state: ViewState, usual: EventBatch, own: EventBatch | None, now_ms: int
+    ) -> StagedView:
+        events = usual if own is None else own
         binary = events.binary
         fresh = events.log_offsets >= state.marker.next_offset
         accepted = fresh & (events.reason == 0)
@@ -300,6 +281,8 @@ class Partition:
         marker = dataclasses.replace(marker, positions=positions)
         return StagedView(
             plan=state.plan,
+            events=events,
+            refused=_NONE if own is None else _only_here(own, usual, fresh),
             slots=applied.dirty,
             write=RowWrite(state.plan.view.plan.fingerprint, state.table.encode(applied.dirty)),
             marker=marker,
@@ -346,6 +329,14 @@ class Partition:
             state.plan.view.plan, state.schema, self.source, keys, key_offsets,
             table.event_time(dirty), table.source_offset(dirty), table.finalize(dirty, "event"),
         )  # fmt: skip
+
+
+def _only_here(own: EventBatch, usual: EventBatch, fresh: npt.NDArray[np.bool_]) -> Rejects:
+    """Fresh records that a view's own way of reading refuses, and the usual one does not."""
+    refused = own.rejects()
+    known = np.unique(usual.binary.offsets[usual.reason != Reason.OK])
+    new = fresh[refused.index] & ~np.isin(own.binary.offsets[refused.index], known)
+    return Rejects(refused.index[new], refused.reason[new])
 
 
 def _repeated(

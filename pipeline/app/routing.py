@@ -20,6 +20,7 @@ from pipeline.app.transfer import FORMAT, Letterbox, wire_type
 from pipeline.contracts.contract import Field
 from pipeline.features.repartition import Repartition
 from pipeline.features.stream import EventStream
+from pipeline.features.streamjson import stream_to_json
 from pipeline.ingest.batch import EventBatch, Reason, Rejects
 from pipeline.ingest.entity import EntityKeys, entity_keys
 from pipeline.store.marker import Marker
@@ -36,6 +37,7 @@ class Route:
 
     ``fields`` of the source are sent: those that views of the repartition topic use. With others,
     the fingerprint is another, and everything is sent again; readers drop what they have.
+    ``reads`` is the source as text, as that of a view.
     """
 
     topic: str
@@ -44,6 +46,7 @@ class Route:
     fields: tuple[Field, ...]
     fingerprint: int
     letterbox: Letterbox
+    reads: str
 
     @classmethod
     def build(
@@ -62,7 +65,8 @@ class Route:
         )  # fmt: skip
         fingerprint = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
         letterbox = Letterbox(repartition, place, fields, partitions)
-        return cls(topic, repartition, source, fields, fingerprint, letterbox)
+        reads = stream_to_json(source)
+        return cls(topic, repartition, source, fields, fingerprint, letterbox, reads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class StagedRoute:
     """
 
     route: Route
+    events: EventBatch
     marker: Marker
     messages: list[tuple[int, bytes]]
     refused: Rejects
@@ -110,6 +115,7 @@ class RouteState:
         index = np.flatnonzero(refused)
         return StagedRoute(
             route=route,
+            events=events,
             marker=advanced(self.marker, events, now_ms, consumed, outcomes),
             messages=messages,
             refused=Rejects(index, refused[index]),

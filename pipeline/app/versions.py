@@ -160,11 +160,14 @@ def retire(
     fingerprint: int,
     *,
     keys_per_s: int,
+    served: bool = False,
     clock_ms: Callable[[], int],
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Erased:
     """Stop keeping a version up, and remove its rows and markers, looking at so many keys a second.
+
+    ``served``: even if readers get it, who then know no such view.
 
     Removing a marker ends the commits of whoever kept it up: the transaction compares markers. A
     worker that had none yet hears of it from the registry, and leaves a marker by then, so that
@@ -172,7 +175,7 @@ def retire(
     done, no program that defines the version starts. Raises UnknownNameError, ViewVersionError,
     StoreUnavailableError.
     """
-    retired = store.registry.retire(app, name, fingerprint, clock_ms())
+    retired = store.registry.retire(app, name, fingerprint, clock_ms(), served=served)
     record = retired.record
     tags = [partition_tag(app, TopicPartition(record.topic, p)) for p in range(record.partitions)]
     markers = [marker_key(tag, fingerprint) for tag in tags]

@@ -34,13 +34,15 @@ readers to a version with one write, and back just as fast; prepared queries
 follow within ten seconds. A version that is not where the active one is, in
 every partition, is refused with exit code 1, unless --force. 'retire' ends a
 version that readers do not get: workers stop keeping it up, its registration,
-markers and rows are removed. If it is interrupted, run it again. FINGERPRINT
+markers and rows are removed. If it is interrupted, run it again. With --force
+it takes away the view itself, which readers do not find then. FINGERPRINT
 may be cut short where the rest is clear. Only the store is asked."""
 EXAMPLES = """\
   pipeline views list
   pipeline views list spending --json
   pipeline views activate spending 5f0c62b1d2e34a97
   pipeline views retire spending 9e1 --rate 5000
+  pipeline views retire gone_from_the_code 7b9 --force
 """
 HINTS = {
     ViewVersionError: "'pipeline views list' shows every version, and how far each is",
@@ -54,11 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", metavar="ACTION", choices=ACTIONS, help=", ".join(ACTIONS))
     parser.add_argument("name", metavar="NAME", nargs="?", help="the view")
     parser.add_argument("fingerprint", metavar="FINGERPRINT", nargs="?", help="of the version")
-    parser.add_argument("--app", metavar="APP", help="list: only views of this application")
+    parser.add_argument("--app", metavar="APP", help="only views of this application, by its name")
     parser.add_argument(
         "--pause", type=float, default=2.0, metavar="S", help="list: between looks (default: 2)"
     )
-    parser.add_argument("--force", action="store_true", help="activate: though it is not caught up")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="activate: though it is not caught up; retire: though readers get it",
+    )
     parser.add_argument(
         "--rate", type=int, default=20_000, metavar="N",
         help="retire: keys of the store looked at in a second (default: 20000)",
@@ -113,10 +119,11 @@ def _activate(store: Store, arguments: argparse.Namespace) -> int:
 def _retire(store: Store, arguments: argparse.Namespace) -> int:
     from pipeline.app.versions import find, look, retire
 
-    versions = look(store, arguments.name)
-    app, name = store.registry.active(arguments.name)[0], arguments.name
+    name = arguments.name
+    app = arguments.app or store.registry.active(name)[0]
     fingerprint = _retired_before(store, app, arguments)
     if fingerprint is None:
+        versions = look(store, name, app)
         fingerprint = find(versions, name, arguments.fingerprint).record.fingerprint
     out, shown = error_console(), 0
 
@@ -126,8 +133,10 @@ def _retire(store: Store, arguments: argparse.Namespace) -> int:
             shown = rows
             out.print(f"[dim]{rows:,} rows removed[/]")
 
-    gone = retire(store, app, name, fingerprint, keys_per_s=arguments.rate, clock_ms=_now_ms,
-                  progress=progress)  # fmt: skip
+    gone = retire(
+        store, app, name, fingerprint, keys_per_s=arguments.rate, served=arguments.force,
+        clock_ms=_now_ms, progress=progress,
+    )  # fmt: skip
     print(f"retired {name} {fingerprint:016x}: {gone.markers} markers, {gone.rows:,} rows removed")
     if gone.done:
         return 0

@@ -187,15 +187,20 @@ class Registry:
         known = note.get("fingerprint") == f"{target[1]:016x}"
         return *target, note["at_ms"] if known else None
 
-    def retire(self, app: str, view: str, fingerprint: int, at_ms: int) -> Retired:
+    def retire(
+        self, app: str, view: str, fingerprint: int, at_ms: int, *, served: bool = False
+    ) -> Retired:
         """Let nobody keep this version up any more. Again, it is what was said the first time.
 
-        Its rows are to be erased next; then :meth:`erased`. Raises UnknownNameError,
-        ViewVersionError for the version that readers get.
+        Its rows are to be erased next; then :meth:`erased`. Raises UnknownNameError, and
+        ViewVersionError for the version that readers get, unless ``served``: then there is no
+        such view for them from now on.
         """
         retired = self.retired(app, view, fingerprint)
         if retired is None:
             record = self.record(app, view, fingerprint)
+            if served and self._alias_of(view) == (app, fingerprint):
+                self._fields.delete(ALIASES, view)
             self._refuse_active(record)
             retired = Retired(record, at_ms, erased=False)
             self._mark(retired)

@@ -67,7 +67,7 @@ def store(url: str) -> Iterator[Store]:
     for view in (OLD, NEW):
         plans = view_plans([view], [])
         topic = Topic(STREAM, "", PARTITIONS, tuple(plans))
-        opened.registry.register(view_record("shop", topic, view.plan), at_ms=1_700_000_000_000)
+        opened.registry.register(view_record("shop", topic, plans[0]), at_ms=1_700_000_000_000)
     yield opened
     opened.close()
 
@@ -165,6 +165,17 @@ def test_retired_is_gone_with_everything_and_nothing_else_is(
     assert len(before - left) == 3 + 12
     assert list(listed(url, capsys)) == [fingerprint(OLD)]
     assert main(words) == 0  # once more changes nothing
+    assert "0 markers, 0 rows" in capsys.readouterr().out
+
+
+def test_a_view_is_taken_away(url: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    commit(store, OLD, [1, 1, 1])
+    words = ["views", "retire", "users", fingerprint(OLD), "--force", "--store", url]
+    assert main(words) == 0
+    assert store.registry.views() == []
+    assert main(words) == 2
+    assert "no view 'users'" in capsys.readouterr().err
+    assert main([*words, "--app", "shop"]) == 0
     assert "0 markers, 0 rows" in capsys.readouterr().out
 
 
