@@ -86,12 +86,15 @@ def build_plane(
             commit_interval_ms=config.app.commit_interval_ms,
             replay_horizon_ms=config.store.replay_horizon_ms,
             sweep_keys_per_s=config.store.sweep_keys_per_s,
+            apart=config.app.max_records,
+            apart_records_per_s=config.app.catch_up_records_per_s,
         ),
         lane=open_lane(f"{app}.features", config),
         store=store,
         sender=Sender(names, publisher, _clock_ms),
         clock_ms=_clock_ms,
         monotonic=time.monotonic,
+        open_lane=lambda: open_lane(f"{app}.features", config),
         registration=registration,
     )
 

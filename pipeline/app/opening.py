@@ -25,11 +25,10 @@ def open_partition(partition: Partition, lane: Lane) -> Position:
             f"group has an offset) and the log starts at {low}, too late to compute them "
             "again. Restore the store or the log, or use a new application name"
         )
-    start = partition.position
-    if start.offset < low:
+    if partition.next_offset < low:
         raise LogTruncatedError(
-            f"{partition.source}: the marker is at offset {start.offset} but the log starts at "
-            f"{low}; events in between are gone. Restore the log, or backfill the views"
+            f"{partition.source}: the marker is at offset {partition.next_offset} but the log "
+            f"starts at {low}; events in between are gone. Restore the log, or backfill the views"
         )
     for marker in partition.markers:
         if marker.topic_id and partition.topic_id and marker.topic_id != partition.topic_id:
@@ -37,4 +36,4 @@ def open_partition(partition: Partition, lane: Lane) -> Position:
                 f"{partition.source}: the marker belongs to topic id {marker.topic_id}, "
                 f"the broker's topic is {partition.topic_id}: it was deleted and created again"
             )
-    return start
+    return partition.position

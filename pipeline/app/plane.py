@@ -7,10 +7,12 @@ It is synchronous, runs on one thread, and is driven by :meth:`DataPlane.step`.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from pipeline.app.catchup import CatchUp
 from pipeline.app.crashpoints import reach
 from pipeline.app.expiry import Expiry
 from pipeline.app.hold import Hold
@@ -29,7 +31,7 @@ from pipeline.errors import (
     UnavailableError,
 )
 from pipeline.features.lookups import row_plans
-from pipeline.ingest.batch import TopicPartition
+from pipeline.ingest.batch import BinaryBatch, TopicPartition
 from pipeline.ingest.lane import END, Lane, Position
 from pipeline.store.marker import Marker
 from pipeline.store.partition import RowExpiry, Store
@@ -57,6 +59,7 @@ class DataPlane:
     """Reads the source topics of an application's views and keeps their rows.
 
     ``clock_ms`` is wall time in ms (heartbeats only), ``monotonic`` seconds (pauses only).
+    ``open_lane`` makes the consumer for views that are read apart (None: none is).
     ``registration`` is looked at now and then, and told once more where the store may have lost it.
     """
 
@@ -71,6 +74,7 @@ class DataPlane:
         sender: Sender,
         clock_ms: Callable[[], int],
         monotonic: Callable[[], float],
+        open_lane: Callable[[], Lane] | None = None,
         registration: Registration | None = None,
     ) -> None:
         self._names = names
@@ -100,6 +104,8 @@ class DataPlane:
         self._offsets_at = 0.0
         self._resets = 0
         self._hold = Hold(lane)
+        self._apart = settings.apart if open_lane is not None else None
+        self._catch_up = CatchUp(open_lane, settings.apart_records_per_s, monotonic)
 
     def start(self) -> None:
         """Join the consumer group; partitions arrive during :meth:`step`."""
@@ -126,7 +132,8 @@ class DataPlane:
         return found
 
     def step(self) -> Step:
-        """Read one batch a partition, apply, send out, commit; or mend what is broken.
+        """Read one batch a partition, apply, send out, commit; or mend what is broken. Then the
+        same for what is read apart.
 
         Raises what cannot be mended here: :class:`LogTruncatedError`, a marker that cannot be read,
         :class:`FencedError` where another's lease was in the way for minutes.
@@ -136,7 +143,25 @@ class DataPlane:
         if self._outdated:
             return Step([], {}, self._resets, outdated=True)
         self._hold.keep(self._partitions, self._trouble)
-        batches = self._lane.poll(self._settings.max_records, self._settings.max_wait_ms)
+        most, wait_ms = self._settings.max_records, self._settings.max_wait_ms
+        rejected: dict[str, Counter[str]] = {}
+        batches = self._lane.poll(most, 0 if self._catch_up.ready() else wait_ms)
+        done = self._process(batches, rejected)
+        if not self._hold.active:
+            others = self._catch_up.poll(most, 0 if batches else wait_ms)
+            done += self._process(others, rejected, behind=True)
+        self._keep()
+        return Step(done, rejected, self._resets, self._expiry.drain())
+
+    def _process(
+        self,
+        batches: Sequence[BinaryBatch],
+        rejected: dict[str, Counter[str]],
+        *,
+        behind: bool = False,
+    ) -> list[StagedBatch]:
+        """Apply batches, send out, commit: for the views that are ``behind``, or the others. Dead
+        letters are added to ``rejected`` by topic and reason."""
         staged: list[tuple[Partition, StagedBatch]] = []
         for batch in batches:
             partition = self._partitions.get(batch.source)
@@ -146,7 +171,8 @@ class DataPlane:
                 events = self._decoders[batch.source.topic].decode(batch)
                 others = self._others[batch.source.topic].items()
                 apart = {reads: decoder.decode(batch) for reads, decoder in others}
-                staged.append((partition, partition.stage(events, self._clock_ms(), apart)))
+                work = partition.stage(events, self._clock_ms(), apart, behind=behind)
+                staged.append((partition, work))
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
         if staged:
@@ -154,17 +180,20 @@ class DataPlane:
         try:
             for partition, work in staged:
                 self._sender.send(partition, work)
-            rejected = self._sender.flush()
+            letters = self._sender.flush()
         except UnavailableError as error:
             # What was sent may come twice, under the same ids; nothing was committed.
             self._sender.drop()
             for partition, _ in staged:
                 self._reset(partition, error)
-            return Step([], {}, self._resets)
+            return []
+        for topic, reasons in letters.items():
+            rejected.setdefault(topic, Counter()).update(reasons)
         committed = self._commit(staged)
-        self._keep()
-        expiring = self._expiry.drain()
-        return Step([work for _, work in committed], rejected, self._resets, expiring)
+        for partition, _ in committed:
+            if behind and partition.join():
+                self._catch_up.forget(partition.source)
+        return [work for _, work in committed]
 
     def hold(self, views: Collection[str]) -> None:
         """Until the next call, read no more of the topics of these views; the rest goes on."""
@@ -177,6 +206,7 @@ class DataPlane:
 
     def close(self) -> None:
         """Leave the group and close every partition; what was not committed is read again."""
+        self._catch_up.close()
         self._lane.close()
         self._expiry.release(self._partitions.values())
         self._expiry.close()
@@ -278,6 +308,7 @@ class DataPlane:
                 raise error
         partition.drop()
         self._expiry.forget(partition.source)
+        self._catch_up.forget(partition.source)
         self._resets += 1
         self._trouble[partition.source] = _Trouble(now + pause, pause, fenced_at)
 
@@ -294,6 +325,7 @@ class DataPlane:
                     return
                 start = open_partition(partition, self._lane)
                 self._lane.seek(source, start.offset, start.leader_epoch)
+                self._catch_up.want(source, partition.behind)
                 if source not in self._hold:
                     self._lane.resume([source])
             except (UnavailableError, FencedError) as error:
@@ -327,10 +359,12 @@ class DataPlane:
                 plans=topic.views,
                 cache_bytes=self._settings.cache_bytes,
                 routing=topic.routes,
+                apart=self._apart,
             )
             self._partitions[source] = partition
             try:
                 starts[source] = open_partition(partition, self._lane)
+                self._catch_up.want(source, partition.behind)
             except (UnavailableError, FencedError) as error:
                 # Kept, though broken: what comes from its end is left until it is mended.
                 self._doubt(partition, error)
@@ -343,6 +377,7 @@ class DataPlane:
         gone = [p for s in sources if (p := self._partitions.pop(s, None)) is not None]
         for source in sources:
             self._hold.forget(source)
+            self._catch_up.forget(source)
         if not lost:
             self._expiry.release(gone)
         for partition in gone:

@@ -86,10 +86,11 @@ class StagedRoute:
 
 @dataclass
 class RouteState:
-    """A route's marker in one partition."""
+    """A route's marker in one partition; ``behind``: it is read apart."""
 
     route: Route
     marker: Marker
+    behind: bool = False
 
     def stage(self, events: EventBatch, now_ms: int) -> StagedRoute:
         """The messages of a batch, and the marker after it; nothing leaves the process."""

@@ -12,8 +12,10 @@ __all__ = ["PlaneSettings", "Step"]
 
 @dataclass(frozen=True, slots=True)
 class PlaneSettings:
-    """How a data plane works. ``cache_bytes`` is per view and partition; the last two are those
-    of :class:`~pipeline.app.expiry.Expiry`."""
+    """How a data plane works. ``cache_bytes`` is per view and partition, ``replay_horizon_ms`` and
+    ``sweep_keys_per_s`` are those of :class:`~pipeline.app.expiry.Expiry`, ``apart`` that of
+    :class:`~pipeline.app.partition.Partition`; such views are read at ``apart_records_per_s`` (0:
+    no limit)."""
 
     max_records: int
     max_wait_ms: int
@@ -22,6 +24,8 @@ class PlaneSettings:
     commit_interval_ms: int
     replay_horizon_ms: int = 7 * 86_400_000
     sweep_keys_per_s: int = 0
+    apart: int | None = None
+    apart_records_per_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,10 @@ class Clock:
 class Driver:
     """An application's views over in-memory topics.
 
-    ``partitions`` of every source topic; ``max_records`` is the batch size. Several drivers may
-    share ``log`` and ``store``, as workers of one group do. ``FeatureClient(driver.store)`` reads
-    the views. Repartition topics are topics of ``log`` too.
+    ``partitions`` of every source topic; ``max_records`` is the batch size. Views that are more
+    than ``apart`` records (that many by default) behind the first are read apart. Several drivers
+    may share ``log`` and ``store``, as workers of one group do. ``FeatureClient(driver.store)``
+    reads the views. Repartition topics are topics of ``log`` too.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class Driver:
         share: tuple[int, int] = (0, 1),
         replay_horizon_ms: int = 7 * 86_400_000,
         sweep_keys_per_s: int = 0,
+        apart: int | None = None,
+        apart_records_per_s: int = 0,
     ) -> None:
         self.app = app
         self.log = log or MemoryLog()
@@ -83,7 +86,15 @@ class Driver:
         check_topics(app, views)
         self._triggers, self._partitions = tuple(triggers), partitions
         self._settings = PlaneSettings(
-            max_records, 0, cache_bytes, 1000, 1000, replay_horizon_ms, sweep_keys_per_s
+            max_records,
+            0,
+            cache_bytes,
+            1000,
+            1000,
+            replay_horizon_ms,
+            sweep_keys_per_s,
+            max_records if apart is None else apart,
+            apart_records_per_s,
         )
         self._built = False
         self._build()
@@ -107,6 +118,7 @@ class Driver:
             sender=Sender(self.names, self.publisher, self.clock.ms),
             clock_ms=self.clock.ms,
             monotonic=self.clock.monotonic,
+            open_lane=lambda: MemoryLane(self.log),
             registration=Registration.of(registry, self.app, self._topics),
         )
         self._built = True
