@@ -100,14 +100,14 @@ class RouteState:
         sizes = route.letterbox.sizes(events, keys)
         deletes = events.tombstones == 1
         refused, nobody = _without_key(events, route.repartition, keys, fresh & ~deletes)
-        refused[fresh & deletes] = Reason.TOMBSTONE  # it has no fields, so no entity to delete
         good = fresh & ~deletes & (keys.valid == 1)
         large = good & (sizes > route.letterbox.limit)
         refused[large] = Reason.TOO_LARGE
         rows = np.flatnonzero(good & ~large)
         messages = list(route.letterbox.messages(events, keys, rows, sizes)) if len(rows) else []
         consumed = int(fresh.sum())
-        filtered = int(nobody.sum())
+        # A deletion has no fields, so it names no entity of the repartition.
+        filtered = int(nobody.sum()) + int((fresh & deletes).sum())
         outcomes = {
             "applied": len(rows),
             "filtered": filtered,
