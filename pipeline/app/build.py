@@ -125,7 +125,7 @@ def open_audit(
     )
 
 
-def find_topics(app: str, views: Sequence[FeatureView], config: Config) -> list[Topic]:
+def find_topics(app: str, views: Sequence[AnyView], config: Config) -> list[Topic]:
     """The topics of these views as they are; none is created. Raises UnknownNameError."""
 
     def find(topic: str) -> Place:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from pipeline.errors import FencedError, PipelineError, StoreUnavailableError
 from pipeline.ingest.batch import TopicPartition
-from pipeline.store.keys import lease_key, marker_key, partition_tag, row_key
+from pipeline.store.keys import lease_key, marker_key, partition_tag, quarantine_key, row_key
 from pipeline.store.lease import Lease, next_lease, refuse_newer
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Fetched, RowExpiry, RowRead, RowWrite, StoreInfo
@@ -144,8 +144,9 @@ class MemoryStore:
         partitions = read.partition.tolist()
         tags = {p: partition_tag(read.app, TopicPartition(read.topic, p)) for p in set(partitions)}
         keys = _slices(read.keys, read.key_offsets)
+        name = quarantine_key if read.quarantined else row_key
         rows = [
-            self.values.get(row_key(tags[p], read.fingerprint, key))
+            self.values.get(name(tags[p], read.fingerprint, key))
             for p, key in zip(partitions, keys, strict=True)
         ]
         wanted = tags if read.with_markers else {}

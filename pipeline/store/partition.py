@@ -105,7 +105,7 @@ class RowRead:
 
     ``keys`` uint8[..] with ``key_offsets`` int64[n+1], entity keys as in Kafka;
     ``partition`` int32[n], the partition each key belongs to. ``with_markers`` asks for the markers
-    of those partitions too.
+    of those partitions too; ``quarantined`` for the copies of corrupt rows instead of the rows.
     """
 
     app: str
@@ -115,6 +115,7 @@ class RowRead:
     key_offsets: I64 = field(repr=False)
     partition: I32 = field(repr=False)
     with_markers: bool = False
+    quarantined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
