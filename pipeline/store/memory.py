@@ -26,7 +26,7 @@ from pipeline.store.lease import Lease, next_lease, refuse_newer
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Fetched, RowExpiry, RowRead, RowWrite, StoreInfo
 from pipeline.store.registry import Registry
-from pipeline.store.sweep import delay_of, parse_row_key
+from pipeline.store.sweep import delay_of, is_sound, parse_row_key
 from pipeline.store.transaction import check_commit
 
 __all__ = ["MemoryPartition", "MemoryStore", "memory_store"]
@@ -332,6 +332,8 @@ class MemorySweeper:
                 if row.fingerprint not in keep_ms or row.key in self._store.deadlines:
                     continue
                 head = self._store.values.get(row.key, b"")
+                if not is_sound(head, row.fingerprint):
+                    continue
                 delay = delay_of(head, keep_ms[row.fingerprint], now_ms)
                 if delay is not None and self._store.expire(row.key, delay):
                     given[row.fingerprint] = given.get(row.fingerprint, 0) + 1

@@ -221,7 +221,7 @@ class Sweeper(Protocol):
 
         A row of a view in ``keep_ms`` (by fingerprint) expires so many ms from now, later if its
         newest event or broker time is later than ``now_ms``. Left alone are rows that have an
-        expiry, were written within the last hour or know of a deletion. Raises
+        expiry, were written within the last hour, know of a deletion or fail their checks. Raises
         StoreUnavailableError, after which it begins again.
         """
 
