@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import pipeline
 from pipeline.cli import (
+    compile,
     demo,
     dlq,
     doctor,
@@ -38,6 +39,7 @@ COMMANDS = {
     "verify": verify,
     "forget": forget,
     "doctor": doctor,
+    "compile": compile,
 }
 
 EPILOG = """\
