@@ -9,7 +9,7 @@ marker has met the position of the others, every next record is read for all of 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from pipeline.errors import UnavailableError
 from pipeline.ingest.batch import BinaryBatch, TopicPartition
@@ -41,6 +41,7 @@ class CatchUp:
         self._monotonic = monotonic
         self._lane: Lane | None = None
         self._positions: dict[TopicPartition, Position] = {}
+        self._held: frozenset[str] = frozenset()
         self._changed = False
         self._tokens = 0.0
         self._counted_at = monotonic()
@@ -51,7 +52,13 @@ class CatchUp:
         commits are few."""
         least = max(1.0, self._rate * BURST_S / 2)
         waits = self._monotonic() < self._retry_at
-        return bool(self._positions) and not waits and self._allowed() >= least
+        return bool(self._wanted()) and not waits and self._allowed() >= least
+
+    def hold(self, topics: Collection[str]) -> None:
+        """Until the next call, read nothing of these."""
+        if self._held != frozenset(topics):
+            self._held = frozenset(topics)
+            self._changed = True
 
     def want(self, source: TopicPartition, position: Position | None) -> None:
         """Read a partition from here; None: no more."""
@@ -81,7 +88,7 @@ class CatchUp:
             if self._lane is None:
                 self._lane, self._changed = self._open_lane(), True
             if self._changed:
-                self._lane.assign(self._positions)
+                self._lane.assign(self._wanted())
                 self._changed = False
             batches = self._lane.poll(min(max_records, self._allowed()), timeout_ms)
         except UnavailableError as error:
@@ -99,6 +106,9 @@ class CatchUp:
         lane, self._lane = self._lane, None
         if lane is not None:
             lane.close()
+
+    def _wanted(self) -> dict[TopicPartition, Position]:
+        return {s: at for s, at in self._positions.items() if s.topic not in self._held}
 
     def _allowed(self) -> int:
         """Records that the rate allows now."""

@@ -26,9 +26,9 @@ class Hold:
         return source in self._paused
 
     @property
-    def active(self) -> bool:
-        """Whether any topic is held."""
-        return bool(self._topics)
+    def topics(self) -> frozenset[str]:
+        """Those that are held."""
+        return self._topics
 
     def change(self, topics: Iterable[str], broken: Collection[TopicPartition]) -> None:
         """Hold these topics from now on; ``broken`` partitions are for their mender to resume."""

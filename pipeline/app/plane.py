@@ -147,9 +147,9 @@ class DataPlane:
         rejected: dict[str, Counter[str]] = {}
         batches = self._lane.poll(most, 0 if self._catch_up.ready() else wait_ms)
         done = self._process(batches, rejected)
-        if not self._hold.active:
-            others = self._catch_up.poll(most, 0 if batches else wait_ms)
-            done += self._process(others, rejected, behind=True)
+        self._catch_up.hold(self._hold.topics)
+        others = self._catch_up.poll(most, 0 if batches else wait_ms)
+        done += self._process(others, rejected, behind=True)
         self._keep()
         return Step(done, rejected, self._resets, self._expiry.drain())
 

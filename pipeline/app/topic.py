@@ -47,7 +47,8 @@ class Topic:
     @property
     def fixed(self) -> bool:
         """Whether the partition of a key, and so its number of partitions, matters."""
-        return not isinstance(self.stream, EventStream) or not self.stream.rerouted
+        ways = [self.stream, *self.others().values()]
+        return not all(isinstance(way, EventStream) and way.rerouted for way in ways)
 
     def decoder(self) -> Decoder:
         """What makes events of its records."""

@@ -200,6 +200,12 @@ def test_a_broker_that_is_gone_is_asked_again_and_a_lost_log_is_a_stop() -> None
     (batch,) = reader.poll(10, 0)
     assert batch.offsets.tolist() == list(range(5, 15))
     assert reader.ready()
+    reader.hold(["sales"])
+    assert not reader.ready()
+    assert reader.poll(10, 0) == []
+    reader.hold(["other"])
+    (batch,) = reader.poll(2, 0)
+    assert batch.offsets.tolist() == [15, 16]
     reader.want(source, None)
     assert not reader.ready()
     log.truncate(source, 10)
