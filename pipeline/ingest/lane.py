@@ -150,6 +150,13 @@ class Lane(Protocol):
         raises it; ``subscribe`` may be called again after that.
         """
 
+    def assign(self, starts: Mapping[TopicPartition, Position]) -> None:
+        """Read exactly these partitions, from there on; instead of :meth:`subscribe`, in no group.
+
+        Called again, it replaces what it said before: partitions that stay begin anew too. Raises
+        ``BrokerUnavailableError`` where the broker cannot be asked about a leader epoch.
+        """
+
     def poll(self, max_records: int, timeout_ms: int) -> list[BinaryBatch]:
         """Return what has arrived, one batch a partition; wait only while there is nothing.
 
