@@ -74,13 +74,14 @@ def build_plane(
     started = time.monotonic()
     warm_up(topics)
     log.info("kernels ready in %.1f s", time.monotonic() - started)
-    publisher = Publisher(config.broker)
+    publisher = Publisher(config.broker, tickets=True)
     return DataPlane(
         names=names,
         topics=topics,
         settings=PlaneSettings(
             max_records=config.app.max_records,
             max_wait_ms=config.app.max_wait_ms,
+            under_way=config.app.under_way,
             cache_bytes=config.app.cache_bytes,
             check_interval_ms=config.store.check_interval_ms,
             commit_interval_ms=config.app.commit_interval_ms,
