@@ -218,7 +218,8 @@ def quantile(
     """The value at rank ``max(1, ceil(q * n))`` of the n non-null values, ascending (float64).
 
     One of the values, never between two. Null without any. ``q`` is 0 (the minimum) to 1 (the
-    maximum); of integers, decimals, floats and booleans.
+    maximum), and ``q * n`` is exact: 0.07 of 100 is 7, whatever float64 makes of 0.07. Of integers,
+    decimals, floats and booleans.
 
     Exact while the entity has at most ``bound`` values, counted once per tile of the ring; beyond,
     near values share a bucket and reads have status ``estimated``: the answer is within a relative

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import IntEnum
 from typing import Any
 
@@ -60,6 +61,7 @@ __all__ = [
     "Plan",
     "PlanTables",
     "Ring",
+    "exact_q",
     "plan_fields",
 ]
 
@@ -142,7 +144,7 @@ class FeatureOp(IntEnum):
     DECAYED = 11  # a = list: its sum, or its weight if it has no input
     EWMA = 12  # a = list: sum / weight
     TOP_K = 13  # a = list; k cells
-    QUANTILE = 14  # a = list; float64 at rank max(1, ceil(q * n))
+    QUANTILE = 14  # a = list; float64 at rank max(1, ceil(q * n)), q as it is written
 
 
 LIST_OPS = frozenset(
@@ -301,7 +303,7 @@ class Plan:
                         f.window_ns,
                         f.slide_ns,
                         f.a,
-                        f.b if f.op is not FeatureOp.QUANTILE else _bits(f.q),
+                        f.b if f.op is not FeatureOp.QUANTILE else exact_q(f.q),
                         f.cell,
                         f.width,
                         f.type,
@@ -349,7 +351,7 @@ class PlanTables:
     ``rings``         int64[r, 4]  width_ns, tiles, first accumulator, end accumulator
     ``accumulators``  int64[a, 4]  ring, op, input, mask
     ``lists``         int64[l, 7]  kind, ring, input, mask, bound, horizon_ns, type
-    ``features``      int64[f, 12] op, window_ns, slide_ns, a, b (of a QUANTILE: the bits of q),
+    ``features``      int64[f, 12] op, window_ns, slide_ns, a, b (of a QUANTILE: q * 10**18),
                       cell, width, type, scale, delay_ns, ddof, nulls
     ``defaults``      float64[f]
     """
@@ -364,8 +366,15 @@ class PlanTables:
     fingerprint: np.uint64
 
 
-def _bits(value: float) -> int:
-    return int(np.float64(value).view(np.int64))
+def exact_q(q: float) -> int:
+    """The decimal number that ``q`` is written as, times 10**18.
+
+    So 0.07 is 7/100, not the float64 nearest to it. ValueError where it has more decimal places.
+    """
+    scaled = Decimal(repr(float(q))).scaleb(18)
+    if scaled != int(scaled):
+        raise ValueError("has more than 18 decimal places")
+    return int(scaled)
 
 
 def _table(rows: list[tuple[int, ...]], width: int) -> I64:

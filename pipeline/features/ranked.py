@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.errors import DefinitionError
 from pipeline.features.aggregations import Aggregation
-from pipeline.features.plan import CellType, FeatureOp, ListKind
+from pipeline.features.plan import CellType, FeatureOp, ListKind, exact_q
 
 __all__ = ["ranked_list"]
 
@@ -20,6 +20,10 @@ def ranked_list(where: str, aggregation: Aggregation, type_: CellType) -> ListKi
         q = aggregation.q
         if isinstance(q, bool) or not isinstance(q, int | float) or not 0 <= q <= 1:
             raise DefinitionError(f"{where}.q", f"must be a number from 0 to 1, but is {q!r}")
+        try:
+            exact_q(q)
+        except ValueError as error:
+            raise DefinitionError(f"{where}.q", f"{error}: {q!r}") from error
         if type_ not in NUMBERS:
             raise DefinitionError(
                 where, f"quantiles are of numbers, but the column is {type_.name.lower()}"

@@ -21,7 +21,6 @@ from pipeline.kernels.feature import (
     S_ESTIMATED,
     S_PRESENT,
     as_bits,
-    as_real,
     fill,
 )
 from pipeline.kernels.integers import divide_scaled
@@ -59,7 +58,7 @@ def quantile(
     start: Int, end: Int, scratch: I64, cells: I64, valid: U8,
 ) -> Int:  # fmt: skip
     """The value at a rank: null without any, ESTIMATED where a tile holds buckets of values."""
-    i, k, q = feature[F_A], feature[F_CELL], as_real(feature[F_B])
+    i, k, q = feature[F_A], feature[F_CELL], feature[F_B]
     kind, scale, status = feature[F_TYPE], feature[F_SCALE], np.int64(S_PRESENT)
     bits, total = np.int64(0), np.int64(0)
     if lists[i, LIST_KIND] == EVENTS:

@@ -327,9 +327,17 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a quantile is of the rank below",
         "pipeline/kernels/ranking.py",
-        "np.int64(np.ceil(q * np.float64(total)))",
-        "np.int64(np.ceil(q * np.float64(total))) - 1",
+        "max(np.int64(1), part_of(q, total))",
+        "max(np.int64(1), part_of(q, total) - 1)",
         (FUZZ, f"{UNIT}/test_state_sketches.py"),
+    ),
+    Mutation(
+        "a quotient is rounded before it is scaled",
+        "pipeline/kernels/integers.py",
+        "    high, low = _times_power(magnitude(a), max(-scale, 0))",
+        "    if scale > 0:\n        return divide_scaled(a, b, np.int64(0)) / np.float64(power)\n"
+        "    high, low = _times_power(magnitude(a), max(-scale, 0))",
+        (f"{UNIT}/test_kernels_integers.py",),
     ),
     Mutation(
         "an event id is kept for ever",

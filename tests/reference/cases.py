@@ -158,7 +158,8 @@ def _ranked(
         op, window, slide, a, -1, source, SCALES[source], default=default, delay=delay,
         width=1 if quantile else rng.choice((1, 3, 9)),
     )  # fmt: skip
-    return replace(made, q=rng.choice((0.0, 0.5, 0.9, 1.0))) if quantile else made
+    q = rng.choice((0.0, 0.07, 0.29, 1 / 3, 0.5, 0.9, 1.0))
+    return replace(made, q=q) if quantile else made
 
 
 def _aggregates(

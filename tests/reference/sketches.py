@@ -7,6 +7,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 __all__ = [
     "Tally",
@@ -148,10 +149,10 @@ def fit_frequent(tiles: dict[int, Tally], bound: int) -> None:
 
 
 def nearest_rank(counts: Iterable[tuple[Number, int]], q: float) -> Number | None:
-    """The value at rank ``max(1, ceil(q * n))``; None without any."""
+    """The value at rank ``max(1, ceil(q * n))``, of q as it is written; None without any."""
     ascending = sorted(counts)
     total = sum(count for _, count in ascending)
-    rank = max(1, math.ceil(q * total))
+    rank = max(1, math.ceil(Fraction(str(q)) * total))
     for value, count in ascending:
         rank -= count
         if rank <= 0:

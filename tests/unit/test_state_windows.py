@@ -71,7 +71,7 @@ def ranked(plan: Plan, feature: Feature, events: list[Event]) -> list[Number]:
     state = plan.lists[feature.a]
     values = [v + 0 for v in chosen(plan, events, state.input, state.mask)]  # -0.0 + 0 is 0.0
     if feature.op is FeatureOp.QUANTILE:
-        rank = max(1, math.ceil(feature.q * len(values)))
+        rank = max(1, math.ceil(Fraction(str(feature.q)) * len(values)))
         found = [float(v) for v in sorted(values)[rank - 1 : rank]]
     else:
         counted = sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))

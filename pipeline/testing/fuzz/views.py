@@ -206,7 +206,8 @@ class _Maker:
         return agg.distinct(column, where=self._where(), bound=self.rng.choice((2, 5, 4096)))
 
     def _quantile(self) -> Aggregation:
-        q, bound = self.rng.choice((0, 0.1, 0.5, 0.9, 1)), self.rng.choice((3, 20, 4096))
+        q = self.rng.choice((0, 0.07, 0.1, 1 / 3, 0.5, 0.58, 0.9, 1))
+        bound = self.rng.choice((3, 20, 4096))
         return agg.quantile(self._column(NUMBERS), q, where=self._where(), bound=bound)
 
     def _top_k(self) -> Aggregation:

@@ -49,7 +49,7 @@ def answer(aggregation: Aggregation, kind: Kind, entries: Sequence[Entry]) -> Ex
         return _several([_cell(v, kind) for v in reversed(values[-aggregation.n :])], aggregation.n)
     if op == "QUANTILE":
         ranked = sorted(_settled(v) for v in values)
-        rank = max(1, math.ceil(aggregation.q * len(ranked)))  # as float64: 0.1 of 10 is 1
+        rank = max(1, math.ceil(Fraction(str(aggregation.q)) * len(ranked)))
         return Expected(float(ranked[rank - 1]) if ranked else None)
     if op == "TOP_K":
         counted = Counter(_settled(v) for v in values)
