@@ -119,7 +119,7 @@ def _print_features(out: Console, plan: Plan) -> None:
 
 
 def _print_state(out: Console, plan: Plan) -> None:
-    from pipeline.features.plan import GROUPED_OPS, ListKind
+    from pipeline.features.plan import GROUPED_OPS, TILE_BOUND_KINDS, ListKind
     from pipeline.features.windows import FOREVER
 
     rows = table("state", "keeps", "at most", "bytes", right=("bytes",))
@@ -139,6 +139,8 @@ def _print_state(out: Console, plan: Plan) -> None:
         at_most = _count(kept.bound, "value")
         if kept.kind.name in _BEYOND:
             at_most += f", then {_BEYOND[kept.kind.name]}"
+        if kept.kind in TILE_BOUND_KINDS:
+            at_most += " a tile"
         if kept.kind in (ListKind.EVENTS, ListKind.IDS):
             noun = "event" if kept.kind is ListKind.EVENTS else "id"
             reach = format_duration(kept.horizon_ns) if kept.horizon_ns < FOREVER else "any time"
@@ -197,6 +199,8 @@ def _aggregation(plan: Plan, feature: Feature) -> str:
         return f"{_accumulator_at(plan, feature.a)} / {_accumulator_at(plan, feature.b)}"
     used = plan.lists[feature.a] if op in LIST_OPS else plan.accumulators[feature.a]
     many = f", n={feature.width}" if feature.width > 1 else ""
+    if op in (FeatureOp.MAX_N, FeatureOp.MIN_N):
+        many = f", n={feature.width}"
     if op is FeatureOp.TOP_K:
         many = f", k={feature.width}"
     if op is FeatureOp.QUANTILE:
@@ -291,7 +295,8 @@ def _ring_bytes(plan: Plan, ring: int) -> int:
 
 
 def _list_bytes(plan: Plan, index: int) -> int:
-    from pipeline.features.plan import CellType, ListKind
+    from pipeline.features.plan import COUNT_KINDS, CellType, ListKind
+    from pipeline.features.size import most_entries
 
     kept = plan.lists[index]
     if kept.kind is ListKind.DECAYED:
@@ -300,13 +305,13 @@ def _list_bytes(plan: Plan, index: int) -> int:
     if kept.kind is ListKind.DISTINCT:
         steps = 64 * _varint_bytes(plan.rings[kept.ring].tiles)
         return head + steps + kept.bound * (_VARINT + _varint_bytes(plan.rings[kept.ring].tiles))
-    if kept.kind in (ListKind.COUNTS, ListKind.FREQUENT):
+    if kept.kind in COUNT_KINDS:
         tiles, n = plan.rings[kept.ring].tiles, _varint_bytes(kept.bound)
-        note = 1 if kept.kind is ListKind.COUNTS else _COUNT
+        note = _COUNT if kept.kind is ListKind.FREQUENT else 1
         tile = _varint_bytes(tiles) + n + note
-        return (
-            head + _varint_bytes(tiles) + _VARINT + tiles * tile + kept.bound * (_VARINT + _COUNT)
-        )
+        entries = most_entries(plan, kept)
+        head += _varint_bytes(entries) - n
+        return head + _varint_bytes(tiles) + _VARINT + tiles * tile + entries * (_VARINT + _COUNT)
     value = _FLOAT if kept.type is CellType.FLOAT else _VARINT if kept.input >= 0 else 0
     return head + kept.bound * (2 * _VARINT + value)
 

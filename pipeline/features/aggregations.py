@@ -29,9 +29,11 @@ __all__ = [
     "first",
     "last",
     "max",
+    "max_n",
     "mean",
     "median",
     "min",
+    "min_n",
     "quantile",
     "ratio",
     "std",
@@ -167,6 +169,28 @@ def min(column: Column, *, where: pl.Expr | None = None, nulls: Nulls = "ignore"
 def max(column: Column, *, where: pl.Expr | None = None, nulls: Nulls = "ignore") -> Aggregation:
     """Largest non-null value, in the column's type; null without any."""
     return Aggregation(FeatureOp.MAX, column, where, nulls=nulls)
+
+
+def max_n(
+    column: Column, n: int, *, where: pl.Expr | None = None, nulls: Nulls = "ignore"
+) -> Aggregation:
+    """The ``n`` largest non-null values, the largest first, in the column's type.
+
+    Each as often as it occurred: of 5, 5 and 3 the two largest are 5 and 5. A scalar for ``n=1``,
+    else a list, shorter where there are fewer values and null without any; ``n`` is at most 1024.
+    -0.0 counts as 0.0. Strings are not supported.
+
+    Exact, whatever the number of values: a tile keeps its ``n`` largest different ones. An exact
+    window keeps events, and a read that needs a dropped one is ``degraded``.
+    """
+    return Aggregation(FeatureOp.MAX_N, column, where, n=n, nulls=nulls)
+
+
+def min_n(
+    column: Column, n: int, *, where: pl.Expr | None = None, nulls: Nulls = "ignore"
+) -> Aggregation:
+    """The ``n`` smallest non-null values, the smallest first; else as :func:`max_n`."""
+    return Aggregation(FeatureOp.MIN_N, column, where, n=n, nulls=nulls)
 
 
 def ratio(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from pipeline.features.inputs import Inputs
 from pipeline.features.nulls import any_of, null_conditions
 from pipeline.features.plan import (
     LIST_OPS,
+    TILE_BOUND_KINDS,
     AccOp,
     Accumulator,
     CellType,
@@ -29,18 +28,17 @@ from pipeline.features.plan import (
     Lookup,
     Plan,
     Ring,
-    plan_fields,
 )
-from pipeline.features.ranked import ranked_list
+from pipeline.features.planjson import fingerprint_of
+from pipeline.features.ranked import RANKED_OPS, ranked_list
 from pipeline.features.repartition import Repartition
 from pipeline.features.size import check_size
 from pipeline.features.stream import EventStream
 from pipeline.features.windows import FOREVER, MAX_BOUND, Window, place
 from pipeline.units import parse_duration
 
-__all__ = ["ROW_FORMAT", "compile_plan"]
+__all__ = ["compile_plan"]
 
-ROW_FORMAT = 1
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 SUMMABLE = {CellType.INT, CellType.FLOAT, CellType.DECIMAL, CellType.BOOL}
 
@@ -74,7 +72,7 @@ def compile_plan(
         raise DefinitionError(f"{view}.ttl", "must be positive")
     plan = _Compiler(view, source, ttl_ns, columns).compile(entity, where, features)
     plan = dataclasses.replace(plan, lookups=lookups)
-    return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
+    return dataclasses.replace(plan, fingerprint=fingerprint_of(plan))
 
 
 class _Compiler:
@@ -188,7 +186,7 @@ class _Compiler:
         if op is FeatureOp.LAST:
             a = self._last(where, aggregation, window, source, mask)
             return _feature(op, a, -1, type_, scale, aggregation.n)
-        if op in {FeatureOp.TOP_K, FeatureOp.QUANTILE}:
+        if op in RANKED_OPS:
             a = self._ranked(where, aggregation, window, source, mask)
             made = _feature(op, a, -1, type_, scale, aggregation.n)
             return dataclasses.replace(made, q=float(aggregation.q) + 0.0)
@@ -224,7 +222,19 @@ class _Compiler:
         kind = ranked_list(where, aggregation, self.inputs.columns[source][1])
         if window.keep:
             return self._events(where, window, source, mask)
+        if kind in TILE_BOUND_KINDS:
+            return self._extremes(kind, window, source, mask, aggregation.n)
         return self._list(where, kind, window.width, source, mask, aggregation.bound, 0)
+
+    def _extremes(self, kind: ListKind, window: Window, source: int, mask: int, n: int) -> int:
+        """The list of these values, which keeps as many as any feature wants."""
+        key = (kind, window.width, source, mask)
+        for i, (*other, bound, _, type_) in enumerate(self.lists):
+            if tuple(other) == key:
+                self.lists[i] = (*key, max(bound, n), 0, type_)
+                return i
+        self.lists.append((*key, n, 0, self.inputs.columns[source][1]))
+        return len(self.lists) - 1
 
     def _last_horizon(self, aggregation: Aggregation) -> int:
         """How far back the last values reach; 0 for ever."""
@@ -387,11 +397,3 @@ def _ddof(where: str, ddof: int) -> int:
     if not isinstance(ddof, int) or isinstance(ddof, bool) or not 0 <= ddof < 2**31:
         raise DefinitionError(f"{where}.ddof", "must be a whole number from 0")
     return ddof
-
-
-def _fingerprint(plan: Plan) -> int:
-    """First 8 bytes of the SHA-256 of the plan and the row format: equal plans, equal rows."""
-    value = plan_fields(plan)
-    value["row_format"] = ROW_FORMAT
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

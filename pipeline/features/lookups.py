@@ -32,6 +32,8 @@ __all__ = ["FeatureReference", "column_type", "own_rows", "resolve", "row_plans"
 INTEGERS = {FeatureOp.COUNT, FeatureOp.DISTINCT}
 VALUES = {
     FeatureOp.TOP_K,
+    FeatureOp.MAX_N,
+    FeatureOp.MIN_N,
     FeatureOp.SUM,
     FeatureOp.MIN,
     FeatureOp.MAX,

@@ -17,7 +17,8 @@ than the ring is refused by it. Each tile holds one 8-byte cell per accumulator.
 (that is all any window ending at T >= the newest event needs), sorted by value.
 ``last`` keeps the newest n values by (event time, offset). Both are bounded; what a
 full list of events drops is remembered by its time, and a read that would need it says
-``degraded``. ``quantile`` and ``top_k`` keep, per tile, how often each value occurred. Full lists
+``degraded``. ``quantile`` and ``top_k`` keep, per tile, how often each value occurred, ``max_n``
+and ``min_n`` the same of the n largest or smallest values of the tile, which is exact. Full lists
 of values become sketches (:mod:`pipeline.kernels.distinct`, :mod:`pipeline.kernels.counts`), and a
 read that comes from one says ``estimated``. ``ids`` keeps the ids of recent events, by which
 duplicates are known.
@@ -46,9 +47,11 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "COUNT_KINDS",
     "COUNT_OPS",
     "GROUPED_OPS",
     "LIST_OPS",
+    "TILE_BOUND_KINDS",
     "WORD_OPS",
     "AccOp",
     "Accumulator",
@@ -125,6 +128,15 @@ class ListKind(IntEnum):
     COUNTS = 4  # entries (tile, value, count), ascending; beyond the bound buckets of values
     IDS = 5  # as EVENTS, of event ids: an event whose id is there is a duplicate
     FREQUENT = 6  # as COUNTS; beyond the bound rare values go and the others' error is remembered
+    LARGEST = 7  # as COUNTS, but of each tile the ``bound`` largest values, and no others
+    SMALLEST = 8  # the same of the smallest values
+
+
+COUNT_KINDS = frozenset({ListKind.COUNTS, ListKind.FREQUENT, ListKind.LARGEST, ListKind.SMALLEST})
+"""Lists that hold values with their counts, by tile."""
+
+TILE_BOUND_KINDS = frozenset({ListKind.LARGEST, ListKind.SMALLEST})
+"""Those of which ``bound`` is that of a tile, not of the list."""
 
 
 class FeatureOp(IntEnum):
@@ -145,6 +157,8 @@ class FeatureOp(IntEnum):
     EWMA = 12  # a = list: sum / weight
     TOP_K = 13  # a = list; k cells
     QUANTILE = 14  # a = list; float64 at rank max(1, ceil(q * n)), q as it is written
+    MAX_N = 15  # a = list; n cells
+    MIN_N = 16
 
 
 LIST_OPS = frozenset(
@@ -155,6 +169,8 @@ LIST_OPS = frozenset(
         FeatureOp.EWMA,
         FeatureOp.TOP_K,
         FeatureOp.QUANTILE,
+        FeatureOp.MAX_N,
+        FeatureOp.MIN_N,
     }
 )
 """Features whose ``a`` is a list, not an accumulator."""
@@ -184,7 +200,7 @@ class Accumulator:
 
 @dataclass(frozen=True, slots=True)
 class ListState:
-    """A bounded list. ``ring`` positions DISTINCT, COUNTS and FREQUENT; the others have -1 and
+    """A bounded list. ``ring`` positions DISTINCT and those of counts; the others have -1 and
     ``horizon_ns``: an entry not later than newest event time - horizon is dropped (LAST with 0:
     never; of a DECAYED list it is the half-life). ``input`` is -1 for an EVENTS or DECAYED list
     that keeps no values; its ``type`` is then INT."""

@@ -36,7 +36,7 @@ INT_OPS = {FeatureOp.COUNT, FeatureOp.DISTINCT}
 
 
 def feature_type(feature: Feature) -> Arrow:
-    """Arrow type of a feature; a list of it for ``last(n > 1)`` and ``top_k(k > 1)``."""
+    """Arrow type of a feature; a list of it where it has several cells, as ``last(n > 1)``."""
     if feature.op in FLOAT_OPS:
         return pa.float64()
     if feature.op in INT_OPS:

@@ -36,7 +36,13 @@ V1, V2 = (
     [json.loads((EXAMPLES / name).read_text("utf-8")) for name in names]
     for names in (
         ("row-v1.json", "row-v1-events.json"),
-        ("row-v2.json", "row-v2-sketches.json", "row-v2-ids.json", "row-v2-spread.json"),
+        (
+            "row-v2.json",
+            "row-v2-sketches.json",
+            "row-v2-ids.json",
+            "row-v2-spread.json",
+            "row-v2-extremes.json",
+        ),
     )
 )
 

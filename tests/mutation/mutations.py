@@ -332,6 +332,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         (FUZZ, f"{UNIT}/test_state_sketches.py"),
     ),
     Mutation(
+        "a tile of largest values keeps the smallest",
+        "pipeline/kernels/counts.py",
+        "    if list_kind == LARGEST:\n        for k",
+        "    if list_kind != LARGEST:\n        for k",
+        (f"{UNIT}/test_state_extremes.py",),
+    ),
+    Mutation(
+        "a largest value that occurred twice is one",
+        "pipeline/kernels/extremes.py",
+        "min(scratch[pair], past - cell)",
+        "min(1, past - cell)",
+        (FUZZ, f"{UNIT}/test_state_extremes.py"),
+    ),
+    Mutation(
         "a quotient is rounded before it is scaled",
         "pipeline/kernels/integers.py",
         "    high, low = _times_power(magnitude(a), max(-scale, 0))",

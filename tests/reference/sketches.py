@@ -16,6 +16,7 @@ __all__ = [
     "estimate",
     "fit_counts",
     "fit_distinct",
+    "fit_extreme",
     "fit_frequent",
     "level_of",
     "most_common",
@@ -146,6 +147,12 @@ def fit_frequent(tiles: dict[int, Tally], bound: int) -> None:
         least = min(tally.counts.values())
         tally.note += least
         tally.counts = {v: c - least for v, c in tally.counts.items() if c > least}
+
+
+def fit_extreme(tally: Tally, bound: int, *, largest: bool) -> None:
+    """Keep the ``bound`` largest, or smallest, values; in place."""
+    kept = sorted(tally.counts, reverse=largest)[:bound]
+    tally.counts = {value: tally.counts[value] for value in kept}
 
 
 def nearest_rank(counts: Iterable[tuple[Number, int]], q: float) -> Number | None:

@@ -116,7 +116,7 @@ class _Maker:
         makers: list[Callable[[], Aggregation]] = [
             self._count, self._count, self._sum, self._sum, self._mean, self._extreme,
             self._extreme, self._ratio, self._distinct, self._last, self._spread, self._first,
-            self._decayed, self._quantile, self._top_k,
+            self._decayed, self._quantile, self._top_k, self._extremes,
         ]  # fmt: skip
         made = self.rng.choice(makers)()
         if made.column is not None and self.rng.random() < 0.2:
@@ -182,6 +182,10 @@ class _Maker:
     def _extreme(self) -> Aggregation:
         kind = self.rng.choice((agg.min, agg.max))
         return kind(self._column(ORDERED), where=self._where())
+
+    def _extremes(self) -> Aggregation:
+        kind = self.rng.choice((agg.max_n, agg.min_n))
+        return kind(self._column(ORDERED), self.rng.choice((1, 2, 5)), where=self._where())
 
     def _spread(self) -> Aggregation:
         kind = self.rng.choice((agg.var, agg.std))

@@ -43,6 +43,9 @@ def answer(aggregation: Aggregation, kind: Kind, entries: Sequence[Entry]) -> Ex
     if op in {"MIN", "MAX"}:
         chosen = (min if op == "MIN" else max)(values, key=_rank, default=None)
         return Expected(_cell(chosen, kind))
+    if op in {"MAX_N", "MIN_N"}:
+        best = sorted(map(_settled, values), reverse=op == "MAX_N")[: aggregation.n]
+        return _several([_cell(v, kind) for v in best], aggregation.n)
     if op == "FIRST":
         return Expected(_cell(values[0] if values else None, kind))
     if op == "LAST":
