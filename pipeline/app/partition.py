@@ -69,9 +69,9 @@ def view_plans(views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> lis
 class StagedView:
     """What one view made of one batch, computed and not yet committed.
 
-    ``failed``, ``nulls`` (rejected for a null), ``late`` and ``corrupt`` (their entity's stored row
-    is) are rows of the batch; ``fired_rows`` the rows of ``fired``. ``quarantined`` are copies of
-    corrupt rows to be written.
+    ``failed``, ``nulls`` (rejected for a null), ``long`` (for a long string), ``late`` and
+    ``corrupt`` (their entity's stored row is) are rows of the batch; ``fired_rows`` the rows of
+    ``fired``. ``quarantined`` are copies of corrupt rows to be written.
     """
 
     plan: ViewPlan
@@ -83,6 +83,7 @@ class StagedView:
     fired_rows: I64
     failed: I64
     nulls: I64
+    long: I64
     late: I64
     corrupt: I64
     quarantined: RowWrite | None
@@ -267,6 +268,8 @@ class Partition:
         accepted[failed] = False
         nulls = derived.nulls[accepted[derived.nulls]]
         accepted[nulls] = False
+        long = derived.long[accepted[derived.long]]
+        accepted[long] = False
         rows = np.flatnonzero(accepted).astype(np.int64)
         whole = len(rows) == len(events)
         keys, key_offsets = binary.keys, binary.key_offsets
@@ -308,6 +311,7 @@ class Partition:
             fired_rows=rows[applied.fired.event],
             failed=failed,
             nulls=nulls,
+            long=long,
             late=rows[applied.outcome == Outcome.LATE],
             corrupt=rows[broken],
             quarantined=quarantined,

@@ -57,6 +57,8 @@ class Sender:
                 self._letters(partition, batch, _all(view.failed, Reason.EXPRESSION), name)
             if len(view.nulls):
                 self._letters(partition, batch, _all(view.nulls, Reason.NULL_VALUE), name)
+            if len(view.long):
+                self._letters(partition, batch, _all(view.long, Reason.TEXT_TOO_LONG), name)
             if len(view.corrupt):
                 self._letters(partition, batch, _all(view.corrupt, Reason.CORRUPT_ROW), name)
             if len(view.late):

@@ -208,6 +208,8 @@ def _aggregation(plan: Plan, feature: Feature) -> str:
     if op in (FeatureOp.VAR, FeatureOp.STD) and feature.ddof != 1:
         many = f", ddof={feature.ddof}"
     name, inside = op.name.lower(), _input(plan, used.input) if used.input >= 0 else ""
+    if feature.words:
+        inside = inside.removesuffix("[0:8]")
     if op in (FeatureOp.DECAYED, FeatureOp.EWMA):
         name = {"decayed": "decayed_sum" if inside else "decayed_count"}.get(name, name)
         many = format_duration(plan.lists[feature.a].horizon_ns)
@@ -239,6 +241,13 @@ def _expression(text: str) -> str:
     import io
 
     import polars as pl
+
+    from pipeline.features.texts import WORD, text_of_word
+
+    word = text_of_word(text)
+    if word is not None:  # bytes 0 to 7 of a string: name[0:8]
+        start = WORD * word[1]
+        return f"{_expression(word[0])}[{start}:{start + WORD}]"
 
     shown = str(pl.Expr.deserialize(io.StringIO(text), format="json"))
     return _readable(shown)
@@ -279,6 +288,8 @@ def _type(feature: Feature) -> str:
         CellType.TIME: "timestamp",
         CellType.BOOL: "bool",
         CellType.HASH: "hash",
+        CellType.TEXT: "string",
+        CellType.BINARY: "bytes",
     }
     return names[feature.type] + many
 

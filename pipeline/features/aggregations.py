@@ -65,7 +65,8 @@ class Aggregation:
     the expression is true (null counts as false). ``parts`` are numerator and
     denominator of a ratio. ``window_ns`` is 0 without a window; a window without a slide is
     ``exact``. ``keep`` is how many events of an entity an exact window keeps (None: the default).
-    ``ddof`` is of a variance, ``half_life`` of what decays, ``q`` of a quantile.
+    ``ddof`` is of a variance, ``half_life`` of what decays, ``q`` of a quantile,
+    ``max_bytes`` of a string.
     """
 
     op: FeatureOp
@@ -84,6 +85,7 @@ class Aggregation:
     ddof: int = 0
     half_life: Duration | None = None
     q: float = 0.0
+    max_bytes: int | None = None
 
     def over(
         self,
@@ -265,19 +267,30 @@ def median(
     return quantile(column, 0.5, where=where, bound=bound, nulls=nulls)
 
 
-def first(column: Column, *, where: pl.Expr | None = None, nulls: Nulls = "ignore") -> Aggregation:
-    """The oldest non-null value by (event time, offset) in the window; null without any."""
-    return Aggregation(FeatureOp.FIRST, column, where, nulls=nulls)
+def first(
+    column: Column, *, where: pl.Expr | None = None, nulls: Nulls = "ignore",
+    max_bytes: int | None = None,
+) -> Aggregation:  # fmt: skip
+    """The oldest non-null value by (event time, offset) in the window; null without any.
+
+    Of strings and bytes too, as of :func:`last`.
+    """
+    return Aggregation(FeatureOp.FIRST, column, where, nulls=nulls, max_bytes=max_bytes)
 
 
 def last(
-    column: Column, n: int = 1, *, where: pl.Expr | None = None, nulls: Nulls = "ignore"
-) -> Aggregation:
+    column: Column, n: int = 1, *, where: pl.Expr | None = None, nulls: Nulls = "ignore",
+    max_bytes: int | None = None,
+) -> Aggregation:  # fmt: skip
     """The last ``n`` non-null values by (event time, offset), newest first.
 
     A scalar for ``n=1``, else a list. Without ``.over`` it looks back as far as the view's ``ttl``.
+
+    Of a string (UTF-8) or of bytes, ``max_bytes`` are kept, 1 to 255, by default 39: a record with
+    a longer one, for which ``where`` is true, is dead-lettered for this view, with the reason
+    ``text_too_long``.
     """
-    return Aggregation(FeatureOp.LAST, column, where, n=n, nulls=nulls)
+    return Aggregation(FeatureOp.LAST, column, where, n=n, nulls=nulls, max_bytes=max_bytes)
 
 
 def decayed_sum(

@@ -83,7 +83,7 @@ def resolve(
 
 def column_type(feature: Feature) -> FieldType | None:
     """Type of a scalar feature as a column; None for one that has none."""
-    if feature.width != 1:
+    if not feature.scalar:
         return None
     if feature.op in INTEGERS:
         return FieldType.INT64

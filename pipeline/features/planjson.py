@@ -100,6 +100,7 @@ def _feature(fields: Mapping[str, Any]) -> Feature:
             "op": FeatureOp(fields["op"]),
             "type": CellType(fields["type"]),
             "default": _float_in(fields["default"]),
+            "words": _tuple({"words": (), **fields}, "words", int),
         },
     )
 

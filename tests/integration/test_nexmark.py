@@ -189,6 +189,7 @@ def test_the_last_bid_of_a_bidder_on_an_auction() -> None:
         entity=("bidder", "auction"),
         features={
             "price": pp.last("price"),
+            "channel": pp.last("channel"),
             "placed": pp.last("placed"),
             "bids": pp.count().over("1d", slide="1d"),
         },
@@ -196,14 +197,14 @@ def test_the_last_bid_of_a_bidder_on_an_auction() -> None:
     run = driver(view)
     publish(run, "auction", bid)
     expected = sql(
-        "SELECT bidder, auction, price, placed, count(*) OVER pair FROM bid "
+        "SELECT bidder, auction, price, channel, placed, count(*) OVER pair FROM bid "
         "WINDOW pair AS (PARTITION BY bidder, auction) "
         "QUALIFY row_number() OVER (PARTITION BY bidder, auction ORDER BY placed DESC) = 1 "
         "ORDER BY ALL",
         bid,
     )
     assert len(expected) > 3_000
-    assert max(row[4] for row in expected) > 100
+    assert max(row[5] for row in expected) > 100
     keys = {"bidder": [row[0] for row in expected], "auction": [row[1] for row in expected]}
     found = read(run, "pair", list(view.features), keys, DAY_END)
     found = found.with_columns(pl.col("placed").cast(pl.Int64))

@@ -332,6 +332,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         (FUZZ, f"{UNIT}/test_state_sketches.py"),
     ),
     Mutation(
+        "a string that is too long is cut",
+        "pipeline/features/compile.py",
+        "        self.long.append(self.inputs.longer(column, most, aggregation.where))\n",
+        "",
+        (FUZZ, f"{UNIT}/test_features_texts.py"),
+    ),
+    Mutation(
+        "the words of a string have the status of other features",
+        "pipeline/state/table.py",
+        "status[:, : len(self.plan.features)]",
+        "status[:, -len(self.plan.features) :]",
+        (FUZZ, f"{UNIT}/test_features_texts.py"),
+    ),
+    Mutation(
         "a tile of largest values keeps the smallest",
         "pipeline/kernels/counts.py",
         "    if list_kind == LARGEST:\n        for k",

@@ -9,7 +9,7 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from pipeline.features.plan import (
@@ -369,14 +369,18 @@ class ReferenceState:
         if self._expired(row, at):
             return [(None, Status.EXPIRED)] * self.plan.cells
         cells: list[Cell] = []
-        for feature in self.plan.features:
-            found = self._feature(row, feature, at)
-            if feature.nulls >= 0:
-                found = self._spoilt(row, feature, at, found)
-            if at < row.time:
-                found = [(value, Status.DEGRADED) for value, _ in found]
-            cells += found
+        for whole in self.plan.features:
+            for a in whole.words or (whole.a,):  # of a string each word is found as a number is
+                cells += self._found(row, replace(whole, a=a), at)
         return cells
+
+    def _found(self, row: Row, feature: Feature, at: int) -> list[Cell]:
+        found = self._feature(row, feature, at)
+        if feature.nulls >= 0:
+            found = self._spoilt(row, feature, at, found)
+        if at < row.time:
+            found = [(value, Status.DEGRADED) for value, _ in found]
+        return found
 
     def _spoilt(self, row: Row, feature: Feature, at: int, found: list[Cell]) -> list[Cell]:
         """What was found, or null if an event of the window says so."""

@@ -177,6 +177,20 @@ def test_plan_names_lists_that_become_sketches(
         assert says in text, says
 
 
+def test_plan_names_strings_and_their_words(
+    features: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    texts = """    features={
+        "prices": pp.last(pl.col("spent").cast(pl.String), 3, max_bytes=9),
+"""
+    features.write_text("import polars as pl\n" + APP.replace("    features={\n", texts))
+    assert main(["plan", f"{features}:app"]) == 0
+    text = capsys.readouterr().out
+    for says in ("last(spent.strict_cast(String), n=3)", "string[3]", "[0:8]", "[8:16]"):
+        assert says in text, says
+
+
 def test_plan_names_spread_decay_and_nulls(
     features: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,7 +192,8 @@ class _Maker:
         return kind(self._column(NUMBERS), ddof=self.rng.choice((0, 1, 1, 2)), where=self._where())
 
     def _first(self) -> Aggregation:
-        return agg.first(self._column(ORDERED), where=self._where())
+        column, max_bytes = self._shown()
+        return agg.first(column, where=self._where(), max_bytes=max_bytes)
 
     def _decayed(self) -> Aggregation:
         half_life = self.unit * self.rng.choice((1, 7, 60, 10**6))
@@ -219,4 +220,13 @@ class _Maker:
         return agg.top_k(self._column(ORDERED), k, where=self._where(), bound=bound)
 
     def _last(self) -> Aggregation:
-        return agg.last(self._column(ORDERED), n=self.rng.choice((1, 2, 5)), where=self._where())
+        column, max_bytes = self._shown()
+        n = self.rng.choice((1, 2, 5))
+        return agg.last(column, n=n, where=self._where(), max_bytes=max_bytes)
+
+    def _shown(self) -> tuple[Column, int | None]:
+        """A column of any type; of strings and bytes perhaps with a bound."""
+        texts = [f.name for f in self.stream.schema.fields if f.type in TEXTS]
+        if not texts or self.rng.random() < 0.6:
+            return self._column(ORDERED), None
+        return self.rng.choice(texts), self.rng.choice((None, 15, 40, 64))
