@@ -221,12 +221,14 @@ def distinct(
 
 def top_k(
     column: Column, k: int, *, where: pl.Expr | None = None, bound: int = 4096,
-    nulls: Nulls = "ignore",
+    nulls: Nulls = "ignore", max_bytes: int | None = None,
 ) -> Aggregation:  # fmt: skip
     """The ``k`` most frequent non-null values, the most frequent first, in the column's type.
 
     A scalar for ``k=1``, else a list, shorter where there are fewer. Equally frequent ones come
-    smaller first; -0.0 counts as 0.0. Strings are not supported.
+    smaller first; -0.0 counts as 0.0. Of strings (and bytes) it takes codes of up to 7 bytes, and
+    ``max_bytes`` has to say so: a record with a longer one is dead-lettered as of :func:`last`, and
+    equally frequent ones come in the order of their word (``docs/row-layout.md``).
 
     Exact while the entity has at most ``bound`` values, counted once per tile of the ring; beyond,
     rare ones go and reads have status ``estimated``: no count is too high, and none is too low by
@@ -234,7 +236,9 @@ def top_k(
     elements", 1982; Agarwal et al., "Mergeable summaries", PODS 2012. For an exact window ``bound``
     is how many events are kept, as of :func:`distinct`.
     """
-    return Aggregation(FeatureOp.TOP_K, column, where, n=k, bound=bound, nulls=nulls)
+    return Aggregation(
+        FeatureOp.TOP_K, column, where, n=k, bound=bound, nulls=nulls, max_bytes=max_bytes
+    )
 
 
 def quantile(

@@ -161,7 +161,7 @@ class _Compiler:
             return _feature(op, a, b, self._accumulator_type(a), self._scale_difference(a, b))
         mask = self.inputs.mask(aggregation.where, f"{where}.where")
         column = aggregation.column
-        if column is not None and op in {FeatureOp.FIRST, FeatureOp.LAST}:
+        if column is not None and op in {FeatureOp.FIRST, FeatureOp.LAST, FeatureOp.TOP_K}:
             text = self.inputs.text(column, where)
             if text is not None:
                 return self._text(where, aggregation, window, column, text, mask)
@@ -196,14 +196,21 @@ class _Compiler:
         self, where: str, aggregation: Aggregation, window: Window, column: Column,
         type_: CellType, mask: int,
     ) -> Feature:  # fmt: skip
-        """First or last values of a string: those of its words, each kept as a number is."""
+        """First, last or most frequent strings: by their words, each kept as a number is."""
         n = words_needed(where, aggregation.max_bytes)
+        if aggregation.op is FeatureOp.TOP_K and (aggregation.max_bytes is None or n > 1):
+            argument = where if aggregation.max_bytes is None else f"{where}.max_bytes"
+            raise DefinitionError(
+                argument, "top_k() of a string is of 7 bytes at most: max_bytes=7"
+            )
         most = DEFAULT_BYTES if aggregation.max_bytes is None else aggregation.max_bytes
         self.long.append(self.inputs.longer(column, most, aggregation.where))
         words = []
         for source in self.inputs.words(column, n, where):
             if aggregation.op is FeatureOp.FIRST:
                 words.append(self._first(where, window, source, mask))
+            elif aggregation.op is FeatureOp.TOP_K:
+                words.append(self._ranked(where, aggregation, window, source, mask))
             else:
                 words.append(self._last(where, aggregation, window, source, mask))
         made = _feature(aggregation.op, words[0], -1, type_, 0, aggregation.n)

@@ -42,8 +42,4 @@ def ranked_list(where: str, aggregation: Aggregation, type_: CellType) -> ListKi
     k, bound = aggregation.n, aggregation.bound
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= bound:
         raise DefinitionError(f"{where}.k", f"must be 1 to {bound}, which is bound, but is {k!r}")
-    if type_ is CellType.HASH:
-        raise DefinitionError(
-            where, "top_k() of a string is not supported; count it with distinct()"
-        )
     return ListKind.FREQUENT

@@ -144,6 +144,10 @@ def test_words_are_kept_as_numbers_and_features_share_them() -> None:
         (lambda: pp.last(pl.col("pages").str.head(2)), "v.a", "no field"),
         (lambda: pp.first("page"), "v.a", "no window"),
         (lambda: pp.max("page").over("1h"), "v.a", "no order"),
+        (lambda: pp.top_k("page", 2).over("1h"), "v.a", "7 bytes"),
+        (lambda: pp.top_k("page", 2, max_bytes=8).over("1h"), "v.a.max_bytes", "7 bytes"),
+        (lambda: pp.top_k("page", 0, max_bytes=7).over("1h"), "v.a.k", "1 to"),
+        (lambda: pp.top_k("count", 2, max_bytes=7).over("1h"), "v.a.max_bytes", "of strings"),
     ],
 )
 def test_a_wrong_definition_names_its_argument(
@@ -199,6 +203,28 @@ def test_strings_are_read_as_they_came() -> None:
     changed = run.changes("v")
     assert changed["upper"].to_pylist()[-1] == ["AÉ", "X\0", "Ü\0Z"]
     assert changed.schema.field("last").type == pa.string()
+
+
+def test_the_most_frequent_strings() -> None:
+    """Of up to 7 bytes; as frequent ones by their word, which begins with the last byte."""
+    made = view(
+        tiled=pp.top_k("page", 4, max_bytes=7).over("1h", slide="1m"),
+        exact=pp.top_k("page", 1, max_bytes=7).over("1h"),
+    )
+    pages = ["EUR", "USD", "", "EUR", "seven b", "CHF", "USD", "USD", None, ""]
+    got = read(driver(made, [{"page": page} for page in pages]))
+    assert words_of(b"", 1) < words_of(b"EUR", 1)
+    assert words_of(b"CHF", 1) < words_of(b"seven b", 1)
+    assert (got["tiled"], got["exact"]) == ([["USD", "", "EUR", "CHF"]], ["USD"])
+
+
+def test_each_feature_has_its_own_status() -> None:
+    made = view(a=pp.last("page", 2), b=pp.max_n("count", 2).over("1h", bound=2), c=pp.last("page"))
+    run = driver(made, [{"page": "a", "count": i} for i in range(3)])
+    query = FeatureClient(run.store).prepare(["v"])
+    table = query.read({"user": ["u"]}, at="event", status="feature")
+    found = {n: table[f"{n}__status"].to_pylist() for n in "abc"}
+    assert found == {"a": ["present"], "b": ["degraded"], "c": ["present"]}
 
 
 def test_a_null_policy_holds_for_strings() -> None:

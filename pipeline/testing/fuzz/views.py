@@ -217,6 +217,10 @@ class _Maker:
 
     def _top_k(self) -> Aggregation:
         k, bound = self.rng.choice((1, 3)), self.rng.choice((3, 20, 4096))
+        codes = [f.name for f in self.stream.schema.fields if f.type in TEXTS - {FieldType.UUID}]
+        if codes and self.rng.random() < 0.3:
+            column = self.rng.choice(codes)
+            return agg.top_k(column, k, where=self._where(), bound=bound, max_bytes=7)
         return agg.top_k(self._column(ORDERED), k, where=self._where(), bound=bound)
 
     def _last(self) -> Aggregation:

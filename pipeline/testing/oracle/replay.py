@@ -287,8 +287,8 @@ class Oracle:
 
 
 def _too_long(part: Aggregation, seen: Seen) -> bool:
-    """Whether a string that first or last values are of exceeds what is kept of one."""
-    if part.op.name not in {"FIRST", "LAST"} or not isinstance(seen.value, str | bytes):
+    """Whether a string that is to be read back exceeds what is kept of one."""
+    if part.op.name not in {"FIRST", "LAST", "TOP_K"} or not isinstance(seen.value, str | bytes):
         return False
     size = len(seen.value.encode() if isinstance(seen.value, str) else seen.value)
     return seen.passes and size > (39 if part.max_bytes is None else part.max_bytes)
