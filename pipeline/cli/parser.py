@@ -8,7 +8,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import pipeline
-from pipeline.cli import demo, dlq, doctor, forget, infer, plan, produce, read, run, verify
+from pipeline.cli import (
+    compile,
+    demo,
+    dlq,
+    doctor,
+    forget,
+    infer,
+    plan,
+    produce,
+    read,
+    run,
+    verify,
+)
 from pipeline.cli.screen import error_console
 from pipeline.settings import suggest
 
@@ -25,6 +37,7 @@ COMMANDS = {
     "verify": verify,
     "forget": forget,
     "doctor": doctor,
+    "compile": compile,
 }
 
 EPILOG = """\
