@@ -151,7 +151,9 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Any]]] = {
 
 @pytest.mark.parametrize("column", VALUES)
 @pytest.mark.parametrize(
-    "window", [{"slide": 5}, {"slide": 5, "delay": 15}, {"slide": 7}, {}, {"delay": 11}], ids=str
+    "window",
+    [{"slide": 5}, {"slide": 5, "delay": 15}, {"slide": 7}, {}, {"delay": 11}],
+    ids=["tiles", "tiles-delayed", "narrow-tiles", "events", "events-delayed"],
 )
 def test_answers_are_those_of_sorted(column: str, window: dict[str, int]) -> None:
     """However many values there are; nulls and NaN are none, and -0.0 is 0.0."""
