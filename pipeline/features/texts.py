@@ -58,16 +58,29 @@ def text_of_word(serialized: str) -> tuple[str, int] | None:
 
 
 def bytes_of(words: I64, valid: npt.NDArray[np.bool_], type_: Arrow) -> Arrow:
-    """Strings, or bytes, of int64[n, w] words; null where not ``valid``."""
+    """Strings, or bytes, of int64[n, w] words; null where not ``valid``.
+
+    Words that are no string, which no writer makes, are null too.
+    """
     n, size = len(words), WORD * words.shape[1]
     data = np.ascontiguousarray(words, dtype="<i8").view(np.uint8).reshape(n, size)
-    data = np.where(valid[:, None], data, 0).astype(np.uint8)
     lengths = size - 1 - np.argmax(data[:, ::-1] != 0, axis=1)  # the last byte but zeros ends it
+    valid = valid & (data[np.arange(n), lengths] == _END[0])
     lengths = np.where(valid, lengths, 0)
     offsets = np.zeros(n + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     kept = data[np.arange(size)[None, :] < lengths[:, None]]
-    large = pa.large_string() if pa.types.is_string(type_) else pa.large_binary()
     parts = (np.packbits(valid, bitorder="little"), offsets, kept)
-    made: Arrow = pa.Array.from_buffers(large, n, [pa.py_buffer(part.data) for part in parts])
-    return made.cast(type_)
+    buffers: Any = [pa.py_buffer(part.data) for part in parts]
+    made: Arrow = pa.Array.from_buffers(pa.large_binary(), n, buffers)
+    try:
+        return made.cast(type_)
+    except pa.ArrowInvalid:  # some are not UTF-8
+        return pa.array([_decoded(value) for value in made.to_pylist()], type=type_)
+
+
+def _decoded(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None

@@ -97,6 +97,19 @@ def test_a_string_is_kept_as_utf8_if_it_fits(text: str) -> None:
     assert 8 * (words - 1) <= max(size, 1) <= 8 * words - 1
 
 
+def test_words_that_are_no_string_are_null() -> None:
+    """Such as only somebody who forges a row can write; nothing else of the column suffers."""
+    words = [words_of(b"good", 2), [0, 0], [5, 0], words_of(b"\xff\xfe", 2), [1, 0], [-1, -1]]
+    valid = np.ones(len(words), dtype=bool)
+    found = bytes_of(np.array(words), valid, pa.string())
+    found.validate(full=True)
+    assert found.to_pylist() == ["good", None, None, None, "", None]
+    assert bytes_of(np.array(words), valid, pa.binary()).to_pylist() == [
+        b"good", None, None, b"\xff\xfe", b"", None
+    ]  # fmt: skip
+    assert bytes_of(np.empty((0, 2), dtype=np.int64), valid[:0], pa.string()).to_pylist() == []
+
+
 def test_a_word_can_be_told_from_other_columns() -> None:
     for word in (0, 3):
         text, number = text_of_word(canonical(word_column(UPPER, word), "here")) or ("", -1)
