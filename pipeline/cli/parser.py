@@ -20,6 +20,7 @@ from pipeline.cli import (
     read,
     run,
     verify,
+    views,
 )
 from pipeline.cli.screen import error_console
 from pipeline.settings import suggest
@@ -33,6 +34,7 @@ COMMANDS = {
     "produce": produce,
     "read": read,
     "plan": plan,
+    "views": views,
     "dlq": dlq,
     "verify": verify,
     "forget": forget,

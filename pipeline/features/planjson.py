@@ -7,6 +7,7 @@ same, and a default of NaN, which means none, is null.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -60,11 +61,8 @@ def from_json(text: str | bytes) -> Plan:
 
 
 def fingerprint_of(plan: Plan) -> int:
-    """First 8 bytes of the SHA-256 of the plan and the row format: equal plans, equal rows.
-
-    Of a plan whose fingerprint is not known yet, and so 0.
-    """
-    value = plan_fields(plan)
+    """First 8 bytes of the SHA-256 of the plan and the row format: equal plans, equal rows."""
+    value = plan_fields(dataclasses.replace(plan, fingerprint=0))
     value["row_format"] = _ROW_FORMAT
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
