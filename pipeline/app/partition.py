@@ -244,6 +244,8 @@ class Partition:
         accepted[failed] = False
         nulls = derived.nulls[accepted[derived.nulls]]
         accepted[nulls] = False
+        long = derived.long[accepted[derived.long]]
+        accepted[long] = False
         rows = np.flatnonzero(accepted).astype(np.int64)
         whole = len(rows) == len(events)
         keys, key_offsets = binary.keys, binary.key_offsets
@@ -287,6 +289,7 @@ class Partition:
             fired_rows=rows[applied.fired.event],
             failed=failed,
             nulls=nulls,
+            long=long,
             late=rows[applied.outcome == Outcome.LATE],
             corrupt=rows[broken],
             quarantined=quarantined,

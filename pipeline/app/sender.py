@@ -84,6 +84,7 @@ class Sender:
                 view.refused,
                 _all(view.failed, Reason.EXPRESSION),
                 _all(view.nulls, Reason.NULL_VALUE),
+                _all(view.long, Reason.TEXT_TOO_LONG),
                 _all(view.corrupt, Reason.CORRUPT_ROW),
                 _all(view.late, Reason.LATE),
             ):

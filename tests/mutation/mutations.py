@@ -328,9 +328,45 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a quantile is of the rank below",
         "pipeline/kernels/ranking.py",
-        "np.int64(np.ceil(q * np.float64(total)))",
-        "np.int64(np.ceil(q * np.float64(total))) - 1",
+        "max(np.int64(1), part_of(q, total))",
+        "max(np.int64(1), part_of(q, total) - 1)",
         (FUZZ, f"{UNIT}/test_state_sketches.py"),
+    ),
+    Mutation(
+        "a string that is too long is cut",
+        "pipeline/features/compile.py",
+        "        self.long.append(self.inputs.longer(column, most, aggregation.where))\n",
+        "",
+        (FUZZ, f"{UNIT}/test_features_texts.py"),
+    ),
+    Mutation(
+        "the words of a string have the status of other features",
+        "pipeline/state/table.py",
+        "status[:, : len(self.plan.features)]",
+        "status[:, -len(self.plan.features) :]",
+        (FUZZ, f"{UNIT}/test_features_texts.py"),
+    ),
+    Mutation(
+        "a tile of largest values keeps the smallest",
+        "pipeline/kernels/counts.py",
+        "    if list_kind == LARGEST:\n        for k",
+        "    if list_kind != LARGEST:\n        for k",
+        (f"{UNIT}/test_state_extremes.py",),
+    ),
+    Mutation(
+        "a largest value that occurred twice is one",
+        "pipeline/kernels/extremes.py",
+        "min(scratch[pair], past - cell)",
+        "min(1, past - cell)",
+        (FUZZ, f"{UNIT}/test_state_extremes.py"),
+    ),
+    Mutation(
+        "a quotient is rounded before it is scaled",
+        "pipeline/kernels/integers.py",
+        "    high, low = _times_power(magnitude(a), max(-scale, 0))",
+        "    if scale > 0:\n        return divide_scaled(a, b, np.int64(0)) / np.float64(power)\n"
+        "    high, low = _times_power(magnitude(a), max(-scale, 0))",
+        (f"{UNIT}/test_kernels_integers.py",),
     ),
     Mutation(
         "an event id is kept for ever",
