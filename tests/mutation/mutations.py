@@ -436,7 +436,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a batch is committed though its outputs were not taken",
         COMMITS,
-        "        except UnavailableError as error:\n            self._lose(error)\n            return\n"
+        "        except UnavailableError as error:\n            self._lose(error)\n"
+        "            return\n"
         '        reach("sent")\n',
         '        except UnavailableError:\n            pass\n        reach("sent")\n',
         (f"{PLANE}::test_outputs_that_no_broker_took_are_not_committed_and_come_again",),
@@ -451,8 +452,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "what is under way in a partition outlives its reset",
         COMMITS,
-        "                flight.works = [w for w in flight.works if w.partition is not partition]\n",
-        "                pass\n",
+        " for w in flight.works if w.partition is not partition]\n",
+        " for w in flight.works]\n",
         (STORM,),
     ),
     Mutation(
