@@ -454,7 +454,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         COMMITS,
         " for w in flight.works if w.partition is not partition]\n",
         " for w in flight.works]\n",
-        (STORM,),
+        (f"{PLANE}::test_what_is_under_way_in_a_partition_that_is_reset_comes_again_once",),
     ),
     Mutation(
         "a read does not ask whether the rows are of our time",
