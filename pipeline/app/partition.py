@@ -320,7 +320,7 @@ class Partition:
         return lookup.slots, broken, quarantine.take(found)
 
     def _changes(self, state: ViewState, dirty: I32) -> pa.RecordBatch | None:
-        if not len(dirty):
+        if not len(dirty) or not state.plan.tells:
             return None
         table = state.table
         keys, key_offsets = table.keys(dirty)

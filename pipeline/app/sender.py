@@ -90,7 +90,7 @@ class Sender:
             ):
                 if len(rejects):
                     self._letters(partition, view.events, rejects, name)
-            if view.changes is not None:
+            if view.changes is not None and view.plan.view.publish_changes:
                 topic = self._names.changes(name)
                 for message in ipc_messages(view.changes):
                     self._publisher.publish(topic, message, partition=partition.source.partition)

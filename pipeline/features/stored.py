@@ -33,6 +33,7 @@ class StoredView:
     plan: Plan = field(repr=False)
     stream: EventStream | Repartition = field(repr=False)
     sent: tuple[str, ...] = field(repr=False, default=())
+    publish_changes: bool = True
 
     @classmethod
     def of(cls, plan: str, source: str, registries: Registries) -> StoredView:

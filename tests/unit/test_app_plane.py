@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Sequence
@@ -254,6 +255,17 @@ def test_what_is_under_way_in_a_partition_that_is_reset_comes_again_once() -> No
     quiet.run()
     assert driver.rows("spending") == quiet.rows("spending")
     identity_holds(driver, 300)
+
+
+def test_changed_rows_are_published_unless_the_view_says_not(expected: dict[bytes, bytes]) -> None:
+    quiet = dataclasses.replace(view(stream()), publish_changes=False)
+    assert quiet.plan.fingerprint == view(stream()).plan.fingerprint
+    driver = Driver([quiet], log=logged())
+    step = driver.plane.step()
+    assert [v.changes for batch in step.batches for v in batch.views] == [None] * len(step.batches)
+    driver.run()
+    assert driver.rows("spending") == expected
+    assert driver.names.changes("spending") not in driver.publisher.sent
 
 
 def test_a_zombie_is_fenced_and_its_rows_are_not_applied(expected: dict[bytes, bytes]) -> None:
