@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.app.topic import Topic, view_record
-from pipeline.errors import DefinitionError, UnknownNameError, ViewVersionError
+from pipeline.errors import ConfigurationError, DefinitionError, UnknownNameError
 from pipeline.features.stored import StoredView
 from pipeline.features.stream import EventStream
 from pipeline.features.view import FeatureView
@@ -27,7 +27,7 @@ def stored_views(
     """The versions of ``app`` that none of ``views`` is, those that readers get first.
 
     ``find`` raises UnknownNameError for a topic that is gone. A version that cannot be kept up here
-    is told of and left as it is; if readers get it, ViewVersionError says what to do.
+    is told of and left as it is; if readers get it, ConfigurationError says what to do.
     """
     mine = {view.plan.fingerprint for view in views}
     streams = {s.topic: s for view in views for s in view.sources}
@@ -62,7 +62,7 @@ def _stored(
 
 def _refuse(record: ViewRecord, served: bool, problem: Exception) -> None:
     if served:
-        raise ViewVersionError(
+        raise ConfigurationError(
             f"view {record.version} is what readers get, and cannot be kept up by this program: "
             f"{problem}. Leave workers running that define it until readers get another version "
             "('pipeline views activate', with --force if need be), then start this one"
@@ -74,10 +74,10 @@ def _refuse(record: ViewRecord, served: bool, problem: Exception) -> None:
 
 
 def kept_up(registry: Registry, app: str, views: Sequence[FeatureView]) -> list[FeatureView]:
-    """Those of ``views`` that were not retired. Raises ViewVersionError if none is left."""
+    """Those of ``views`` that were not retired. Raises ConfigurationError if none is left."""
     left = [v for v in views if registry.retired(app, v.name, v.plan.fingerprint) is None]
     if not left:
-        raise ViewVersionError(f"every view that {app!r} defines was retired: nothing is left")
+        raise ConfigurationError(f"every view that {app!r} defines was retired: nothing is left")
     return left
 
 

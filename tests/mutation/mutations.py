@@ -402,8 +402,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "            self._sender.drop()\n"
         "            for partition, _ in staged:\n"
         "                self._reset(partition, error)\n"
-        "            return Step([], {}, self._resets)\n",
-        "            self._sender.drop()\n            rejected = {}\n",
+        "            return []\n",
+        "            self._sender.drop()\n            letters = {}\n",
         (f"{PLANE}::test_outputs_that_no_broker_took_are_not_committed_and_come_again",),
     ),
     Mutation(
@@ -412,14 +412,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        try:\n"
         "            for partition, work in staged:\n"
         "                self._sender.send(partition, work)\n"
-        "            rejected = self._sender.flush()\n",
+        "            letters = self._sender.flush()\n",
         "        try:\n"
         "            committed = self._commit(staged)\n"
         "            for partition, work in staged:\n"
         "                self._sender.send(partition, work)\n"
-        "            rejected = self._sender.flush()\n"
-        "            self._keep()\n"
-        "            return Step([work for _, work in committed], rejected, self._resets)\n",
+        "            letters = self._sender.flush()\n"
+        "            return [work for _, work in committed]\n",
         (f"{PLANE}::test_outputs_that_no_broker_took_are_not_committed_and_come_again",),
     ),
     Mutation(
@@ -470,10 +469,38 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "a log that was truncated is read from where it starts",
-        PLANES,
-        "        if start.offset < low:\n",
-        "        if False:\n",
+        "pipeline/app/opening.py",
+        "    if partition.next_offset < low:\n",
+        "    if False:\n",
         (f"{PLANE}::test_a_log_that_starts_after_the_marker_is_a_named_stop",),
+    ),
+    Mutation(
+        "a view that is read apart joins the others five records early",
+        PARTITION,
+        "state.behind = state.behind and state.marker.next_offset < met",
+        "state.behind = state.behind and state.marker.next_offset < met - 5",
+        (f"{UNIT}/test_app_catchup.py",),
+    ),
+    Mutation(
+        "a view that is read apart is said to be read to the end",
+        PARTITION,
+        "            if not state.behind\n",
+        "",
+        (f"{UNIT}/test_app_catchup.py::test_nothing_is_said_to_be_read_that_was_not",),
+    ),
+    Mutation(
+        "all versions of a view read a topic by one contract",
+        PARTITION,
+        "        events = usual if own is None else own\n",
+        "        events = usual\n",
+        (f"{UNIT}/test_app_versions.py",),
+    ),
+    Mutation(
+        "a retired version is registered again by whoever lost its marker",
+        "pipeline/store/registry.py",
+        "        if retired is None or not again:\n",
+        "        if True:\n",
+        (f"{UNIT}/test_store_registry.py", f"{UNIT}/test_app_versions.py"),
     ),
     Mutation(
         "a marker need not add up",
