@@ -118,11 +118,14 @@ class Health:
     ``connected``   False after every broker was reported down, until one answers again
     ``last_error``  text of the last error that was not raised, empty if there was none
     ``errors``      number of such errors by librdkafka's name (``_TRANSPORT``)
+    ``stuck``       offsets that gave the same error again and again (a batch that cannot be
+                    unpacked), by partition
     """
 
     connected: bool
     last_error: str
     errors: Mapping[str, int]
+    stuck: Mapping[TopicPartition, int] = field(default_factory=dict)
 
 
 class Lane(Protocol):

@@ -112,6 +112,7 @@ class NativeLane:
         gathered = self._fetch.gather(self._members.owned)
         for batch in gathered.batches:
             self._members.arrived(batch.source)
+            self._faults.arrived(batch.source)
         for error in gathered.errors:
             if error.code != PARTITION_EOF:
                 self._faults.seen(error.code, error.name, error.text, error.source, error.offset)

@@ -140,6 +140,7 @@ class PortableLane:
                 self._errors(found, source, ended)
         for source in records:
             self._members.arrived(source)
+            self._faults.arrived(source)
         for last in ended:
             if last is not None:
                 self._members.reached_end(last)
