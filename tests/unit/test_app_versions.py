@@ -21,6 +21,7 @@ from pipeline.features.repartition import Repartition
 from pipeline.features.stored import StoredView, source_json
 from pipeline.features.streamjson import stream_from_json, stream_to_json
 from pipeline.features.view import FeatureView
+from pipeline.inference.request import decode_requests
 from pipeline.serve.client import FeatureClient
 from pipeline.store.memory import MemoryStore
 from pipeline.testing.driver import Clock, Driver
@@ -240,6 +241,41 @@ def test_whatever_happens_while_old_and_new_programs_share_the_partitions(
         quiet = Driver([view], log=made.log, max_records=1 << 20)
         quiet.run()
         assert driver.digest(view) == quiet.digest(view), f"seed {seed}"
+
+
+def test_requests_of_a_new_version_are_not_lost_to_an_old_program_that_starts_again() -> None:
+    world, first, second = World(), old(), new()
+    asks = pp.Trigger("asks", view=second)
+
+    def start_old() -> Driver:
+        world.clock.advance(1)
+        return world.deploy(first)
+
+    def start_new() -> Driver:
+        world.clock.advance(1)
+        return Driver(
+            [second], [asks], log=world.log, store=world.store, clock=world.clock,
+            partitions=PARTITIONS, max_records=50,
+        )  # fmt: skip
+
+    driver = start_old()
+    sell(driver, 1)
+    driver.run()
+    driver.plane.close()
+    sent = []
+    for seed, start in enumerate([start_new, start_old, start_new, start_old, start_new], 2):
+        driver = start()
+        sell(driver, seed, 60)
+        driver.run()
+        sent += driver.publisher.sent.get("test-asks-requests", [])
+        driver.plane.close()
+    driver = start_new()
+    driver.run()
+    sent += driver.publisher.sent.get("test-asks-requests", [])
+    applied = sum(m.applied for m in driver.markers(second))
+    assert sum(len(decode_requests(value)) for _, _, value in sent) == applied > 500
+    for view in (first, second):
+        assert driver.digest(view) == alone(view, world.log).digest(view)
 
 
 def test_a_retired_version_is_dropped_by_running_workers() -> None:
