@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
 from pipeline.app.audit import Audit
+from pipeline.app.freshness import shortened
 from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import view_plans
 from pipeline.app.plane import DataPlane, PlaneSettings
@@ -33,6 +34,7 @@ __all__ = ["build_plane", "find_topics", "lane_config", "open_audit", "open_lane
 
 log = logging.getLogger(__name__)
 
+LINGER_MS = 5  # outputs of a batch go out together
 OUTPUT_PARTITIONS = 1  # dead letters and late records are few
 
 
@@ -42,12 +44,14 @@ def build_plane(
     triggers: Sequence[Trigger],
     config: Config,
     *,
+    delivered: Collection[str] = (),
     again: bool = False,
 ) -> DataPlane:
     """A plane that is ready to join its group; kernels are compiled before that.
 
-    It keeps up ``views``, and every other version that is registered for the application. A view
-    that was retired begins anew, unless the plane is only built ``again``: then it is left out.
+    Agents take the changed rows of the views ``delivered``. It keeps up ``views``, and every other
+    version that is registered for the application. A view that was retired begins anew, unless the
+    plane is only built ``again``: then it is left out.
     Raises :class:`ConfigurationError`, :class:`ViewVersionError` (a view is being erased) and
     :class:`UnavailableError` with what to do.
     """
@@ -63,7 +67,7 @@ def build_plane(
         return _place(repartition_topic(config.broker, topic, count, over))
 
     defined = kept_up(store.registry, app, views) if again else views
-    plans = view_plans(defined, triggers)
+    plans = view_plans(defined, triggers, delivered)
     Registration.of(store.registry, app, arrange(app, plans, find, make)).tell(_clock_ms())
     others = stored_views(store.registry, app, defined, find)
     for view in others:
@@ -74,13 +78,15 @@ def build_plane(
     started = time.monotonic()
     warm_up(topics)
     log.info("kernels ready in %.1f s", time.monotonic() - started)
-    publisher = Publisher(config.broker)
+    linger_ms = shortened(LINGER_MS, config.app.freshness_ms)
+    publisher = Publisher(config.broker, tickets=True, linger_ms=linger_ms)
     return DataPlane(
         names=names,
         topics=topics,
         settings=PlaneSettings(
             max_records=config.app.max_records,
-            max_wait_ms=config.app.max_wait_ms,
+            max_wait_ms=shortened(config.app.max_wait_ms, config.app.freshness_ms),
+            under_way=config.app.under_way,
             cache_bytes=config.app.cache_bytes,
             check_interval_ms=config.store.check_interval_ms,
             commit_interval_ms=config.app.commit_interval_ms,
@@ -172,7 +178,8 @@ def _output_topics(broker: BrokerConfig, names: TopicNames, topics: Sequence[Top
     """Output topics that follow a source topic have its number of partitions."""
     for topic in topics:
         for plan in topic.views:
-            ensure_topic(broker, names.changes(plan.view.name), topic.partitions)
+            if plan.view.publish_changes:
+                ensure_topic(broker, names.changes(plan.view.name), topic.partitions)
             for trigger in plan.triggers:
                 ensure_topic(broker, names.requests(trigger.name), topic.partitions)
     ensure_topic(broker, names.dead_letters, OUTPUT_PARTITIONS)

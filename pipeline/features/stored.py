@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from pipeline.errors import DefinitionError
-from pipeline.features.compile import fingerprint_of
 from pipeline.features.derive import Derivation
 from pipeline.features.lookups import row_plans
 from pipeline.features.plan import Plan
-from pipeline.features.planjson import from_json
+from pipeline.features.planjson import fingerprint_of, from_json
 from pipeline.features.repartition import Repartition
 from pipeline.features.stream import EventStream
 from pipeline.features.streamjson import Registries, stream_from_json, stream_to_json
@@ -36,6 +35,7 @@ class StoredView:
     stream: EventStream | Repartition = field(repr=False)
     sent: tuple[str, ...] = field(repr=False, default=())
     triggers: tuple[str, ...] = field(repr=False, default=())
+    publish_changes: bool = True
 
     @classmethod
     def of(cls, plan: str, source: str, registries: Registries) -> StoredView:
@@ -54,10 +54,11 @@ class StoredView:
             fields = json.loads(source)
             stream, sent = json.dumps(fields["stream"]), tuple(fields["sent"])
             triggers, written = tuple(fields["triggers"]), str(fields["polars"])
+            publish = bool(fields["publish_changes"])
         except (ValueError, KeyError, TypeError) as problem:
             raise DefinitionError(f"{where}.source", str(problem)) from problem
         made = stream_from_json(stream, where, registries)
-        view = cls(compiled.view, compiled, made, sent, triggers)
+        view = cls(compiled.view, compiled, made, sent, triggers, publish)
         view._check_expressions(where, written)
         return view
 
@@ -89,6 +90,7 @@ def source_json(view: AnyView, sent: Sequence[str], triggers: Sequence[str] = ()
         "stream": stream,
         "sent": list(sent),
         "triggers": list(triggers),
+        "publish_changes": view.publish_changes,
         "polars": pl.__version__,
     }
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))

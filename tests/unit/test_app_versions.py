@@ -358,7 +358,10 @@ def test_what_another_program_wrote_is_refused_by_name() -> None:
     view = old()
     plan, source = to_json(view.plan), source_json(view, ())
     made = StoredView.of(plan, source, lambda _: None)
-    assert (made.plan, made.name) == (view.plan, view.name)
+    assert (made.plan, made.name, made.publish_changes) == (view.plan, view.name, True)
+    silent = source_json(replace(made, publish_changes=False), (), ("asks",))
+    made = StoredView.of(plan, silent, lambda _: None)
+    assert (made.publish_changes, made.triggers) == (False, ("asks",))
     with pytest.raises(DefinitionError, match="another version of this program computes its rows"):
         StoredView.of(plan.replace('"ttl_ns":0', '"ttl_ns":5'), source, lambda _: None)
     with pytest.raises(DefinitionError, match=r"spending [0-9a-f]{16}\.source: format 9"):
