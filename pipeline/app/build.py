@@ -52,8 +52,8 @@ def build_plane(
     Agents take the changed rows of the views ``delivered``. It keeps up ``views``, and every other
     version that is registered for the application. A view that was retired begins anew, unless the
     plane is only built ``again``: then it is left out.
-    Raises :class:`ConfigurationError`, :class:`ViewVersionError` and :class:`UnavailableError` with
-    what to do.
+    Raises :class:`ConfigurationError`, :class:`ViewVersionError` (a view is being erased) and
+    :class:`UnavailableError` with what to do.
     """
     names = TopicNames.of(app, config.app)
     store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
