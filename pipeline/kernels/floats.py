@@ -33,7 +33,7 @@ _HIDDEN, _NEXT = np.uint64(1 << _MANTISSA_BITS), np.uint64(2 << _MANTISSA_BITS)
 
 def _five_to(power: int) -> int:
     """``5**power`` as 128 bits with the top one set: cut off, or rounded up for a quotient."""
-    five = 5 ** abs(power)
+    five: int = 5 ** abs(power)
     if power >= 0:
         spare = five.bit_length() - 128
         return five >> spare if spare > 0 else five << -spare
