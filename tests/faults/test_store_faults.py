@@ -215,7 +215,7 @@ def test_one_byte_at_a_time(proxy: Proxy, store: RedisStore, server: redis.Redis
     partition.commit(rows(data), [marker(1)])
     columns = rows(data)[0].rows
     got = partition.read(VIEW, columns.keys, columns.key_offsets, np.arange(40, dtype=np.int64))
-    assert got == list(data.values())
+    assert list(got) == list(data.values())
     assert partition.check()
 
 
@@ -248,7 +248,7 @@ def test_cut_anywhere_leaves_all_or_nothing(
         columns = rows(data)[0].rows
         index = np.arange(20, dtype=np.int64)
         got = partition.read(VIEW, columns.keys, columns.key_offsets, index)
-        assert got == [b"%060d" % committed if committed else None] * 20
+        assert list(got) == [b"%060d" % committed if committed else None] * 20
     assert 0 < committed < 60, "the cuts hit neither side of EXEC"
 
 
