@@ -67,6 +67,24 @@ LAG = Metric(
     "Records between the marker and the end of the log.",
     ("topic", "partition"),
 )
+HELD_BACK_RECORDS = Metric(
+    "pipeline_held_back_records",
+    "gauge",
+    "Offsets from the last stable one to the end: an open transaction holds them back.",
+    ("topic", "partition"),
+)
+HELD_BACK_SECONDS = Metric(
+    "pipeline_held_back_seconds",
+    "gauge",
+    "How long the same open transaction has held the partition back; 0 where none does.",
+    ("topic", "partition"),
+)
+LAST_STABLE_OFFSET = Metric(
+    "pipeline_last_stable_offset",
+    "gauge",
+    "Of the first record of the open transaction that holds the partition back, -1 without one.",
+    ("topic", "partition"),
+)
 PARTITIONS = Metric("pipeline_owned_partitions", "gauge", "Partitions that this worker owns.")
 NATIVE_LANE = Metric(
     "pipeline_native_lane", "gauge", "1 where the native lane reads, 0 where the portable one does."

@@ -224,11 +224,15 @@ class Partition:
             route.marker = sent.marker
         return gone
 
-    def beat(self, through_ms: int) -> list[Marker]:
-        """Markers that say a quiet partition was read up to ``through_ms``."""
+    def beat(self, through_ms: int, now_ms: int) -> list[Marker]:
+        """Markers that say a quiet partition was read up to ``through_ms``, now being ``now_ms``.
+
+        What a worker with a wrong clock wrote of times to come is taken back.
+        """
+        known = [min(m.processed_through_ms, now_ms) for m in self.markers]
         return [
-            dataclasses.replace(m, processed_through_ms=max(through_ms, m.processed_through_ms))
-            for m in self.markers
+            dataclasses.replace(m, processed_through_ms=max(through_ms, before))
+            for m, before in zip(self.markers, known, strict=True)
         ]
 
     def beaten(self, markers: Sequence[Marker]) -> None:

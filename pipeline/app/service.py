@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline import metrics
 from pipeline.app.handover import HandOver
 from pipeline.app.plane import DataPlane, Step
+from pipeline.app.transactions import OpenTransactions
 from pipeline.errors import PipelineError
 
 __all__ = ["PlaneService"]
@@ -61,6 +62,7 @@ class PlaneService(mode.Service):
         self._working = False
         self._refused: Counter[str] = Counter()
         self._refused_at = 0.0
+        self._transactions = OpenTransactions(registry)
         self.failure: BaseException | None = None
 
     async def on_start(self) -> None:
@@ -128,6 +130,7 @@ class PlaneService(mode.Service):
             if time.monotonic() >= lag_at:
                 lag_at = time.monotonic() + LAG_INTERVAL_S
                 self._observe_lag(plane)
+                self._transactions.observe(plane.held_back(), time.monotonic())
 
     def _observe(self, step: Step) -> None:
         """Count what a step did; never per event."""

@@ -6,14 +6,15 @@ and so do the events of :class:`pipeline.produce.producer.EventProducer`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 import confluent_kafka
 
 from pipeline.config import BrokerConfig
-from pipeline.errors import PipelineError
+from pipeline.errors import BrokerUnavailableError, PipelineError
 from pipeline.produce.client import Connection, broker_config
 
 __all__ = ["Publisher"]
@@ -25,6 +26,7 @@ _QUEUE_KIB = 1 << 20
 _MOST_MESSAGES = 300_000
 _MOST_BYTES = 256 << 20
 _PAUSE_S = 0.01
+_FATAL = (confluent_kafka.KafkaException, SystemError)
 
 
 class Publisher:
@@ -98,7 +100,7 @@ class Publisher:
             return
         # A message that times out says why; one more second lets it.
         patience = self._connection.timeout_s + 1 if timeout_s is None else timeout_s
-        left = self._client.flush(patience)
+        left = self._serve(self._client.flush, patience)
         if self._failed or left:
             raise self._give_up(self._failure(left))
         self._queued_bytes = 0
@@ -154,7 +156,7 @@ class Publisher:
     def _make_room(self, topic: str, messages: int, size: int) -> None:
         """Wait until both fit; the bytes are known to have left only when the queue is empty."""
         client = self._producer()
-        client.poll(0)
+        self._serve(client.poll, 0)
         if len(client) == 0:
             self._queued_bytes = 0
         wait_below = _MOST_MESSAGES - messages
@@ -164,12 +166,36 @@ class Publisher:
         while len(client) > max(wait_below, 0):
             if waited_s > self._connection.timeout_s + 1:
                 raise self._give_up(self._connection.unavailable(f"send to topic {topic!r}"))
-            client.poll(_PAUSE_S)
+            self._serve(client.poll, _PAUSE_S)
             waited_s += _PAUSE_S
             if self._failed:
                 raise self._give_up(self._failure(0))
         if wait_below <= 0:
             self._queued_bytes = 0
+
+    def _serve(self, call: Callable[[float], int], seconds: float) -> int:
+        """``flush`` or ``poll``, when the client may fail for good.
+
+        A broker that refuses a message makes it do so. What comes out is a KafkaError, which is no
+        exception and passes ``except BaseException``, or SystemError; the reports of delivery that
+        were due are lost, and the next call says that all is well.
+        """
+        try:
+            return call(seconds)
+        except:  # noqa: E722 - what is raised has no class that can be named here
+            found: object = sys.exc_info()[1]
+            if isinstance(found, BaseException) and not isinstance(found, _FATAL):
+                raise
+        # a report of delivery that ran into it says less than what it ran into
+        cause: object = getattr(found, "__cause__", None) or found
+        if isinstance(cause, confluent_kafka.KafkaException):
+            cause = cause.args[0]
+        why = cause.str() if isinstance(cause, confluent_kafka.KafkaError) else str(cause)
+        raise self._give_up(
+            BrokerUnavailableError(
+                f"could not deliver messages to {self._connection.broker.brokers}: {why}"
+            )
+        )
 
     def _delivered(self, error: Any, message: Any) -> None:
         if error is None:

@@ -50,6 +50,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,"
             "CONTROLLER:PLAINTEXT",
             "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         }
         directory = tmp_path_factory.mktemp("faulty-kafka")
         with KafkaNode(KAFKA_LIBRARIES, directory=directory, port=port, settings=settings) as node:

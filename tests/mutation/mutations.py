@@ -485,14 +485,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a partition beats without a broker",
         PLANES,
-        "                if connected and self._lane.at_end(partition.source):\n",
-        "                if self._lane.at_end(partition.source):\n",
+        "                if connected and self._at_end(partition.source):\n",
+        "                if self._at_end(partition.source):\n",
         (f"{FAULTS}::test_a_heartbeat_needs_a_broker_that_answers",),
     ),
     Mutation(
         "a record's time says how far was read, even from the future",
         "pipeline/app/routing.py",
-        "max(marker.processed_through_ms, min(now_ms, newest)),",
+        "min(now_ms, max(marker.processed_through_ms, newest)),",
         "max(marker.processed_through_ms, newest),",
         (f"{FAULTS}::test_a_record_from_the_future_does_not_say_that_the_future_was_read",),
     ),

@@ -358,3 +358,15 @@ def test_kernels_are_compiled_whatever_bounds_a_stream_sets(
     monkeypatch.setattr(StateTable, "load", load)
     warm_up([Topic(source, "", 1, tuple(view_plans([late], [])))])
     assert loaded == [1, 1]
+
+
+def test_what_a_worker_with_a_wrong_clock_said_of_the_future_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver, ahead_ms = drive(logged(10, partitions=1)), 0
+    monkeypatch.setattr(driver.plane, "_clock_ms", lambda: driver.clock.ms() + ahead_ms)
+    for ahead_ms in (0, 400 * 24 * HOUR_MS, 0, -HOUR_MS, 0):
+        driver.clock.advance(2000)
+        driver.run()
+        found = driver.markers("visits")[0].processed_through_ms
+        assert found == driver.clock.ms() + ahead_ms
