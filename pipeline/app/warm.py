@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.app.ahead import compiling_ahead, small_view
 from pipeline.app.partition import Partition
 from pipeline.app.topic import Topic
 from pipeline.contracts.contract import Contract, FieldType
@@ -21,6 +22,7 @@ from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import BinaryBatch, EventBatch, Reason, TopicPartition
 from pipeline.ingest.decode import JsonDecoder
 from pipeline.ingest.envelope import Envelope
+from pipeline.state.warm import compile_rows
 from pipeline.store.memory import MemoryStore
 
 __all__ = ["sample_event", "warm_up"]
@@ -41,8 +43,18 @@ SAMPLES: dict[FieldType, Any] = {
 def warm_up(topics: Sequence[Topic]) -> None:
     """Take one made-up event of every topic through decode, apply, encode, commit and reload.
 
-    Sources come before the repartition topics that their routes lead to.
+    Sources come before the repartition topics that their routes lead to. Where nothing is compiled
+    yet, a second process compiles the largest kernel meanwhile; each finds what the other kept.
     """
+    with compiling_ahead():
+        for topic in topics:
+            if isinstance(topic.stream, EventStream):
+                sample_events(topic.stream, 0)
+        compile_rows(small_view().plan)
+        _warm_up(topics)
+
+
+def _warm_up(topics: Sequence[Topic]) -> None:
     sent: dict[str, bytes] = {}
     for topic in topics:
         source = TopicPartition(topic.topic, 0)

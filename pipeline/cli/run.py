@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(arguments: argparse.Namespace) -> int:
     """Run until stopped."""
     from pipeline.app.runner import run_app
-    from pipeline.kernels.jit import is_warm
+    from pipeline.kernels.caching import is_warm
 
     config = load_config(arguments)
     app = load_app(arguments.app)

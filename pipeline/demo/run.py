@@ -38,7 +38,7 @@ from pipeline.demo.workers import Worker, start_app, start_inference
 from pipeline.embedded.servers import EmbeddedServers
 from pipeline.errors import ConfigurationError, PipelineError, UnavailableError
 from pipeline.ingest.selfcheck import self_check
-from pipeline.kernels.jit import is_warm
+from pipeline.kernels.caching import is_warm
 from pipeline.produce.topics import OUTPUT_CONFIG, ensure_topic
 
 __all__ = ["main"]

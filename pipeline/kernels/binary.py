@@ -19,6 +19,7 @@ __all__ = [
     "big_endian",
     "float_bits",
     "is_text",
+    "low_varint",
     "lower_uuid",
     "rescaled",
     "schema_ids",
@@ -40,13 +41,13 @@ UUID_LENGTH = 36  # characters
 
 
 @part
-def _long_varint(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
+def _long_varint(data: U8, p: Int, end: Int, last: Int) -> tuple[Int, Int]:
     bits = np.int64(0)
     for k in range(_LONGEST):
         if p + k >= end:
             break
         c = at(data, p + k)
-        if k == _LONGEST - 1 and c > 1:
+        if k == _LONGEST - 1 and c > last:
             break
         bits |= (c & 0x7F) << np.int64(7 * k)
         if c < 0x80:
@@ -63,7 +64,19 @@ def varint(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
             return c, p + 1
         if p + 1 < end and at(data, p + 1) < 0x80:
             return (c & 0x7F) | at(data, p + 1) << 7, p + 2
-    return _long_varint(data, p, end)
+    return _long_varint(data, p, end, 1)
+
+
+@inlined
+def low_varint(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
+    """As :func:`varint`; of more than 64 bits the lowest 64, as Protobuf has it."""
+    if p < end:
+        c = at(data, p)
+        if c < 0x80:
+            return c, p + 1
+        if p + 1 < end and at(data, p + 1) < 0x80:
+            return (c & 0x7F) | at(data, p + 1) << 7, p + 2
+    return _long_varint(data, p, end, 0x7F)
 
 
 @inlined

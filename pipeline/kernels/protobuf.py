@@ -21,10 +21,10 @@ from pipeline.kernels.binary import (
     UUID_LENGTH,
     float_bits,
     is_text,
+    low_varint,
     lower_uuid,
     rescaled,
     span,
-    varint,
     word32,
     word64,
 )
@@ -297,7 +297,7 @@ def _message(
             _switch(entry, i, nodes, entries, valid, present, case)
         if kind < STRING or kind >= SECONDS:
             if wire == VARINT:
-                bits, p = varint(data, p, stop)
+                bits, p = low_varint(data, p, stop)
             elif wire == WORD32:
                 bits, p = word32(data, p, stop)
             else:
@@ -308,7 +308,7 @@ def _message(
                 kind, bits, entry, i, node, entries, symbols, base, out, start, length, clocks
             )
         else:
-            bits, p = varint(data, p, stop)
+            bits, p = low_varint(data, p, stop)
             q = span(bits, p, stop)
             if q < 0:
                 return DECODE

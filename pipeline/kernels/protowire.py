@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.binary import span, varint
+from pipeline.kernels.binary import low_varint, span
 from pipeline.kernels.jit import Int, bare, inlined, part
 from pipeline.kernels.varint import unzigzag
 
@@ -40,14 +40,14 @@ def confluent_starts(data: U8, value_offsets: I64, path: I64, reason: U8, starts
             if p > end or data[p - 5] != 0:
                 reason[i] = DECODE
                 continue
-            bits, p = varint(data, p, end)
+            bits, p = low_varint(data, p, end)
             count = unzigzag(bits)
             same = count == len(path) or (count == 0 and len(path) == 1 and path[0] == 0)
             if p < 0 or count < 0 or count > end - p:
                 reason[i] = DECODE
                 continue
             for k in range(count):
-                bits, p = varint(data, p, end)
+                bits, p = low_varint(data, p, end)
                 if p < 0:
                     break
                 same = same and unzigzag(bits) == path[k]
@@ -61,7 +61,7 @@ def confluent_starts(data: U8, value_offsets: I64, path: I64, reason: U8, starts
 @inlined
 def tag_at(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
     """The tag at ``p``, at most 32 bits with a field number that is not 0; position after it."""
-    bits, p = varint(data, p, end)
+    bits, p = low_varint(data, p, end)
     if bits >> 32 != 0 or bits >> 3 == 0:
         return bits, np.int64(-1)
     return bits, p
@@ -70,13 +70,13 @@ def tag_at(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
 @inlined
 def _skip_plain(data: U8, p: Int, end: Int, wire: Int) -> Int:
     if wire == VARINT:
-        return varint(data, p, end)[1]
+        return low_varint(data, p, end)[1]
     if wire == WORD64:
         return span(np.int64(8), p, end)
     if wire == WORD32:
         return span(np.int64(4), p, end)
     if wire == BYTES:
-        bits, p = varint(data, p, end)
+        bits, p = low_varint(data, p, end)
         return span(bits, p, end)
     return np.int64(-1)
 

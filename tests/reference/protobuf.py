@@ -38,9 +38,7 @@ class Reader:
             byte = self.take(1)[0]
             bits |= (byte & 0x7F) << (7 * k)
             if byte < 0x80:
-                if bits >= 2**64:
-                    break
-                return bits
+                return bits % 2**64
         raise MalformedError("too long")
 
     def tag(self) -> tuple[int, int]:

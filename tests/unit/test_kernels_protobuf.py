@@ -241,6 +241,12 @@ def test_wire_types_and_numbers(decoder: ProtobufDecoder) -> None:
     assert read(decoder, [tag(1, 0) + b"\x01"])[0][0] == "schema"
 
 
+def test_of_an_overlong_varint_the_lowest_64_bits_count(decoder: ProtobufDecoder) -> None:
+    reason, found = one(decoder, tag(1, 0) + b"\x85" + b"\x80" * 8 + b"\x7e")
+    assert (reason, found["id"]) == ("ok", 5)
+    assert one(decoder, tag(1, 0) + b"\x80" * 10 + b"\x01")[0] == "decode"
+
+
 def test_groups_are_skipped_to_a_depth(decoder: ProtobufDecoder) -> None:
     for depth, reason in ((1, "ok"), (100, "ok"), (101, "decode"), (50_000, "decode")):
         group = tag(99, 3) * depth + tag(98, 0) + b"\x01" + tag(99, 4) * depth

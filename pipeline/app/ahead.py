@@ -1,0 +1,67 @@
+"""A second process that compiles the largest kernel while the first one compiles the others.
+
+Numba compiles one kernel at a time in a process. The processes meet in the kept kernels.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.contracts.contract import Contract
+from pipeline.features.aggregations import count
+from pipeline.features.stream import EventStream
+from pipeline.features.view import FeatureView
+from pipeline.kernels.caching import is_warm
+from pipeline.kernels.jit import JIT_ENABLED
+from pipeline.state.warm import compile_apply, compile_rows
+
+__all__ = ["compiling_ahead", "small_view"]
+
+_log = logging.getLogger(__name__)
+
+
+def small_view() -> FeatureView:
+    """A view; kernels are the same for all of them."""
+    contract = {
+        "type": "object",
+        "title": "made_up",
+        "properties": {"key": {"type": "string"}, "time": {"type": "integer", "x-unix-time": "ms"}},
+        "required": ["key", "time"],
+    }
+    stream = EventStream("made-up", Contract.load(contract), key="key", time="time")
+    return FeatureView(
+        "made_up", source=stream, entity="key", features={"n": count().over("1h", slide="1m")}
+    )
+
+
+@contextmanager
+def compiling_ahead() -> Iterator[None]:
+    """Compile in a second process meanwhile, where nothing is compiled and a core is free."""
+    if not JIT_ENABLED or is_warm() or (os.cpu_count() or 1) < 2:
+        yield
+        return
+    command = [sys.executable, "-m", "pipeline.app.ahead"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        _log.warning("the process that compiles kernels ended with %d", process.returncode)
+
+
+def main() -> None:
+    """Compile the largest kernel, then whatever the first process has not come to."""
+    plan = small_view().plan
+    compile_apply(plan)
+    compile_rows(plan)
+
+
+if __name__ == "__main__":
+    main()
