@@ -68,8 +68,18 @@ class PlaneService(mode.Service):
     async def on_start(self) -> None:
         """Start the thread."""
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._main, name="data-plane", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._main, name="data-plane", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._fail(
+                PipelineError(
+                    f"the data plane got no thread ({error}): raise the limit on processes "
+                    "(ulimit -u, TasksMax=, pids.max of a container)"
+                )
+            )
+        else:
+            self._thread = thread
 
     async def on_stop(self) -> None:
         """Finish the running batch, leave the group."""

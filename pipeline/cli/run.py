@@ -47,14 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run until stopped."""
+    from pipeline.app.limits import ensure_descriptors
     from pipeline.app.runner import run_app
     from pipeline.kernels.caching import is_warm
 
+    ensure_descriptors(0)  # enough to ask the servers
     config = load_config(arguments)
     app = load_app(arguments.app)
     app.configure(config)
     _check_port(arguments.web_port)
-    _check_servers(app, config)
+    ensure_descriptors(_check_servers(app, config))
     web = f"http://127.0.0.1:{arguments.web_port}/metrics"
     error_console().print(plain(f"metrics: {web}   Ctrl-C stops", "dim"))
     if not is_warm():
@@ -64,23 +66,28 @@ def command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_servers(app: App, config: Config) -> None:
-    """One line about a server that is away, instead of a worker that starts and then fails."""
+def _check_servers(app: App, config: Config) -> int:
+    """One line about a server that is away, instead of a worker that starts and then fails.
+
+    Returns how many partitions there are to be read.
+    """
     from pipeline.produce.topics import describe
     from pipeline.store.open import open_store
 
-    screen = error_console()
+    screen, partitions = error_console(), 0
     store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
     try:
         store.verify()
         for name in dict.fromkeys(s.topic for view in app.views for s in view.sources):
             topic = describe(config.broker, name)
+            partitions += topic.partitions
             over = [v.name for v in app.views if name in {s.topic for s in v.sources}]
             views = ", ".join(over)
             where = f"{name} ({topic.partitions} partitions) at {config.broker.brokers}"
             screen.print(plain(f"{app.conf.id}: {views} from {where}, kept in {store.address}"))
     finally:
         store.close()
+    return partitions
 
 
 def _check_port(port: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -153,4 +154,82 @@ def test_clock_jumps(chaos: Chaos, tmp_path: Path, where: str, jumps: list[int])
         assert "starting again from its marker" not in chaos.shop.log_of(worker)
     assert all(abs(s) < 5 for s in ahead_s(chaos)), "readers would take old for fresh for a year"
     chaos.end(skewed)
+    chaos.settle()
+
+
+def limited(code: str, directory: Path) -> dict[str, str]:
+    """Settings of a worker whose interpreter runs ``code`` first."""
+    place = directory / "limited"
+    place.mkdir(exist_ok=True)
+    (place / "sitecustomize.py").write_text(code)
+    paths = [str(place), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+DESCRIPTORS = """\
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}))
+"""
+
+# The n-th thread of Python is refused; a limit on processes does not bind whoever is root.
+THREADS = """\
+import threading
+start, left = threading._start_new_thread, iter(range({0} - 1))
+def refuse(*arguments):
+    if next(left, None) is None:
+        raise RuntimeError("can't start new thread")
+    return start(*arguments)
+threading._start_new_thread = refuse
+"""
+
+
+@pytest.mark.fault("F23", "a limit of file descriptors below what a worker needs",
+                   "named error, exit 2, nothing committed")  # fmt: skip
+def test_few_descriptors(chaos: Chaos, tmp_path: Path) -> None:
+    chaos.publish(300)
+    for limit in (20, 32, 64):
+        worker = chaos.start(**limited(DESCRIPTORS.format(limit), tmp_path))
+        chaos.ends(worker, 2, f"this process may open {limit} files")
+    assert chaos.shop.consumed() == 0
+    chaos.start(**limited(DESCRIPTORS.format(70), tmp_path))
+    chaos.settle()
+
+
+@pytest.mark.fault("F23", "descriptors run out while it runs", "tries again; exact, no part commit")
+def test_descriptors_run_out(chaos: Chaos) -> None:
+    chaos.shop.worker_brokers = chaos.cluster.proxied
+    worker = chaos.start()
+    chaos.publish(300)
+    chaos.settle()
+    before = len(list(Path(f"/proc/{worker.pid}/fd").iterdir()))
+    _, most = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+    with chaos.load(400):
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (8, most))
+        chaos.link.reset()
+        chaos.cluster.link.reset()
+        chaos.wait_for(worker, "Too many open files")
+        held = chaos.shop.wait_until_quiet()
+        used = cpu_seconds(worker)
+        time.sleep(2)
+        assert cpu_seconds(worker) - used < 1.5, "it spins"
+        assert chaos.shop.consumed() == held
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (most, most))
+        chaos.progress(200)
+    chaos.settle()
+    assert worker.poll() is None
+    after = len(list(Path(f"/proc/{worker.pid}/fd").iterdir()))
+    assert after < before + 10, "descriptors leak"
+    chaos.seen.append(f"descriptors {before} -> {after}")
+
+
+@pytest.mark.fault("F23", "a thread cannot be started", "named error, exit 1, nothing committed")
+def test_no_thread(chaos: Chaos, tmp_path: Path) -> None:
+    """The first is of Faust's consumer, the second the data plane's."""
+    chaos.publish(300)
+    for number in (1, 2):
+        worker = chaos.start(**limited(THREADS.format(number), tmp_path))
+        chaos.ends(worker, 1, "can't start new thread")
+    assert "error: the data plane got no thread" in chaos.shop.log_of(worker)
+    assert chaos.shop.consumed() == 0
+    chaos.start()
     chaos.settle()
