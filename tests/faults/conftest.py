@@ -40,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A Kafka node of the fault tests' own; its second listener is reached through a proxy."""
     if not KafkaNode.available(KAFKA_LIBRARIES):
         absent("Apache Kafka that may be killed", "run `make kafka`")
-    port, behind, controller = _lasting_port(), _lasting_port(), _lasting_port()
+    port, behind, controller = lasting_port(), lasting_port(), lasting_port()
     with Proxy((LOOPBACK, behind)) as proxy:
         settings = {
             "listeners": f"PLAINTEXT://{LOOPBACK}:{port},PROXIED://{LOOPBACK}:{behind},"
@@ -57,7 +57,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             yield Cluster(node, directory, proxy, f"{LOOPBACK}:{proxy.port}")
 
 
-def _lasting_port() -> int:
+def lasting_port() -> int:
     """A free port that no client is given while its server is down: below the ephemeral ones."""
     while True:
         port = random.randint(16_000, 31_000)
@@ -77,7 +77,7 @@ def chaos(
     print(f"seed {seed}")
     cluster.heal()
     directory = tmp_path / "redis"
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)  # it may be a disk of its own
     with EmbeddedRedis(
         directory=directory,
         appendonly=getattr(request, "param", False),
