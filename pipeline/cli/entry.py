@@ -12,12 +12,13 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline.cli.parser import parse
 from pipeline.cli.screen import print_error, print_warning
@@ -36,10 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     ``--debug``.
     """
     arguments = parse(sys.argv[1:] if argv is None else argv)
-    _set_up_logging(arguments.verbose)
+    return execute(arguments, arguments.command)
+
+
+def execute(
+    arguments: argparse.Namespace, command: Callable[[argparse.Namespace], int], name: str = ""
+) -> int:
+    """Run ``command`` and return its exit code; ``name`` stands in every line of its log."""
+    _set_up_logging(arguments.verbose, name)
     warnings.showwarning = lambda message, *_details, **_more: print_warning(str(message))
     try:
-        code: int = arguments.command(arguments)
+        code = command(arguments)
         sys.stdout.flush()
     except PipelineError as error:
         if arguments.debug:
@@ -63,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _set_up_logging(verbose: int) -> None:
+def _set_up_logging(verbose: int, name: str) -> None:
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(message)s")
+    named = f"{name}: " if name else ""
+    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)-7s {named}%(message)s")

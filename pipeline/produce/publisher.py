@@ -7,6 +7,7 @@ and so do the events of :class:`pipeline.produce.producer.EventProducer`.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.config import BrokerConfig
 from pipeline.errors import BrokerUnavailableError, PipelineError
 from pipeline.produce.client import Connection, broker_config
 
-__all__ = ["Publisher"]
+__all__ = ["Publisher", "Ticket"]
 
 # librdkafka refuses a message when its queue is full, and a later message of the same key may then
 # be taken before the refused one is tried again. We wait below its limits instead.
@@ -29,13 +30,30 @@ _PAUSE_S = 0.01
 _FATAL = (confluent_kafka.KafkaException, SystemError)
 
 
+class Ticket:
+    """Messages queued between two calls of :meth:`Publisher.ticket`: how many are on their way."""
+
+    __slots__ = ("_publisher", "left")
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self.left = 0
+
+    def delivered(self, error: Any, message: Any) -> None:
+        """One of them was acknowledged, or was not."""
+        self.left -= 1
+        if error is not None:
+            self._publisher.failed(error, message)
+
+
 class Publisher:
     """An idempotent producer (acks=all) whose failures cannot be missed.
 
     ``timeout_s`` (default: the configuration's 10 s) bounds every wait. Order per partition is
     kept. After an exception nothing is queued any more and the publisher may be used again: the
     caller repeats what was not acknowledged. Keys choose partitions as Java's clients do
-    (murmur2). For one thread.
+    (murmur2). ``tickets`` has every message reported, so that :meth:`wait` can wait for some of
+    them. For one thread.
     """
 
     def __init__(
@@ -45,7 +63,10 @@ class Publisher:
         client_id: str = "pipeline",
         linger_ms: int = 5,
         timeout_s: float | None = None,
+        tickets: bool = False,
     ) -> None:
+        self._tickets = tickets
+        self._ticket = Ticket(self)
         self._connection = Connection(broker_config(brokers, timeout_s))
         self._client_id = client_id
         self._linger_ms = min(linger_ms, self._connection.broker.timeout_ms - 1)
@@ -84,7 +105,9 @@ class Publisher:
             pairs = zip(values, keys, strict=True)
             messages = [{"value": value, "key": key} for value, key in pairs]
         where = -1 if partition is None else partition
-        taken = self._producer().produce_batch(topic, messages, where, self._delivered)
+        report = self._ticket.delivered if self._tickets else self.failed
+        taken = self._producer().produce_batch(topic, messages, where, report)
+        self._ticket.left += taken
         self._queued_bytes += size
         if taken < len(messages):
             error = next(m["_error"] for m in messages if "_error" in m)
@@ -105,12 +128,32 @@ class Publisher:
             raise self._give_up(self._failure(left))
         self._queued_bytes = 0
 
+    def ticket(self) -> Ticket:
+        """For :meth:`wait`: what was queued since the last ticket."""
+        ticket, self._ticket = self._ticket, Ticket(self)
+        return ticket
+
+    def wait(self, ticket: Ticket) -> None:
+        """As :meth:`flush`, for the messages of one ticket; others may still be on their way."""
+        if not self._tickets:
+            raise PipelineError("wait() needs a Publisher(tickets=True)")
+        patience = self._connection.timeout_s + 1
+        until = time.monotonic() + patience
+        while ticket.left and not self._failed and self._client is not None:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                break
+            self._serve(self._client.poll, left_s)
+        if self._failed or ticket.left:
+            raise self._give_up(self._failure(ticket.left))
+
     def close(self) -> None:
         """Drop what is still queued and disconnect. Call :meth:`flush` first."""
         client, self._client = self._client, None
         if client is not None:
             client.purge()
-            client.poll(0)
+            _call(client.poll, 0)
+        self._ticket = Ticket(self)
         self._queued_bytes, self._failed, self._first_failure = 0, 0, None
 
     def __enter__(self) -> Publisher:
@@ -148,7 +191,7 @@ class Publisher:
                     "message.timeout.ms": str(self._connection.broker.timeout_ms),
                     "queue.buffering.max.messages": str(_QUEUE_MESSAGES),
                     "queue.buffering.max.kbytes": str(_QUEUE_KIB),
-                    "delivery.report.only.error": True,
+                    "delivery.report.only.error": not self._tickets,
                 },
             )
         return self._client
@@ -174,30 +217,15 @@ class Publisher:
             self._queued_bytes = 0
 
     def _serve(self, call: Callable[[float], int], seconds: float) -> int:
-        """``flush`` or ``poll``, when the client may fail for good.
+        """``flush`` or ``poll``; raises BrokerUnavailableError where the client fails for good."""
+        done = _call(call, seconds)
+        if done is None:
+            where, why = self._connection.broker.brokers, self._connection.fatal
+            raise self._give_up(BrokerUnavailableError(f"could not deliver to {where}: {why}"))
+        return done
 
-        A broker that refuses a message makes it do so. What comes out is a KafkaError, which is no
-        exception and passes ``except BaseException``, or SystemError; the reports of delivery that
-        were due are lost, and the next call says that all is well.
-        """
-        try:
-            return call(seconds)
-        except:  # noqa: E722 - what is raised has no class that can be named here
-            found: object = sys.exc_info()[1]
-            if isinstance(found, BaseException) and not isinstance(found, _FATAL):
-                raise
-        # a report of delivery that ran into it says less than what it ran into
-        cause: object = getattr(found, "__cause__", None) or found
-        if isinstance(cause, confluent_kafka.KafkaException):
-            cause = cause.args[0]
-        why = cause.str() if isinstance(cause, confluent_kafka.KafkaError) else str(cause)
-        raise self._give_up(
-            BrokerUnavailableError(
-                f"could not deliver messages to {self._connection.broker.brokers}: {why}"
-            )
-        )
-
-    def _delivered(self, error: Any, message: Any) -> None:
+    def failed(self, error: Any, message: Any) -> None:
+        """A message was not taken (None: it was)."""
         if error is None:
             return
         self._failed += 1
@@ -215,3 +243,19 @@ class Publisher:
         """Empty the queue; a new client follows, for a fatal error leaves the old one useless."""
         self.close()
         return error
+
+
+def _call(call: Callable[[float], int], seconds: float) -> int | None:
+    """What ``flush`` or ``poll`` returns; None where the client failed for good.
+
+    A message that the broker itself refuses makes it do so. What comes out is a KafkaError, which
+    is no exception and passes ``except BaseException``, or SystemError; reports of delivery that
+    were due are lost, and the next call says that all is well.
+    """
+    try:
+        return call(seconds)
+    except:  # noqa: E722 - what is raised has no class that could be named
+        found: object = sys.exc_info()[1]
+        if isinstance(found, BaseException) and not isinstance(found, _FATAL):
+            raise
+        return None

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,7 @@ class RedisPartition:
         self._lease: Lease | None = None
         self._expected: dict[bytes, bytes | None] = {}  # lease first, then markers
         self._sent: _Sent | None = None
+        self._finished = False  # a read has awaited the commit that finish_commit() will ask for
         self._lost: PipelineError = PipelineError("acquire() the partition first")
 
     @property
@@ -112,8 +114,14 @@ class RedisPartition:
         return found
 
     def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
-        """Packed rows of the keys ``index``, None where there is none."""
-        self._require_ready()
+        """Packed rows of the keys ``index``, None where there is none.
+
+        A commit under way is awaited first, and raises what it raises.
+        """
+        self._require_held()
+        if self._sent is not None:
+            self.finish_commit()
+            self._finished = True
         prefixes = Prefixes.of([row_prefix(self._tag, fingerprint)])
         rows: list[bytes | None] = []
         for first in range(0, len(index), _KEYS_PER_MGET):
@@ -155,6 +163,9 @@ class RedisPartition:
 
     def finish_commit(self) -> None:
         """Await the outcome; returns only if the transaction was applied."""
+        if self._finished:
+            self._finished = False
+            return
         if self._sent is None:
             self._require_held()
             raise PipelineError("begin_commit() first")
@@ -345,7 +356,7 @@ class RedisPartition:
 
     def _require_ready(self) -> None:
         self._require_held()
-        if self._sent is not None:
+        if self._sent is not None or self._finished:
             raise PipelineError("a commit is under way: finish_commit() first")
 
     @contextmanager
@@ -367,7 +378,7 @@ class RedisPartition:
 
     def _lose(self, reason: PipelineError) -> None:
         link, self._link, self._replies, self._sent = self._link, None, None, None
-        self._expected = {}
+        self._expected, self._finished = {}, False
         self._lost = reason
         if link is not None:
             link.close()
@@ -377,14 +388,11 @@ class RedisPartition:
         return type(self._lost)(str(self._lost))
 
 
-class _Sent:
+class _Sent(NamedTuple):
     """A transaction under way: the keys and values it leaves behind, its number of commands."""
 
-    __slots__ = ("expected", "queued")
-
-    def __init__(self, expected: dict[bytes, bytes | None], queued: int) -> None:
-        self.expected = expected
-        self.queued = queued
+    expected: dict[bytes, bytes | None]
+    queued: int
 
 
 def _arm(keys: list[bytes]) -> bytes:

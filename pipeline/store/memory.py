@@ -158,6 +158,7 @@ class MemoryPartition:
         self._expected: dict[bytes, bytes | None] = {}
         self._lost: PipelineError = PipelineError("acquire() the partition first")
         self._sent: _Sent | None = None
+        self._finished = False  # by a read, before finish_commit() asked for it
 
     @property
     def held(self) -> bool:
@@ -188,8 +189,11 @@ class MemoryPartition:
         return found
 
     def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
-        """Packed rows of the keys ``index``."""
-        self._require_ready()
+        """Packed rows of the keys ``index``; a commit under way is applied first."""
+        self._require_held()
+        if self._sent is not None:
+            self.finish_commit()
+            self._finished = True
         with self._store.asked():
             return [
                 self._store.values.get(
@@ -223,6 +227,9 @@ class MemoryPartition:
 
     def finish_commit(self) -> None:
         """Apply the transaction, or raise."""
+        if self._finished:
+            self._finished = False
+            return
         if self._sent is None:
             self._require_held()
             raise PipelineError("begin_commit() first")
@@ -286,11 +293,11 @@ class MemoryPartition:
 
     def _require_ready(self) -> None:
         self._require_held()
-        if self._sent is not None:
+        if self._sent is not None or self._finished:
             raise PipelineError("a commit is under way: finish_commit() first")
 
     def _lose(self, reason: PipelineError) -> None:
-        self._expected, self._sent, self._lost = {}, None, reason
+        self._expected, self._sent, self._finished, self._lost = {}, None, False, reason
 
     def _again(self) -> PipelineError:
         return type(self._lost)(str(self._lost))

@@ -168,7 +168,11 @@ class PartitionStore(Protocol):
         """
 
     def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
-        """Packed rows of the keys ``index`` of ``keys``, None where there is none."""
+        """Packed rows of the keys ``index`` of ``keys``, None where there is none.
+
+        A commit under way is awaited first, and raises what it raises; :meth:`finish_commit` is
+        still called afterwards.
+        """
 
     def begin_commit(
         self,

@@ -266,12 +266,37 @@ def test_calls_out_of_order_are_refused(bed: Bed) -> None:
         partition.finish_commit()
     partition.begin_commit([], [marker(1)])
     with pytest.raises(PipelineError, match="finish_commit"):
-        read(partition, b"k")
+        partition.begin_commit([], [marker(2)])
+    with pytest.raises(PipelineError, match="finish_commit"):
+        partition.check()
     partition.finish_commit()
     partition.close()
     partition.close()
     with pytest.raises(PipelineError, match="closed"):
         partition.commit([], [marker(2)])
+
+
+def test_a_read_awaits_the_commit_under_way(bed: Bed) -> None:
+    partition = bed.open()
+    partition.begin_commit([write({b"k": b"one"})], [marker(1)])
+    assert read(partition, b"k", b"none") == [b"one", None]
+    with pytest.raises(PipelineError, match="finish_commit"):
+        partition.begin_commit([], [marker(2)])
+    partition.finish_commit()
+    with pytest.raises(PipelineError, match="begin_commit"):
+        partition.finish_commit()
+    partition.commit([write({b"k": b"two"})], [marker(2)])
+    assert read(partition, b"k") == [b"two"]
+
+
+def test_a_read_raises_what_the_commit_under_way_raises(bed: Bed) -> None:
+    partition = bed.open()
+    bed.open(2)
+    partition.begin_commit([write({b"k": b"a zombie's"})], [marker(1)])
+    with pytest.raises(FencedError):
+        read(partition, b"k")
+    with pytest.raises(FencedError):
+        partition.finish_commit()
 
 
 def test_many_partitions_are_sent_before_the_first_is_awaited(bed: Bed) -> None:

@@ -94,7 +94,7 @@ class Shop:
                 partition = 0 if key is None else None
                 publisher.publish(self.topic, value, key=key, partition=partition)
 
-    def start(self, **settings: str) -> subprocess.Popen[bytes]:
+    def start(self, *options: str, **settings: str) -> subprocess.Popen[bytes]:
         """Another worker; ``settings`` are environment variables."""
         environment = {
             **os.environ,
@@ -104,7 +104,7 @@ class Shop:
             "PIPELINE_APP__SESSION_TIMEOUT_MS": "6000",
             **settings,
         }
-        arguments = ["run", f"{APPLICATION}:app", "-v", "--web-port", str(free_port())]
+        arguments = ["run", f"{APPLICATION}:app", "-v", "--web-port", str(free_port()), *options]
         servers = ["--brokers", self.worker_brokers, "--store", self.worker_redis]
         with self._log(len(self.workers)).open("wb") as log:
             worker = subprocess.Popen(

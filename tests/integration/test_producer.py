@@ -222,6 +222,46 @@ def test_a_wrong_partition_fails_the_flush(brokers: str) -> None:
     publisher.close()
 
 
+def test_a_ticket_waits_for_its_messages_alone(brokers: str) -> None:
+    ensure_topic(brokers, "tickets", 2)
+    with Publisher(brokers, tickets=True, linger_ms=0) as publisher:
+        publisher.publish_many("tickets", [b"a", b"b"], partition=0)
+        first = publisher.ticket()
+        assert first.left == 2
+        publisher.publish("tickets", b"c", partition=7)  # there is no such partition
+        second = publisher.ticket()
+        none = publisher.ticket()
+        with pytest.raises(PipelineError, match="tickets"):
+            publisher.wait(second)
+        publisher.publish("tickets", b"d", partition=1)
+        third = publisher.ticket()
+        publisher.wait(third)
+        assert (third.left, none.left) == (0, 0)
+        publisher.wait(none)
+    values = [m.value() for m in consume(brokers, "tickets", 2)]
+    assert set(values) <= {b"a", b"b", b"d"}
+    assert b"d" in values
+
+
+def test_a_failed_message_fails_every_ticket_on_its_way(brokers: str) -> None:
+    ensure_topic(brokers, "failing-tickets", 1)
+    with Publisher(brokers, tickets=True) as publisher:
+        publisher.publish("failing-tickets", b"c", partition=7)
+        bad = publisher.ticket()
+        publisher.publish("failing-tickets", b"a", partition=0)
+        later = publisher.ticket()
+        with pytest.raises(PipelineError, match="failing-tickets"):
+            publisher.wait(bad)
+        assert later.left in {0, 1}
+        publisher.publish("failing-tickets", b"b", partition=0)
+        publisher.wait(publisher.ticket())
+
+
+def test_without_tickets_there_is_nothing_to_wait_for(brokers: str) -> None:
+    with Publisher(brokers) as publisher, pytest.raises(PipelineError, match="tickets=True"):
+        publisher.wait(publisher.ticket())
+
+
 def test_dead_broker_is_named_in_bounded_time(dead: str) -> None:
     def publish() -> None:
         with Publisher(dead, timeout_s=1) as publisher:
