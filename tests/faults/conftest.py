@@ -23,9 +23,10 @@ from pipeline.embedded.redis import EmbeddedRedis
 from tests.conftest import KAFKA_LIBRARIES, absent, debuggable
 from tests.faults.chaos import Chaos, Cluster
 from tests.faults.proxy import Proxy
-from tests.faults.run import REPORT_VARIABLE, SEED_VARIABLE
+from tests.faults.run import REPORT_VARIABLE, SEED_VARIABLE, not_run
 
 ROWS = pytest.StashKey[list[dict[str, Any]]]()
+LEFT_OUT = pytest.StashKey[set[str]]()
 SEEN = pytest.StashKey[list[str]]()
 
 
@@ -106,6 +107,7 @@ def pytest_runtest_makereport(
     item.config.stash.setdefault(ROWS, []).append(
         {
             "id": name,
+            "test": item.nodeid,
             "what": what,
             "case": item.callspec.id if hasattr(item, "callspec") else "",
             "expected": expected,
@@ -119,6 +121,14 @@ def pytest_runtest_makereport(
         }
     )
     return report
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Faults whose tests were left out: the table says so."""
+    for item in items:
+        fault = item.get_closest_marker("fault")
+        if fault is not None:
+            item.config.stash.setdefault(LEFT_OUT, set()).add(fault.args[0])
 
 
 def _error(report: pytest.TestReport) -> str:
@@ -139,4 +149,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the rows where the runner wants them."""
     if path := os.environ.get(REPORT_VARIABLE):
         rows = session.config.stash.get(ROWS, [])
+        rows += not_run(rows, session.config.stash.get(LEFT_OUT, set()))
         Path(path).write_text(json.dumps(rows, indent=1))

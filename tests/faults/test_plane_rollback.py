@@ -73,8 +73,9 @@ class Worker:
         self.published = 0
 
     def _start(self, **options: Any) -> Driver:
+        options = {"cache_bytes": 3_000, **options}
         return Driver(
-            [VISITS], partitions=PARTITIONS, max_records=40, cache_bytes=3_000, clock=self.clock,
+            [VISITS], partitions=PARTITIONS, max_records=40, clock=self.clock,
             store=cast(MemoryStore, self.store), **options,
         )  # fmt: skip
 
@@ -284,8 +285,10 @@ def test_one_node_of_a_cluster(tmp_path: Path, seed: int, seen: list[str], when:
             healed(worker, client, seen)
 
 
-@pytest.mark.fault("F12", "a node is restored from before a slot of it moved away",
-                   "exact bytes; of a slot that moves just then: named, mended by deletion")  # fmt: skip
+@pytest.mark.fault(
+    "F12", "a node is restored from before a slot of it moved away",
+    "exact bytes; of a slot that moves just then: named, mended by deletion",
+)  # fmt: skip
 @pytest.mark.parametrize("moved", ["all", "half"])
 @pytest.mark.parametrize("when", ["running", "away"])
 def test_one_node_of_a_cluster_whose_slots_move(
@@ -369,6 +372,29 @@ def test_two_workers_that_both_own_all(server: EmbeddedRedis, seed: int, seen: l
     heir.drain()
     assert consumed(client) == heir.published
     seen.append(heir.check(client))
+
+
+@pytest.mark.fault("I5", "commits are lost under way while the cache evicts", "exact bytes")
+def test_commits_that_are_lost_while_rows_are_evicted(
+    server: EmbeddedRedis, seed: int, seen: list[str]
+) -> None:
+    """The cache holds less than a batch touches; rows come and go between and within commits."""
+    port = int(server.url.rsplit(":", 1)[1])
+    with Proxy((LOOPBACK, port)) as front, redis.Redis.from_url(server.url) as client:
+        worker = Worker(f"redis://{LOOPBACK}:{front.port}", seed)
+        worker.driver = worker._start(log=worker.driver.log, cache_bytes=1)
+        resets = 0
+        for number in range(40):
+            worker.publish(40)
+            if number % 3 == 1:
+                front.up.cut_after(worker.draw.choice([b"MSET\r\n", b"EXEC\r\n", b"WATCH\r\n"]))
+            elif number % 3 == 2:
+                front.down.cut_after_bytes(worker.draw.choice([1, 30, 200, 2_000]))
+            resets += worker.steps(3)
+            front.heal()
+        assert resets > 10, "no commit was lost"
+        healed(worker, client, seen)
+        seen.append(f"{resets} resets")
 
 
 def wait(until: Callable[[], bool]) -> None:

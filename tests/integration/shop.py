@@ -50,8 +50,22 @@ def definitions(topic: str) -> tuple[pp.FeatureView, pp.Trigger]:
     return view, pp.Trigger("new_shop", view=view, when=pp.changed("shop"), features=["spent_3d"])
 
 
+def added(source: pp.EventStream) -> pp.FeatureView:
+    """A view that a later version of the application has too, over the same topic."""
+    return pp.FeatureView(
+        "visiting",
+        source=source,
+        entity="user",
+        features={
+            "visits_2d": pp.count().over("2d", slide="1h"),
+            "last_visits": pp.last("shop", n=2),
+        },
+    )
+
+
 spending, new_shop = definitions(TOPIC)
-app = pp.App(APP, views=[spending], triggers=[new_shop])
+later = [added(spending.source)] if "SHOP_LATER" in os.environ else []
+app = pp.App(APP, views=[spending, *later], triggers=[new_shop])
 
 
 @app.agent(spending.changes)

@@ -130,17 +130,30 @@ class Shop:
             found = [store.get(marker_key(t, self.view.plan.fingerprint)) for t in self.tags()]
         return [Marker.unpack(m) for m in found if isinstance(m, bytes)]
 
-    def rows(self) -> dict[bytes, bytes]:
-        """Rows in Redis by entity key."""
+    def rows(self, fingerprint: int | None = None) -> dict[bytes, bytes]:
+        """Rows in Redis by entity key, of the view or of another plan."""
         rows: dict[bytes, bytes] = {}
         with self.client() as store:
             for tag in self.tags():
-                prefix = row_key(tag, self.view.plan.fingerprint, b"")
+                prefix = row_key(tag, fingerprint or self.view.plan.fingerprint, b"")
                 keys = list(store.scan_iter(match=prefix + b"*", count=1000))
                 for key, value in zip(keys, store.mget(keys) if keys else [], strict=True):
                     assert isinstance(value, bytes)
                     rows[key[len(prefix) :]] = value
         return rows
+
+    def added_rows(self) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+        """Rows of the view that a later version has, in Redis and as a replay of it alone makes."""
+        view = shop.added(self.view.source)
+        log = MemoryLog()
+        log.create(self.topic, PARTITIONS)
+        for record in scan(self.properties, self.topic):
+            log.records(TopicPartition(self.topic, record.partition)).append(
+                LoggedRecord(record.offset, record.key, record.value, record.timestamp_ms)
+            )
+        replay = Driver([view], app=self.app, log=log, max_records=REPLAY_RECORDS)
+        replay.run()
+        return self.rows(view.plan.fingerprint), replay.rows(view.name)
 
     def client(self) -> Any:
         """For looking into the store; of a cluster, one that follows its slots."""
