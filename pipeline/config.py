@@ -129,6 +129,9 @@ class AppConfig(_Slice):
     shutdown_timeout_ms: int = setting(
         10_000, "longest wait for a running batch on SIGTERM", minimum=0
     )
+    catch_up_records_per_s: int = setting(
+        50_000, "records a second at most that new views read of the past; 0: no limit", minimum=0
+    )
     dead_letter_suffix: str = setting("-dead-letter", "topic of records that cannot be applied")
     late_suffix: str = setting("-late", "topic of records too late for every window")
     changes_suffix: str = setting("-changes", "topic of changed rows")

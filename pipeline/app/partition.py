@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.app.lookups import LookedUp, LookupPlan, LookupState, look_up, lookup_plans
+from pipeline.app.lookups import LookupState, look_up
 from pipeline.app.outputs import changes_batch, changes_schema, select_bytes
 from pipeline.app.quarantine import Quarantine
-from pipeline.app.routing import Route, RouteState, StagedRoute, advanced
+from pipeline.app.routing import Route, RouteState, advanced
+from pipeline.app.staged import StagedBatch, StagedView
+from pipeline.app.viewplan import ViewPlan, view_plans
 from pipeline.errors import LogTruncatedError
-from pipeline.features.derive import Derivation
-from pipeline.features.view import FeatureView, Trigger
-from pipeline.ingest.batch import EventBatch, TopicPartition
+from pipeline.ingest.batch import EventBatch, Reason, Rejects, TopicPartition
 from pipeline.ingest.lane import Position
-from pipeline.state.batch import Fired, Leaving, Outcome, TriggerKind, TriggerTables
+from pipeline.state.batch import Leaving, Outcome
 from pipeline.state.table import StateTable
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
@@ -31,92 +31,12 @@ __all__ = ["Partition", "StagedBatch", "StagedView", "ViewPlan", "view_plans"]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ViewPlan:
-    """A view with its triggers and what they need per event; shared by all partitions."""
-
-    view: FeatureView
-    triggers: tuple[Trigger, ...]
-    derivation: Derivation
-    tables: TriggerTables | None
-    lookups: tuple[LookupPlan, ...]
-
-    @classmethod
-    def build(cls, view: FeatureView, triggers: Sequence[Trigger]) -> ViewPlan:
-        """Trigger conditions become masks after the plan's own."""
-        extra = [t.mask for t in triggers if t.mask is not None]
-        rows = []
-        for trigger in triggers:
-            if trigger.list_index >= 0:
-                rows.append((TriggerKind.CHANGED, trigger.list_index, 0))
-            elif trigger.mask is not None:
-                rows.append((TriggerKind.MASK, len(view.plan.masks) + extra.index(trigger.mask), 0))
-            else:
-                rows.append((TriggerKind.EVERY, -1, 0))
-        tables = TriggerTables(np.array(rows, dtype=np.int64).reshape(-1, 3)) if rows else None
-        derivation, lookups = Derivation(view.plan, extra), lookup_plans(view.plan)
-        return cls(view, tuple(triggers), derivation, tables, lookups)
-
-
-def view_plans(views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> list[ViewPlan]:
-    """Each view with its triggers."""
-    return [ViewPlan.build(v, [t for t in triggers if t.view is v]) for v in views]
-
-
-@dataclass(frozen=True, slots=True)
-class StagedView:
-    """What one view made of one batch, computed and not yet committed.
-
-    ``failed``, ``nulls`` (rejected for a null), ``late`` and ``corrupt`` (their entity's stored row
-    is) are rows of the batch; ``fired_rows`` the rows of ``fired``. ``quarantined`` are copies of
-    corrupt rows to be written.
-    """
-
-    plan: ViewPlan
-    slots: I32
-    write: RowWrite
-    marker: Marker
-    changes: pa.RecordBatch | None
-    fired: Fired
-    fired_rows: I64
-    failed: I64
-    nulls: I64
-    late: I64
-    corrupt: I64
-    quarantined: RowWrite | None
-    outcomes: Mapping[str, int]
-    looked: LookedUp
-
-    @property
-    def writes(self) -> list[RowWrite]:
-        """Everything but the marker that the commit writes."""
-        rows = [*self.looked.writes, self.write] if len(self.slots) else self.looked.writes
-        return rows if self.quarantined is None else [*rows, self.quarantined]
-
-
-@dataclass(frozen=True, slots=True)
-class StagedBatch:
-    """A batch of one partition, ready to be sent out and committed.
-
-    Its rejects before offset ``reported`` were dead-lettered when another view read them.
-    """
-
-    events: EventBatch
-    views: list[StagedView]
-    reported: int
-    routes: list[StagedRoute] = field(default_factory=list)
-
-    @property
-    def markers(self) -> list[Marker]:
-        """What the commit writes beside rows."""
-        return [v.marker for v in self.views] + [r.marker for r in self.routes]
+_NONE = Rejects(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint8))
 
 
 @dataclass
 class ViewState:
-    """A view's cached rows and its marker in one partition."""
+    """A view's cached rows and its marker in one partition; ``behind``: it is read apart."""
 
     plan: ViewPlan
     schema: pa.Schema
@@ -124,6 +44,7 @@ class ViewState:
     table: StateTable
     quarantine: Quarantine
     lookups: tuple[LookupState, ...]
+    behind: bool = False
 
 
 @dataclass
@@ -134,6 +55,8 @@ class Partition:
     dropped, so a partition can be opened again after any doubt. ``begins`` is the offset that
     each view's rows begin at, by fingerprint: the log has to hold it should the store lose them.
     ``routing`` are the routes that begin here; a route is treated as one more view, without rows.
+    Those that are more than ``apart`` records behind the first are ``behind`` when it is opened:
+    they are read apart until they :meth:`join` the others (None: nothing ever is).
     """
 
     app: str
@@ -143,6 +66,7 @@ class Partition:
     plans: Sequence[ViewPlan]
     cache_bytes: int
     routing: Sequence[Route] = ()
+    apart: int | None = None
     views: list[ViewState] = field(default_factory=list)
     routes: list[RouteState] = field(default_factory=list)
     begins: dict[int, int] = field(default_factory=dict)
@@ -169,6 +93,10 @@ class Partition:
         for route in self.routing:
             marker = self._begin(route.topic, route.fingerprint, found, log_start)
             self.routes.append(RouteState(route, marker))
+        if self.apart is not None:
+            first = max(m.next_offset for m in self.markers)
+            for state in self.states:
+                state.behind = first - state.marker.next_offset > self.apart
         return lease
 
     def drop(self) -> None:
@@ -182,31 +110,61 @@ class Partition:
         return [*(v.table for v in self.views), *looked]
 
     @property
-    def markers(self) -> list[Marker]:
+    def states(self) -> list[ViewState | RouteState]:
         """Of views, then routes; none while the partition is not open."""
-        return [v.marker for v in self.views] + [r.marker for r in self.routes]
+        return [*self.views, *self.routes]
+
+    @property
+    def markers(self) -> list[Marker]:
+        """Those of :attr:`states`."""
+        return [state.marker for state in self.states]
 
     @property
     def next_offset(self) -> int:
-        """The lowest marker: where the partition has to be read from."""
-        return self.position.offset
+        """The lowest marker."""
+        return min(marker.next_offset for marker in self.markers)
 
     @property
     def position(self) -> Position:
-        """The lowest marker and its leader epoch; of equal ones the newest epoch."""
-        lowest = min(self.markers, key=lambda m: (m.next_offset, -m.leader_epoch))
-        return Position(lowest.next_offset, lowest.leader_epoch)
+        """Where it is to be read from for those that are not behind: their lowest marker and its
+        leader epoch; of equal ones the newest epoch."""
+        return _lowest(state.marker for state in self.states if not state.behind)
 
-    def stage(self, events: EventBatch, now_ms: int) -> StagedBatch:
-        """Apply a batch to the cached rows; nothing leaves the process.
+    @property
+    def behind(self) -> Position | None:
+        """Where it is to be read from for those that are, if any is."""
+        markers = [state.marker for state in self.states if state.behind]
+        return _lowest(markers) if markers else None
+
+    def stage(
+        self,
+        events: EventBatch,
+        now_ms: int,
+        others: Mapping[str, EventBatch] | None = None,
+        *,
+        behind: bool = False,
+    ) -> StagedBatch:
+        """Apply a batch to the cached rows of the views that are ``behind``, or not; nothing leaves
+        the process.
 
         ``now_ms`` is wall time: no record, whatever its time, says that more than now was read.
+        ``others`` is the batch for views and routes that read it in ways of their own.
         """
+        others = {} if others is None else others
         return StagedBatch(
             events,
-            [self._stage_view(v, events, now_ms) for v in self.views],
+            [
+                self._stage_view(v, events, others.get(v.plan.reads), now_ms)
+                for v in self.views
+                if v.behind == behind
+            ],
             max(m.next_offset for m in self.markers),
-            [route.stage(events, now_ms) for route in self.routes],
+            [
+                r.stage(others.get(r.route.reads, events), now_ms)
+                for r in self.routes
+                if r.behind == behind
+            ],
+            behind,
         )
 
     def settle(self, staged: StagedBatch) -> list[tuple[int, Leaving]]:
@@ -215,30 +173,45 @@ class Partition:
         Returns the rows that left the cache and may expire, by fingerprint.
         """
         gone: list[tuple[int, Leaving]] = []
-        for state, done in zip(self.views, staged.views, strict=True):
+        views = [v for v in self.views if v.behind == staged.behind]
+        for state, done in zip(views, staged.views, strict=True):
             state.marker = done.marker
             state.table.settle(done.slots)
             gone.append((state.plan.view.plan.fingerprint, state.table.evict_rows()))
             gone += done.looked.settle()
-        for route, sent in zip(self.routes, staged.routes, strict=True):
+        routes = [r for r in self.routes if r.behind == staged.behind]
+        for route, sent in zip(routes, staged.routes, strict=True):
             route.marker = sent.marker
         return gone
 
-    def beat(self, through_ms: int, now_ms: int) -> list[Marker]:
-        """Markers that say a quiet partition was read up to ``through_ms``, now being ``now_ms``.
+    def join(self) -> bool:
+        """Read those that have come to where the others are with these; whether none is left.
 
-        What a worker with a wrong clock wrote of times to come is taken back.
+        Where the others are is the lowest of their markers: the next record that is read for them
+        is not before it, so that nothing is left out.
         """
-        known = [min(m.processed_through_ms, now_ms) for m in self.markers]
+        met = min(state.marker.next_offset for state in self.states if not state.behind)
+        for state in self.states:
+            state.behind = state.behind and state.marker.next_offset < met
+        return not any(state.behind for state in self.states)
+
+    def beat(self, through_ms: Callable[[frozenset[str]], int], now_ms: int) -> list[Marker]:
+        """Markers that say a quiet partition was read: up to ``through_ms`` of the fields that a
+        view reads, and those of routes of none. What a worker with a wrong clock wrote of times
+        that are still to come at ``now_ms`` is taken back."""
+        fields = [v.plan.derivation.fields for v in self.views]
+        fields += [frozenset()] * len(self.routes)
         return [
-            dataclasses.replace(m, processed_through_ms=max(through_ms, before))
-            for m, before in zip(self.markers, known, strict=True)
+            dataclasses.replace(
+                m, processed_through_ms=max(through_ms(f), min(m.processed_through_ms, now_ms))
+            )
+            for m, f, state in zip(self.markers, fields, self.states, strict=True)
+            if not state.behind
         ]
 
     def beaten(self, markers: Sequence[Marker]) -> None:
         """The markers of :meth:`beat` are committed."""
-        states: list[ViewState | RouteState] = [*self.views, *self.routes]
-        for state, marker in zip(states, markers, strict=True):
+        for state, marker in zip((s for s in self.states if not s.behind), markers, strict=True):
             state.marker = marker
 
     def _begin(
@@ -259,7 +232,10 @@ class Partition:
             fingerprint, self.topic_id, self.source.partition, log_start, processed_through_ms=0
         )
 
-    def _stage_view(self, state: ViewState, events: EventBatch, now_ms: int) -> StagedView:
+    def _stage_view(
+        self, state: ViewState, usual: EventBatch, own: EventBatch | None, now_ms: int
+    ) -> StagedView:
+        events = usual if own is None else own
         binary = events.binary
         fresh = events.log_offsets >= state.marker.next_offset
         accepted = fresh & (events.reason == 0)
@@ -304,6 +280,8 @@ class Partition:
         marker = dataclasses.replace(marker, positions=positions)
         return StagedView(
             plan=state.plan,
+            events=events,
+            refused=_NONE if own is None else _only_here(own, usual, fresh),
             slots=applied.dirty,
             write=RowWrite(state.plan.view.plan.fingerprint, state.table.encode(applied.dirty)),
             marker=marker,
@@ -350,6 +328,19 @@ class Partition:
             state.plan.view.plan, state.schema, self.source, keys, key_offsets,
             table.event_time(dirty), table.source_offset(dirty), table.finalize(dirty, "event"),
         )  # fmt: skip
+
+
+def _lowest(markers: Iterable[Marker]) -> Position:
+    lowest = min(markers, key=lambda m: (m.next_offset, -m.leader_epoch))
+    return Position(lowest.next_offset, lowest.leader_epoch)
+
+
+def _only_here(own: EventBatch, usual: EventBatch, fresh: npt.NDArray[np.bool_]) -> Rejects:
+    """Fresh records that a view's own way of reading refuses, and the usual one does not."""
+    refused = own.rejects()
+    known = np.unique(usual.binary.offsets[usual.reason != Reason.OK])
+    new = fresh[refused.index] & ~np.isin(own.binary.offsets[refused.index], known)
+    return Rejects(refused.index[new], refused.reason[new])
 
 
 def _repeated(

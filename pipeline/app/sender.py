@@ -13,7 +13,7 @@ from pipeline.app.partition import Partition, StagedBatch, StagedView
 from pipeline.features.view import Trigger
 from pipeline.inference.delivery import Publisher
 from pipeline.inference.request import COLUMNS, RequestOrigin, encode_requests
-from pipeline.ingest.batch import Reason, Rejects
+from pipeline.ingest.batch import EventBatch, Reason, Rejects
 from pipeline.ingest.deadletter import dead_letters
 from pipeline.state.columns import feature_matrix
 
@@ -45,28 +45,29 @@ class Sender:
         """Hand every output of ``batch`` to the producer."""
         rejects = _unreported(batch)
         if len(rejects):
-            self._letters(partition, batch, rejects, None)
+            self._letters(partition, batch.events, rejects, None)
         for route in batch.routes:
             if len(route.refused):
-                self._letters(partition, batch, route.refused, route.route.topic)
+                self._letters(partition, route.events, route.refused, route.route.topic)
             for target, message in route.messages:
                 self._publisher.publish(route.route.topic, message, partition=target)
         for view in batch.views:
             name = view.plan.view.name
-            if len(view.failed):
-                self._letters(partition, batch, _all(view.failed, Reason.EXPRESSION), name)
-            if len(view.nulls):
-                self._letters(partition, batch, _all(view.nulls, Reason.NULL_VALUE), name)
-            if len(view.corrupt):
-                self._letters(partition, batch, _all(view.corrupt, Reason.CORRUPT_ROW), name)
-            if len(view.late):
-                self._letters(partition, batch, _all(view.late, Reason.LATE), name)
+            for rejects in (
+                view.refused,
+                _all(view.failed, Reason.EXPRESSION),
+                _all(view.nulls, Reason.NULL_VALUE),
+                _all(view.corrupt, Reason.CORRUPT_ROW),
+                _all(view.late, Reason.LATE),
+            ):
+                if len(rejects):
+                    self._letters(partition, view.events, rejects, name)
             if view.changes is not None:
                 topic = self._names.changes(name)
                 for message in ipc_messages(view.changes):
                     self._publisher.publish(topic, message, partition=partition.source.partition)
             if len(view.fired_rows):
-                self._requests(partition, batch, view)
+                self._requests(partition, view)
 
     def flush(self) -> Mapping[str, Mapping[str, int]]:
         """Wait until everything is acknowledged; dead letters sent by topic and reason.
@@ -82,18 +83,18 @@ class Sender:
         self._rejected = {}
 
     def _letters(
-        self, partition: Partition, batch: StagedBatch, rejects: Rejects, view: str | None
+        self, partition: Partition, events: EventBatch, rejects: Rejects, view: str | None
     ) -> None:
         """Rejects of the stream (``view`` None: once for all views), of one view or route."""
         counts = rejects.counts()
         late = LATE in counts
         for key, value in dead_letters(
-            batch.events.binary,
+            events.binary,
             rejects,
             view=view,
             topic_id=partition.topic_id,
-            origin=batch.events.origin,
-            message=batch.events.message,
+            origin=events.origin,
+            message=events.message,
         ):
             self._publisher.publish(
                 self._names.late if late else self._names.dead_letters, value, key=key
@@ -101,24 +102,19 @@ class Sender:
         if not late:
             self._rejected.setdefault(partition.source.topic, Counter()).update(counts)
 
-    def _requests(self, partition: Partition, batch: StagedBatch, view: StagedView) -> None:
+    def _requests(self, partition: Partition, view: StagedView) -> None:
         """The fired rows of every trigger in offset order, features as of each event."""
-        fired, binary = view.fired, batch.events.binary
+        fired, binary = view.fired, view.events.binary
         for number, trigger in enumerate(view.plan.triggers):
             picked = np.flatnonzero(fired.trigger == number)
             keys = np.diff(binary.key_offsets)[view.fired_rows[picked]]
             for part in message_slices(keys + 8 * (len(trigger.sent) + REQUEST_COLUMNS)):
-                self._request(partition, batch, view, trigger, picked[part])
+                self._request(partition, view, trigger, picked[part])
 
     def _request(
-        self,
-        partition: Partition,
-        batch: StagedBatch,
-        view: StagedView,
-        trigger: Trigger,
-        picked: I64,
+        self, partition: Partition, view: StagedView, trigger: Trigger, picked: I64
     ) -> None:
-        fired, binary, plan = view.fired, batch.events.binary, view.plan.view.plan
+        fired, binary, plan = view.fired, view.events.binary, view.plan.view.plan
         rows = view.fired_rows[picked]
         keys, key_offsets = select_bytes(binary.keys, binary.key_offsets, rows)
         features = np.empty((len(picked), len(trigger.sent)), dtype=np.float64)
@@ -133,7 +129,7 @@ class Sender:
             source_partition=partition.source.partition,
             source_offset=binary.offsets[rows],
             trigger=trigger.name,
-            event_time=batch.events.event_time[rows],
+            event_time=view.events.event_time[rows],
             requested_at_ms=self._clock_ms(),
             names=trigger.sent,
             features=features,

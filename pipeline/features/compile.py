@@ -38,7 +38,7 @@ from pipeline.features.stream import EventStream
 from pipeline.features.windows import FOREVER, MAX_BOUND, Window, place
 from pipeline.units import parse_duration
 
-__all__ = ["ROW_FORMAT", "compile_plan"]
+__all__ = ["ROW_FORMAT", "compile_plan", "fingerprint_of"]
 
 ROW_FORMAT = 1
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -74,7 +74,7 @@ def compile_plan(
         raise DefinitionError(f"{view}.ttl", "must be positive")
     plan = _Compiler(view, source, ttl_ns, columns).compile(entity, where, features)
     plan = dataclasses.replace(plan, lookups=lookups)
-    return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
+    return dataclasses.replace(plan, fingerprint=fingerprint_of(plan))
 
 
 class _Compiler:
@@ -389,9 +389,9 @@ def _ddof(where: str, ddof: int) -> int:
     return ddof
 
 
-def _fingerprint(plan: Plan) -> int:
+def fingerprint_of(plan: Plan) -> int:
     """First 8 bytes of the SHA-256 of the plan and the row format: equal plans, equal rows."""
-    value = plan_fields(plan)
+    value = plan_fields(dataclasses.replace(plan, fingerprint=0))
     value["row_format"] = ROW_FORMAT
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

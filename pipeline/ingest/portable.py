@@ -72,6 +72,20 @@ class PortableLane:
         except KafkaException as error:
             raise ConfigurationError(f"topics {list(topics)}: {_text(error)}") from error
 
+    def assign(self, starts: Mapping[TopicPartition, Position]) -> None:
+        """See :meth:`pipeline.ingest.lane.Lane.assign`."""
+        consumer = self._client()
+        self._messages = []
+        self._members.chosen(starts)
+        offsets = {source: start_offset(source, at.offset) for source, at in starts.items()}
+        try:
+            consumer.assign(_listed(offsets))
+        except KafkaException as error:
+            raise PipelineError(f"assignment: {_text(error)}") from error
+        for source, start in starts.items():
+            if start.leader_epoch >= 0:
+                self._seek(consumer, source, start)
+
     def poll(self, max_records: int, timeout_ms: int) -> list[BinaryBatch]:
         """See :meth:`pipeline.ingest.lane.Lane.poll`."""
         self._client()
@@ -126,6 +140,7 @@ class PortableLane:
                 self._errors(found, source, ended)
         for source in records:
             self._members.arrived(source)
+            self._faults.arrived(source)
         for last, offset in ended.items():
             if last is not None:
                 self._members.reached_end(last, offset)
@@ -240,8 +255,8 @@ class PortableLane:
     def held_back(self, source: TopicPartition) -> tuple[int, int] | None:
         """See :meth:`pipeline.ingest.lane.Lane.held_back`."""
         where = confluent_kafka.TopicPartition(source.topic, source.partition)
-        _, high = self._client().get_watermark_offsets(where, cached=True) or (-1, -1)
-        return self._members.held_back(source, high)
+        found = self._client().get_watermark_offsets(where, cached=True)
+        return None if found is None else self._members.held_back(source, found[1])
 
     def close(self) -> None:
         """See :meth:`pipeline.ingest.lane.Lane.close`; again is nothing."""
@@ -255,8 +270,7 @@ class PortableLane:
         if failure is not None:
             raise failure
 
-    # ---- confluent-kafka's calls, all on the polling thread; none may raise -------------------
-    # (an exception in one makes the client drop a message that it already took off its queue)
+    # ---- confluent-kafka's calls, on the polling thread; one that raises loses a message ------
 
     def _assign(self, consumer: Any, partitions: list[Any]) -> None:
         starts = self._members.assigned(_sources(partitions))

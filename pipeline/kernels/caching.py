@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
+from numba.core import caching
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
 
 __all__ = ["alone", "cache_directory", "is_warm", "keep"]
@@ -118,7 +118,7 @@ class _Cache(FunctionCache):
             return super().load_overload(signature, target)  # type: ignore[no-untyped-call]
         except OSError as error:
             _tell(error.strerror)
-        except (EOFError, UnpicklingError):  # torn when the machine went down: begun again
+        except (EOFError, caching.pickle.UnpicklingError):  # torn when the machine went down
             self._try_flush()
         return None
 

@@ -95,6 +95,10 @@ class MemoryLane:
         self._assign, self._revoke = on_assign, on_revoke
         self._due = True
 
+    def assign(self, starts: Mapping[TopicPartition, Position]) -> None:
+        """Read exactly these."""
+        self._positions = {s: self._resolve(s, start.offset) for s, start in starts.items()}
+
     def rebalance(self, share: tuple[int, int]) -> None:
         """Own another share from the next :meth:`poll` on."""
         self._share = share

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,8 +63,9 @@ def accounted(world: World, asked: int, seen: list[str]) -> dict[str, int]:
     assert marker.consumed == asked
     assert marker.consumed == marker.applied + marker.late + marker.filtered
     table = world.published()
-    assert sorted(table.column("source_offset").to_pylist()) == list(range(asked))
-    outcomes: Counter[str] = Counter(table.column("outcome").to_pylist())
+    published: list[Any] = table.column("source_offset").to_pylist()
+    assert sorted(published) == list(range(asked))
+    outcomes: Counter[Any] = Counter(table.column("outcome").to_pylist())
     assert (outcomes["predicted"], outcomes["deadline"]) == (marker.applied, marker.late)
     rows = zip(*(table.column(c).to_pylist() for c in ("source_offset", "outcome", "score")),
                strict=True)  # fmt: skip

@@ -50,11 +50,11 @@ def definitions(topic: str) -> tuple[pp.FeatureView, pp.Trigger]:
     return view, pp.Trigger("new_shop", view=view, when=pp.changed("shop"), features=["spent_3d"])
 
 
-def added(source: pp.EventStream) -> pp.FeatureView:
-    """A view that a later version of the application has too, over the same topic."""
+def added(view: pp.FeatureView) -> pp.FeatureView:
+    """A view that a later version of the application has too, over the topic of this one."""
     return pp.FeatureView(
         "visiting",
-        source=source,
+        source=view.source,
         entity="user",
         features={
             "visits_2d": pp.count().over("2d", slide="1h"),
@@ -64,7 +64,7 @@ def added(source: pp.EventStream) -> pp.FeatureView:
 
 
 spending, new_shop = definitions(TOPIC)
-later = [added(spending.source)] if "SHOP_LATER" in os.environ else []
+later = [added(spending)] if "SHOP_LATER" in os.environ else []
 app = pp.App(APP, views=[spending, *later], triggers=[new_shop])
 
 

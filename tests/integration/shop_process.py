@@ -144,7 +144,7 @@ class Shop:
 
     def added_rows(self) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
         """Rows of the view that a later version has, in Redis and as a replay of it alone makes."""
-        view = shop.added(self.view.source)
+        view = shop.added(self.view)
         log = MemoryLog()
         log.create(self.topic, PARTITIONS)
         for record in scan(self.properties, self.topic):

@@ -356,8 +356,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "offset + 1 is missing",
         "pipeline/ingest/batch.py",
-        "        return int(self.offsets[-1]) + 1 if len(self.offsets) else 0\n",
-        "        return int(self.offsets[-1]) if len(self.offsets) else 0\n",
+        "        return int(self.log_offsets[-1]) + 1 if len(self) else 0\n",
+        "        return int(self.log_offsets[-1]) if len(self) else 0\n",
         (CRASH, PLANE),
     ),
     Mutation(
@@ -421,13 +421,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         "            self._keep()\n"
         "            return Step([work for _, work in committed], rejected, self._resets)\n",
         (f"{PLANE}::test_outputs_that_no_broker_took_are_not_committed_and_come_again",),
-    ),
-    Mutation(
-        "rows are kept after a failed commit",
-        PLANES,
-        "        partition.drop()\n",
-        "",
-        (STORM, FAULTS),
     ),
     Mutation(
         "nothing is sought after a reset",

@@ -337,10 +337,18 @@ def test_rows_that_nobody_can_compute_again_stop_a_new_worker() -> None:
     Driver([view(source)], log=log, store=store).run()
 
 
-def test_a_store_that_lost_everything_is_told_of_the_views_again() -> None:
+def test_a_store_that_lost_everything_is_told_of_the_views_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     driver = Driver([view(stream())])
     told: list[int] = []
-    driver.plane._register = lambda: told.append(len(driver.store.values))
+    register = driver.store.registry.register
+
+    def tell(*given: Any, **options: Any) -> int:
+        told.append(len(driver.store.values))
+        return register(*given, **options)
+
+    monkeypatch.setattr(driver.store.registry, "register", tell)
     for event in events(20, seed=1):
         driver.pipe("payments", event)
     driver.run()

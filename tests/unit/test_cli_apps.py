@@ -11,6 +11,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.cli.options import load_app
 from pipeline.errors import ConfigurationError, DefinitionError, UnknownNameError
+from pipeline.kernels.caching import cache_directory
 
 CONTRACT = {
     "title": "visit",
@@ -207,3 +208,12 @@ def test_plan_names_spread_decay_and_nulls(
 def test_plan_of_an_unknown_view(features: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", f"{features}:app", "--view", "shop"]) == 2
     assert "error: no view 'shop'; did you mean 'shops'?" in capsys.readouterr().err
+
+
+def test_compile_says_where_the_kernels_are(
+    features: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in ([], [f"{features}:app"]):
+        assert main(["compile", *arguments]) == 0
+        assert f"kernels in {cache_directory()}, ready after" in capsys.readouterr().err
+    assert main(["compile", "nothing.py"]) == 2
