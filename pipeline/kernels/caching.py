@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
 IMPORTED = re.compile(r"^from pipeline\.kernels\.(\w+) import", re.MULTILINE)
 _log = logging.getLogger(__name__)
 
+# An index or code that was cut short when the machine went down.
+TORN = (EOFError, caching.pickle.UnpicklingError)  # type: ignore[attr-defined]
 COMPILERS = ("caching.py", "jit.py", "parts.py")  # a change in them compiles all again
 
 
@@ -118,7 +120,7 @@ class _Cache(FunctionCache):
             return super().load_overload(signature, target)  # type: ignore[no-untyped-call]
         except OSError as error:
             _tell(error.strerror)
-        except (EOFError, caching.pickle.UnpicklingError):  # torn when the machine went down
+        except TORN:
             self._try_flush()
         return None
 
