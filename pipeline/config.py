@@ -118,6 +118,9 @@ class AppConfig(_Slice):
     )
     max_records: int = setting(20_000, "most records of a batch", minimum=1)
     max_wait_ms: int = setting(10, "longest wait for a batch to fill", minimum=0)
+    under_way: int = setting(
+        2, "batches whose commits may be under way while the next is computed", minimum=0
+    )
     cache_bytes: int = setting(256 << 20, "memory for rows, per view and partition", minimum=1)
     max_value_bytes: int = setting(1 << 20, "larger values are dead-lettered", minimum=1)
     commit_interval_ms: int = setting(

@@ -122,7 +122,10 @@ class App(faust.App):
 
     def _build(self) -> DataPlane:
         again, self._built = self._built, True
-        return build_plane(self.conf.id, self.views, self.triggers, self.plane_config, again=again)
+        return build_plane(
+            self.conf.id, self.views, self.triggers, self.plane_config,
+            delivered=self._wanted, again=again,
+        )  # fmt: skip
 
     def _deliver(self, view: str) -> Callable[[Any], Any]:
         channel = self._changes[view]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
 from pipeline.app.audit import Audit
@@ -42,12 +42,14 @@ def build_plane(
     triggers: Sequence[Trigger],
     config: Config,
     *,
+    delivered: Collection[str] = (),
     again: bool = False,
 ) -> DataPlane:
     """A plane that is ready to join its group; kernels are compiled before that.
 
-    It keeps up ``views``, and every other version that is registered for the application. A view
-    that was retired begins anew, unless the plane is only built ``again``: then it is left out.
+    Agents take the changed rows of the views ``delivered``. It keeps up ``views``, and every other
+    version that is registered for the application. A view that was retired begins anew, unless the
+    plane is only built ``again``: then it is left out.
     Raises :class:`ConfigurationError`, :class:`ViewVersionError` and :class:`UnavailableError` with
     what to do.
     """
@@ -63,7 +65,7 @@ def build_plane(
         return _place(repartition_topic(config.broker, topic, count, over))
 
     defined = kept_up(store.registry, app, views) if again else views
-    plans = view_plans(defined, triggers)
+    plans = view_plans(defined, triggers, delivered)
     Registration.of(store.registry, app, arrange(app, plans, find, make)).tell(_clock_ms())
     others = stored_views(store.registry, app, defined, find)
     for view in others:
@@ -74,13 +76,14 @@ def build_plane(
     started = time.monotonic()
     warm_up(topics)
     log.info("kernels ready in %.1f s", time.monotonic() - started)
-    publisher = Publisher(config.broker)
+    publisher = Publisher(config.broker, tickets=True)
     return DataPlane(
         names=names,
         topics=topics,
         settings=PlaneSettings(
             max_records=config.app.max_records,
             max_wait_ms=config.app.max_wait_ms,
+            under_way=config.app.under_way,
             cache_bytes=config.app.cache_bytes,
             check_interval_ms=config.store.check_interval_ms,
             commit_interval_ms=config.app.commit_interval_ms,
@@ -172,7 +175,9 @@ def _output_topics(broker: BrokerConfig, names: TopicNames, topics: Sequence[Top
     """Output topics that follow a source topic have its number of partitions."""
     for topic in topics:
         for plan in topic.views:
-            ensure_topic(broker, names.changes(plan.view.name), topic.partitions, OUTPUT_CONFIG)
+            if plan.view.publish_changes:
+                name = names.changes(plan.view.name)
+                ensure_topic(broker, name, topic.partitions, OUTPUT_CONFIG)
             for trigger in plan.triggers:
                 ensure_topic(broker, names.requests(trigger.name), topic.partitions, OUTPUT_CONFIG)
     ensure_topic(broker, names.dead_letters, OUTPUT_PARTITIONS, OUTPUT_CONFIG)

@@ -36,11 +36,13 @@ _NONE = Rejects(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint8))
 
 @dataclass
 class ViewState:
-    """A view's cached rows and its marker in one partition; ``behind``: it is read apart."""
+    """A view's cached rows and its marker in one partition, and the marker after the batches that
+    are under way. ``behind``: it is read apart."""
 
     plan: ViewPlan
     schema: pa.Schema
     marker: Marker
+    staged: Marker
     table: StateTable
     quarantine: Quarantine
     lookups: tuple[LookupState, ...]
@@ -89,10 +91,10 @@ class Partition:
             table = StateTable(compiled, max_bytes=self.cache_bytes)
             quarantine = Quarantine(self.app, self.source, compiled.view, compiled.fingerprint)
             lookups = LookupState.of(plan.lookups, self.app, self.source, self.cache_bytes)
-            self.views.append(ViewState(plan, schema, marker, table, quarantine, lookups))
+            self.views.append(ViewState(plan, schema, marker, marker, table, quarantine, lookups))
         for route in self.routing:
             marker = self._begin(route.topic, route.fingerprint, found, log_start)
-            self.routes.append(RouteState(route, marker))
+            self.routes.append(RouteState(route, marker, marker))
         if self.apart is not None:
             first = max(m.next_offset for m in self.markers)
             for state in self.states:
@@ -151,21 +153,19 @@ class Partition:
         ``others`` is the batch for views and routes that read it in ways of their own.
         """
         others = {} if others is None else others
-        return StagedBatch(
+        views = [v for v in self.views if v.behind == behind]
+        routes = [r for r in self.routes if r.behind == behind]
+        staged = StagedBatch(
             events,
-            [
-                self._stage_view(v, events, others.get(v.plan.reads), now_ms)
-                for v in self.views
-                if v.behind == behind
-            ],
-            max(m.next_offset for m in self.markers),
-            [
-                r.stage(others.get(r.route.reads, events), now_ms)
-                for r in self.routes
-                if r.behind == behind
-            ],
+            [self._stage_view(v, events, others.get(v.plan.reads), now_ms) for v in views],
+            max(state.staged.next_offset for state in self.states),
+            [r.stage(others.get(r.route.reads, events), now_ms) for r in routes],
             behind,
         )
+        states: list[ViewState | RouteState] = [*views, *routes]
+        for state, marker in zip(states, staged.markers, strict=True):
+            state.staged = marker
+        return staged
 
     def settle(self, staged: StagedBatch) -> list[tuple[int, Leaving]]:
         """The batch is committed: its rows may be evicted, its markers hold.
@@ -212,7 +212,7 @@ class Partition:
     def beaten(self, markers: Sequence[Marker]) -> None:
         """The markers of :meth:`beat` are committed."""
         for state, marker in zip((s for s in self.states if not s.behind), markers, strict=True):
-            state.marker = marker
+            state.marker = state.staged = marker
 
     def _begin(
         self, name: str, fingerprint: int, found: Mapping[int, Marker | None], log_start: int
@@ -237,7 +237,7 @@ class Partition:
     ) -> StagedView:
         events = usual if own is None else own
         binary = events.binary
-        fresh = events.log_offsets >= state.marker.next_offset
+        fresh = events.log_offsets >= state.staged.next_offset
         accepted = fresh & (events.reason == 0)
         repeated, positions = _repeated(state, events, accepted)
         accepted &= ~repeated
@@ -247,6 +247,8 @@ class Partition:
         accepted[failed] = False
         nulls = derived.nulls[accepted[derived.nulls]]
         accepted[nulls] = False
+        long = derived.long[accepted[derived.long]]
+        accepted[long] = False
         rows = np.flatnonzero(accepted).astype(np.int64)
         whole = len(rows) == len(events)
         keys, key_offsets = binary.keys, binary.key_offsets
@@ -276,7 +278,7 @@ class Partition:
             "duplicate": again + int(counts[Outcome.DUPLICATE]),
             "dead_lettered": consumed - again - len(rows) + int(broken.sum()),
         }
-        marker = advanced(state.marker, events, now_ms, consumed, outcomes)
+        marker = advanced(state.staged, events, now_ms, consumed, outcomes)
         marker = dataclasses.replace(marker, positions=positions)
         return StagedView(
             plan=state.plan,
@@ -290,6 +292,7 @@ class Partition:
             fired_rows=rows[applied.fired.event],
             failed=failed,
             nulls=nulls,
+            long=long,
             late=rows[applied.outcome == Outcome.LATE],
             corrupt=rows[broken],
             quarantined=quarantined,
@@ -320,7 +323,7 @@ class Partition:
         return lookup.slots, broken, quarantine.take(found)
 
     def _changes(self, state: ViewState, dirty: I32) -> pa.RecordBatch | None:
-        if not len(dirty):
+        if not len(dirty) or not state.plan.tells:
             return None
         table = state.table
         keys, key_offsets = table.keys(dirty)
@@ -348,7 +351,7 @@ def _repeated(
 ) -> tuple[npt.NDArray[np.bool_], bytes]:
     """Accepted rows of a repartition topic that were sent before, or will be sent again with a
     field that the view needs and their message lacks; the positions after the batch."""
-    origin, positions = events.origin, state.marker.positions
+    origin, positions = events.origin, state.staged.positions
     none = np.zeros(len(events), dtype=np.bool_)
     if origin is None or not len(events):
         return none, positions

@@ -7,13 +7,12 @@ It is synchronous, runs on one thread, and is driven by :meth:`DataPlane.step`.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from pipeline.app.catchup import CatchUp
-from pipeline.app.crashpoints import reach
+from pipeline.app.commits import Commits, Done
 from pipeline.app.expiry import Expiry
 from pipeline.app.hold import Hold
 from pipeline.app.opening import open_partition
@@ -43,6 +42,7 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 VERSIONS_S = 5.0  # between looks at the registry for versions that were retired
+BUSY = 0.5  # of a poll's most records: more is waiting, and commits need not be awaited
 LONGEST_REFUSAL_S = 120.0  # a worker that fell behind hears of its group much earlier
 
 
@@ -82,12 +82,14 @@ class DataPlane:
         self._settings = settings
         self._lane = lane
         self._store = store
-        self._sender = sender
         self._clock_ms = clock_ms
         self._monotonic = monotonic
         self._registration = registration
         self._outdated = False
         self._versions_at = 0.0
+        self._done = Done()
+        self._rebalancing = False
+        self._unpaused: set[TopicPartition] = set()
         self._expiry = Expiry(
             names.app,
             [(t.topic, rows) for t in topics for p in t.views for rows in row_plans(p.view.plan)],
@@ -95,6 +97,7 @@ class DataPlane:
             horizon_ms=settings.replay_horizon_ms, sweep_keys_per_s=settings.sweep_keys_per_s,
             clock_ms=clock_ms, monotonic=monotonic,
         )  # fmt: skip
+        self._commits = Commits(sender, self._expiry, self._reset)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._trouble: dict[TopicPartition, _Trouble] = {}
         self._decoders = {t.topic: t.decoder() for t in topics}
@@ -146,27 +149,33 @@ class DataPlane:
         self._resets = 0
         self._mend()
         if self._outdated:
-            return Step([], {}, self._resets, outdated=True)
+            self._finish(0)
+            return self._told(outdated=True)
         self._hold.keep(self._partitions, self._trouble)
         most, wait_ms = self._settings.max_records, self._settings.max_wait_ms
-        rejected: dict[str, Counter[str]] = {}
         batches = self._lane.poll(most, 0 if self._catch_up.ready() else wait_ms)
-        done = self._process(batches, rejected)
+        self._pause_reset()
+        self._commits.add(self._compute(batches))
+        polled = sum(map(len, batches))
+        busy = polled >= most * BUSY
         self._catch_up.hold(self._hold.topics)
         others = self._catch_up.poll(most, 0 if batches else wait_ms)
-        done += self._process(others, rejected, behind=True)
+        self._finish(self._settings.under_way if busy and not others else 0)
+        if others:
+            self._commits.add(self._compute(others, behind=True))
+            self._finish(0)
         self._keep()
-        return Step(done, rejected, self._resets, self._expiry.drain())
+        return self._told(polled + sum(map(len, others)))
 
-    def _process(
-        self,
-        batches: Sequence[BinaryBatch],
-        rejected: dict[str, Counter[str]],
-        *,
-        behind: bool = False,
-    ) -> list[StagedBatch]:
-        """Apply batches, send out, commit: for the views that are ``behind``, or the others. Dead
-        letters are added to ``rejected`` by topic and reason."""
+    def _told(self, polled: int = 0, *, outdated: bool = False) -> Step:
+        done, self._done = self._done, Done()
+        batches, expiring = [batch for _, batch in done.batches], self._expiry.drain()
+        return Step(batches, done.rejected, self._resets, expiring, outdated, polled)
+
+    def _compute(
+        self, batches: Sequence[BinaryBatch], *, behind: bool = False
+    ) -> list[tuple[Partition, StagedBatch]]:
+        """Apply batches to the cached rows of the views that are ``behind``, or of the others."""
         staged: list[tuple[Partition, StagedBatch]] = []
         for batch in batches:
             partition = self._partitions.get(batch.source)
@@ -180,25 +189,16 @@ class DataPlane:
                 staged.append((partition, work))
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
-        if staged:
-            reach("computed")
-        try:
-            for partition, work in staged:
-                self._sender.send(partition, work)
-            letters = self._sender.flush()
-        except UnavailableError as error:
-            # What was sent may come twice, under the same ids; nothing was committed.
-            self._sender.drop()
-            for partition, _ in staged:
-                self._reset(partition, error)
-            return []
-        for topic, reasons in letters.items():
-            rejected.setdefault(topic, Counter()).update(reasons)
-        committed = self._commit(staged)
-        for partition, _ in committed:
-            if behind and partition.join():
+        return staged
+
+    def _finish(self, under_way: int) -> None:
+        """Commit until so many polls are under way; 0 before anything that looks at markers."""
+        done = self._commits.go_on(under_way)
+        self._done.batches += done.batches
+        self._done.letters(done.rejected)
+        for partition, batch in done.batches:
+            if batch.behind and partition.join():
                 self._catch_up.forget(partition.source)
-        return [work for _, work in committed]
 
     def hold(self, views: Collection[str]) -> None:
         """Until the next call, read no more of the topics of these views; the rest goes on."""
@@ -219,44 +219,12 @@ class DataPlane:
             partition.store.close()
         self._partitions.clear()
 
-    def _commit(
-        self, staged: Sequence[tuple[Partition, StagedBatch]]
-    ) -> list[tuple[Partition, StagedBatch]]:
-        """All transactions are sent before the first answer is awaited."""
-        if staged:
-            reach("sent")
-        begun: list[tuple[Partition, StagedBatch, list[RowExpiry]]] = []
-        for partition, batch in staged:
-            expiries = self._expiry.take(partition.source)
-            try:
-                partition.store.begin_commit(
-                    [write for v in batch.views for write in v.writes], batch.markers, expiries
-                )
-                begun.append((partition, batch, expiries))
-            except (UnavailableError, FencedError) as error:
-                self._reset(partition, error)
-        if begun:
-            reach("begun")
-        committed: list[tuple[Partition, StagedBatch]] = []
-        for partition, batch, expiries in begun:
-            try:
-                partition.store.finish_commit()
-            except (UnavailableError, FencedError) as error:
-                self._reset(partition, error)
-            else:
-                self._expiry.given(expiries)
-                for fingerprint, rows in partition.settle(batch):
-                    self._expiry.left(partition.source, fingerprint, rows)
-                committed.append((partition, batch))
-        if committed:
-            reach("committed")
-        return committed
-
     def _keep(self) -> None:
         """Once a second or so: compare leases and markers with the store, beat, tell Kafka."""
         now = self._monotonic()
         if now >= self._check_at:
             self._check_at = now + self._settings.check_interval_ms / 1000
+            self._finish(0)
             self._compare([p for s, p in self._partitions.items() if s not in self._trouble])
             if now >= self._versions_at:
                 self._versions_at = now + VERSIONS_S
@@ -303,7 +271,17 @@ class DataPlane:
     def _reset(self, partition: Partition, error: PipelineError) -> None:
         """Drop what is cached, and read no more until it is opened again."""
         self._doubt(partition, error)
-        self._lane.pause([partition.source])
+        if self._rebalancing:
+            self._unpaused.add(partition.source)
+        else:
+            self._lane.pause([partition.source])
+
+    def _pause_reset(self) -> None:
+        """Pause what had to be reset while partitions came or went."""
+        still = [s for s in self._unpaused if s in self._trouble]
+        self._unpaused.clear()
+        if still:
+            self._lane.pause(still)
 
     def _doubt(self, partition: Partition, error: PipelineError) -> None:
         """Drop what is cached: the truth is in the store and in the log. Opened again later."""
@@ -316,6 +294,7 @@ class DataPlane:
             if now - fenced_at > LONGEST_REFUSAL_S:
                 raise error
         partition.drop()
+        self._commits.discard(partition)
         self._expiry.forget(partition.source)
         self._catch_up.forget(partition.source)
         self._resets += 1
@@ -351,6 +330,7 @@ class DataPlane:
         self._outdated = self._outdated or found
 
     def _assigned(self, sources: list[TopicPartition]) -> Mapping[TopicPartition, Position]:
+        self._settle_up()
         starts: dict[TopicPartition, Position] = {}
         for source in sources:
             topic = self._topics[source.topic]
@@ -383,6 +363,11 @@ class DataPlane:
 
     def _revoked(self, sources: list[TopicPartition], lost: bool) -> None:
         log.info("%s %s", "lost" if lost else "revoked", ", ".join(str(s) for s in sources))
+        if lost:  # others may have them already
+            for source in sources:
+                if source in self._partitions:
+                    self._commits.discard(self._partitions[source])
+        self._settle_up()
         gone = [p for s in sources if (p := self._partitions.pop(s, None)) is not None]
         for source in sources:
             self._hold.forget(source)
@@ -393,3 +378,11 @@ class DataPlane:
             self._trouble.pop(partition.source, None)
             self._expiry.forget(partition.source)
             partition.store.close()
+
+    def _settle_up(self) -> None:
+        """Commit what is under way before partitions come or go."""
+        self._rebalancing = True
+        try:
+            self._finish(0)
+        finally:
+            self._rebalancing = False

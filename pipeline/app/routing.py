@@ -86,16 +86,18 @@ class StagedRoute:
 
 @dataclass
 class RouteState:
-    """A route's marker in one partition; ``behind``: it is read apart."""
+    """A route's marker in one partition, and that after the batches that are under way.
+    ``behind``: it is read apart."""
 
     route: Route
     marker: Marker
+    staged: Marker
     behind: bool = False
 
     def stage(self, events: EventBatch, now_ms: int) -> StagedRoute:
         """The messages of a batch, and the marker after it; nothing leaves the process."""
         route = self.route
-        fresh = events.log_offsets >= self.marker.next_offset
+        fresh = events.log_offsets >= self.staged.next_offset
         keys = entity_keys(events, route.repartition.entity)
         sizes = route.letterbox.sizes(events, keys)
         deletes = events.tombstones == 1
@@ -117,7 +119,7 @@ class RouteState:
         return StagedRoute(
             route=route,
             events=events,
-            marker=advanced(self.marker, events, now_ms, consumed, outcomes),
+            marker=advanced(self.staged, events, now_ms, consumed, outcomes),
             messages=messages,
             refused=Rejects(index, refused[index]),
             outcomes=outcomes,

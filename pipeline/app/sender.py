@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +13,42 @@ import numpy.typing as npt
 from pipeline.app.outputs import TopicNames, ipc_messages, message_slices, select_bytes
 from pipeline.app.partition import Partition, StagedBatch, StagedView
 from pipeline.features.view import Trigger
-from pipeline.inference.delivery import Publisher
 from pipeline.inference.request import COLUMNS, RequestOrigin, encode_requests
 from pipeline.ingest.batch import EventBatch, Reason, Rejects
 from pipeline.ingest.deadletter import dead_letters
 from pipeline.state.columns import feature_matrix
 
-__all__ = ["Sender"]
+__all__ = ["Outbox", "Sender", "Sent"]
 
 LATE = Reason.LATE.name.lower()
 REQUEST_COLUMNS = len(COLUMNS)  # of at most 8 bytes a row, but for the key
 I64 = npt.NDArray[np.int64]
+
+
+class Outbox(Protocol):
+    """Sends messages; a :class:`pipeline.produce.publisher.Publisher` with tickets is one."""
+
+    def publish(
+        self, topic: str, value: bytes, *, key: bytes | None = None, partition: int | None = None
+    ) -> None:
+        """Queue one message, by ``key`` or to ``partition``."""
+
+    def ticket(self) -> Any:
+        """For what was queued since the last ticket."""
+
+    def acknowledged(self, ticket: Any) -> bool:
+        """Whether all of a ticket has been acknowledged."""
+
+    def wait(self, ticket: Any) -> None:
+        """Wait until it is; raises UnavailableError if it is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Outputs that were handed to the outbox together, and the dead letters among them."""
+
+    ticket: Any
+    rejected: Mapping[str, Mapping[str, int]]
 
 
 class Sender:
@@ -33,7 +60,7 @@ class Sender:
     def __init__(
         self,
         names: TopicNames,
-        publisher: Publisher,
+        publisher: Outbox,
         clock_ms: Callable[[], int],
     ) -> None:
         self._names = names
@@ -57,26 +84,35 @@ class Sender:
                 view.refused,
                 _all(view.failed, Reason.EXPRESSION),
                 _all(view.nulls, Reason.NULL_VALUE),
+                _all(view.long, Reason.TEXT_TOO_LONG),
                 _all(view.corrupt, Reason.CORRUPT_ROW),
                 _all(view.late, Reason.LATE),
             ):
                 if len(rejects):
                     self._letters(partition, view.events, rejects, name)
-            if view.changes is not None:
+            if view.changes is not None and view.plan.view.publish_changes:
                 topic = self._names.changes(name)
                 for message in ipc_messages(view.changes):
                     self._publisher.publish(topic, message, partition=partition.source.partition)
             if len(view.fired_rows):
                 self._requests(partition, view)
 
-    def flush(self) -> Mapping[str, Mapping[str, int]]:
-        """Wait until everything is acknowledged; dead letters sent by topic and reason.
+    def seal(self) -> Sent:
+        """What was handed over since the last call."""
+        rejected, self._rejected = self._rejected, {}
+        return Sent(self._publisher.ticket(), rejected)
+
+    def acknowledged(self, sent: Sent) -> bool:
+        """Whether :meth:`wait` would return at once."""
+        return self._publisher.acknowledged(sent.ticket)
+
+    def wait(self, sent: Sent) -> Mapping[str, Mapping[str, int]]:
+        """Wait until all of it is acknowledged; dead letters sent by topic and reason.
 
         Raises what the publisher raises when a message was not taken: nothing may be committed.
         """
-        self._publisher.flush()
-        sent, self._rejected = self._rejected, {}
-        return sent
+        self._publisher.wait(sent.ticket)
+        return sent.rejected
 
     def drop(self) -> None:
         """Forget what was handed over: the batches will come again."""

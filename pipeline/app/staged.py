@@ -28,9 +28,9 @@ class StagedView:
     """What one view made of one batch, computed and not yet committed.
 
     ``events`` are the batch as its stream reads it, ``refused`` those that only that way refuses.
-    ``failed``, ``nulls`` (rejected for a null), ``late`` and ``corrupt`` (their entity's stored row
-    is) are rows of the batch; ``fired_rows`` the rows of ``fired``. ``quarantined`` are copies of
-    corrupt rows to be written.
+    ``failed``, ``nulls`` (rejected for a null), ``long`` (for a long string), ``late`` and
+    ``corrupt`` (their entity's stored row is) are rows of the batch; ``fired_rows`` the rows of
+    ``fired``. ``quarantined`` are copies of corrupt rows to be written.
     """
 
     plan: ViewPlan
@@ -44,6 +44,7 @@ class StagedView:
     fired_rows: I64
     failed: I64
     nulls: I64
+    long: I64
     late: I64
     corrupt: I64
     quarantined: RowWrite | None

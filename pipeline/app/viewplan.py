@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ class ViewPlan:
     """A view with its triggers and what they need per event; shared by all partitions.
 
     ``reads`` is its stream as text: views whose texts differ read a topic in their own ways.
+    ``delivered``: an agent takes its changed rows.
     """
 
     view: AnyView
@@ -30,6 +31,12 @@ class ViewPlan:
     tables: TriggerTables | None
     lookups: tuple[LookupPlan, ...]
     reads: str
+    delivered: bool = False
+
+    @property
+    def tells(self) -> bool:
+        """Whether anybody wants to know of changed rows."""
+        return self.delivered or self.view.publish_changes
 
     @property
     def stored(self) -> bool:
@@ -44,7 +51,9 @@ class ViewPlan:
         return f"{self.view.name}@{self.view.plan.fingerprint:016x}"
 
     @classmethod
-    def build(cls, view: AnyView, triggers: Sequence[Trigger]) -> ViewPlan:
+    def build(
+        cls, view: AnyView, triggers: Sequence[Trigger], *, delivered: bool = False
+    ) -> ViewPlan:
         """Trigger conditions become masks after the plan's own."""
         extra = [t.mask for t in triggers if t.mask is not None]
         rows = []
@@ -58,9 +67,14 @@ class ViewPlan:
         tables = TriggerTables(np.array(rows, dtype=np.int64).reshape(-1, 3)) if rows else None
         derivation, lookups = Derivation(view.plan, extra), lookup_plans(view.plan)
         reads = stream_to_json(view.stream)
-        return cls(view, tuple(triggers), derivation, tables, lookups, reads)
+        return cls(view, tuple(triggers), derivation, tables, lookups, reads, delivered)
 
 
-def view_plans(views: Sequence[AnyView], triggers: Sequence[Trigger]) -> list[ViewPlan]:
-    """Each view with its triggers."""
-    return [ViewPlan.build(v, [t for t in triggers if t.view is v]) for v in views]
+def view_plans(
+    views: Sequence[AnyView], triggers: Sequence[Trigger], delivered: Collection[str] = ()
+) -> list[ViewPlan]:
+    """Each view with its triggers; agents take the changed rows of those named ``delivered``."""
+    return [
+        ViewPlan.build(v, [t for t in triggers if t.view is v], delivered=v.name in delivered)
+        for v in views
+    ]

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from pipeline.errors import DefinitionError
-from pipeline.features.compile import fingerprint_of
 from pipeline.features.derive import Derivation
 from pipeline.features.lookups import row_plans
 from pipeline.features.plan import Plan
-from pipeline.features.planjson import from_json
+from pipeline.features.planjson import fingerprint_of, from_json
 from pipeline.features.repartition import Repartition
 from pipeline.features.stream import EventStream
 from pipeline.features.streamjson import Registries, stream_from_json, stream_to_json
@@ -34,6 +33,7 @@ class StoredView:
     plan: Plan = field(repr=False)
     stream: EventStream | Repartition = field(repr=False)
     sent: tuple[str, ...] = field(repr=False, default=())
+    publish_changes: bool = True
 
     @classmethod
     def of(cls, plan: str, source: str, registries: Registries) -> StoredView:

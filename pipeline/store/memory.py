@@ -211,6 +211,7 @@ class MemoryPartition:
             self.finish_commit()
             self._finished = True
         with self._store.asked():
+            self._refuse_changed()
             return [
                 self._store.values.get(
                     row_key(

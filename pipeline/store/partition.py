@@ -171,6 +171,10 @@ class PartitionStore(Protocol):
     def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
         """Packed rows of the keys ``index`` of ``keys``, None where there is none.
 
+        Of the time of our markers: raises FencedError or StoreUnavailableError where another worker
+        took the partition or the store went back in time, so that nothing is computed (and sent
+        out) on rows that are ahead of their offset or behind it.
+
         A commit under way is awaited first, and raises what it raises; :meth:`finish_commit` is
         still called afterwards.
         """

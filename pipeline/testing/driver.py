@@ -53,7 +53,8 @@ class Driver:
     ``partitions`` of every source topic; ``max_records`` is the batch size. Views that are more
     than ``apart`` records (that many by default) behind the first are read apart. Several drivers
     may share ``log`` and ``store``, as workers of one group do. ``FeatureClient(driver.store)``
-    reads the views. Repartition topics are topics of ``log`` too.
+    reads the views. Repartition topics are topics of ``log`` too. ``under_way`` full batches may
+    be computed on top of before they are committed.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Driver:
         sweep_keys_per_s: int = 0,
         apart: int | None = None,
         apart_records_per_s: int = 0,
+        under_way: int = 0,
     ) -> None:
         self.app = app
         self.log = log or MemoryLog()
@@ -95,6 +97,7 @@ class Driver:
             sweep_keys_per_s,
             max_records if apart is None else apart,
             apart_records_per_s,
+            under_way,
         )
         self._built = False
         self._build()
@@ -146,7 +149,7 @@ class Driver:
             if step.outdated:
                 self.plane.close()
                 self._build()
-            idle = 0 if step.batches or step.resets or step.outdated else idle + 1
+            idle = 0 if step.polled or step.batches or step.resets or step.outdated else idle + 1
 
     def crash(self) -> None:
         """End as a killed process does: nothing more is read, written or given back.

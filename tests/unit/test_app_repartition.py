@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 import pipeline as pp
-from pipeline.app import plane
+from pipeline.app import commits
 from pipeline.app.arrival import ROW_BITS
 from pipeline.app.outputs import MESSAGE_BYTES
 from pipeline.app.warm import warm_up
@@ -247,7 +247,7 @@ def test_a_worker_that_is_killed_at_any_point_leaves_the_rows_of_the_log(
         if name == point and steps[0] % 3 == 0:
             raise Killed
 
-    monkeypatch.setattr(plane, "reach", reach)
+    monkeypatch.setattr(commits, "reach", reach)
     killed = 0
     while killed < 8:
         driver = drive(log, store=store, max_records=29)
@@ -256,7 +256,7 @@ def test_a_worker_that_is_killed_at_any_point_leaves_the_rows_of_the_log(
             break
         except Killed:
             killed += 1
-    monkeypatch.setattr(plane, "reach", lambda name: None)
+    monkeypatch.setattr(commits, "reach", lambda name: None)
     last = drive(log, store=store)
     last.run()
     assert killed == 8
