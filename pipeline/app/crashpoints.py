@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -21,6 +22,8 @@ import time
 from collections import Counter
 
 __all__ = ["VARIABLE", "reach"]
+
+log = logging.getLogger(__name__)
 
 VARIABLE = "PIPELINE_CRASH_AT"
 _reached: Counter[str] = Counter()
@@ -36,6 +39,7 @@ def reach(point: str) -> None:
     if _reached[point] != int(count):
         return
     if name == "SLEEP":
+        log.warning("asleep at %s for %s s", point, seconds)
         time.sleep(float(seconds))
     else:
         # to this thread: it must not run on while another one takes the signal
