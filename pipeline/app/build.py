@@ -27,7 +27,7 @@ from pipeline.ingest.native import NativeLane
 from pipeline.ingest.portable import PortableLane
 from pipeline.ingest.selfcheck import self_check
 from pipeline.produce.publisher import Publisher
-from pipeline.produce.topics import TopicInfo, describe, ensure_topic
+from pipeline.produce.topics import OUTPUT_CONFIG, TopicInfo, describe, ensure_topic
 from pipeline.store.open import open_store
 
 __all__ = ["build_plane", "find_topics", "lane_config", "open_audit", "open_lane"]
@@ -179,11 +179,12 @@ def _output_topics(broker: BrokerConfig, names: TopicNames, topics: Sequence[Top
     for topic in topics:
         for plan in topic.views:
             if plan.view.publish_changes:
-                ensure_topic(broker, names.changes(plan.view.name), topic.partitions)
+                name = names.changes(plan.view.name)
+                ensure_topic(broker, name, topic.partitions, OUTPUT_CONFIG)
             for trigger in plan.triggers:
-                ensure_topic(broker, names.requests(trigger.name), topic.partitions)
-    ensure_topic(broker, names.dead_letters, OUTPUT_PARTITIONS)
-    ensure_topic(broker, names.late, OUTPUT_PARTITIONS)
+                ensure_topic(broker, names.requests(trigger.name), topic.partitions, OUTPUT_CONFIG)
+    ensure_topic(broker, names.dead_letters, OUTPUT_PARTITIONS, OUTPUT_CONFIG)
+    ensure_topic(broker, names.late, OUTPUT_PARTITIONS, OUTPUT_CONFIG)
 
 
 def _clock_ms() -> int:

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from numba.core import caching
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
 
 __all__ = ["alone", "cache_directory", "is_warm", "keep"]
@@ -25,6 +26,8 @@ HERE = Path(__file__).parent
 IMPORTED = re.compile(r"^from pipeline\.kernels\.(\w+) import", re.MULTILINE)
 _log = logging.getLogger(__name__)
 
+# An index or code that was cut short when the machine went down.
+TORN = (EOFError, caching.pickle.UnpicklingError)  # type: ignore[attr-defined]
 COMPILERS = ("caching.py", "jit.py", "parts.py")  # a change in them compiles all again
 
 
@@ -108,15 +111,36 @@ class _CacheImpl(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
-    """Numba's index and files of one kernel; an index that cannot be written stops nobody."""
+    """Numba's index and files of one kernel; what cannot be read or written stops nobody."""
 
     _impl_class = _CacheImpl
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        try:
+            return super().load_overload(signature, target)  # type: ignore[no-untyped-call]
+        except OSError as error:
+            _tell(error.strerror)
+        except TORN:
+            self._try_flush()
+        return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
         try:
             super().save_overload(signature, result)  # type: ignore[no-untyped-call]
         except OSError as error:
-            _log.warning(
-                "compiled kernels cannot be kept in %s (%s): the next start compiles them again",
-                cache_directory(), error,
-            )  # fmt: skip
+            _tell(error.strerror)
+
+    def _try_flush(self) -> None:
+        try:
+            self.flush()  # type: ignore[no-untyped-call]
+        except OSError as error:
+            _tell(error.strerror)
+
+
+@cache
+def _tell(why: str) -> None:
+    """Warn, once and not for each of a hundred kernels."""
+    _log.warning(
+        "compiled kernels cannot be kept in %s (%s): the next start compiles them again",
+        cache_directory(), why,
+    )  # fmt: skip

@@ -39,6 +39,31 @@ def test_overload(chaos: Chaos, events: int) -> None:
     chaos.seen.append(f"{before:.0f} -> at most {largest:.0f} MiB, drained in {took:.1f} s")
 
 
+@pytest.mark.fault("I7", "workers are replaced one by one, and the new ones have a view more",
+                   "both views exact: no gap, nothing twice")  # fmt: skip
+def test_rolling_deploy_adds_a_view(chaos: Chaos) -> None:
+    """Partitions go to and fro between those that know of the view and those that do not."""
+    old = [chaos.start(), chaos.start()]
+    chaos.publish(600)
+    chaos.shop.wait_until_consumed(600)
+    for worker in old:
+        chaos.wait_for(worker, "assigned payments")
+    new = []
+    with chaos.load(300):
+        for worker in old:
+            new.append(chaos.start(SHOP_LATER="1"))
+            chaos.wait_for(new[-1], "assigned payments")
+            chaos.progress(200)
+            chaos.end(worker)
+            chaos.progress(200)
+    chaos.settle()
+    rows, expected = chaos.shop.added_rows()
+    assert rows == expected
+    for worker in new:
+        assert worker.poll() is None
+    chaos.seen.append(f"{len(rows)} rows of the new view equal")
+
+
 @pytest.mark.fault("F25", "SIGKILL while a changed view is filled by a program without the old one",
                    "both versions exact, the old one not held up")  # fmt: skip
 def test_changed_view(chaos: Chaos) -> None:

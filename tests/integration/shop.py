@@ -52,8 +52,22 @@ def definitions(topic: str, changed: bool = False) -> tuple[pp.FeatureView, pp.T
     return view, pp.Trigger("new_shop", view=view, when=pp.changed("shop"), features=["spent_3d"])
 
 
+def added(view: pp.FeatureView) -> pp.FeatureView:
+    """A view that a later version of the application has too, over the topic of this one."""
+    return pp.FeatureView(
+        "visiting",
+        source=view.source,
+        entity="user",
+        features={
+            "visits_2d": pp.count().over("2d", slide="1h"),
+            "last_visits": pp.last("shop", n=2),
+        },
+    )
+
+
 spending, new_shop = definitions(TOPIC, "SHOP_CHANGED" in os.environ)
-app = pp.App(APP, views=[spending], triggers=[new_shop])
+later = [added(spending)] if "SHOP_LATER" in os.environ else []
+app = pp.App(APP, views=[spending, *later], triggers=[new_shop])
 
 
 @app.agent(spending.changes)
