@@ -49,7 +49,10 @@ LIBRARIES = ROOT / "infra" / "kafka" / "target"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One figure against one peer, as it stands in build/bench.json."""
+    """One figure against one peer, as it stands in build/bench.json.
+
+    ``cpu_us`` is CPU an event of our process and of the peer's, without broker and Redis.
+    """
 
     id: str
     what: str
@@ -62,6 +65,7 @@ class Result:
     runs: int
     spread: tuple[float, float]
     met: bool
+    cpu_us: tuple[float, float]
     machine: dict[str, Any] = field(default_factory=dict)
 
 
@@ -237,18 +241,19 @@ def proven(bench: Bench, peers: list[Peer]) -> list[Peer]:
 
 def measure(
     bench: Bench, peers: list[Peer], logs: dict[str, Log], rounds: int
-) -> dict[str, list[float]]:
-    """Events a second of each system in each round; a peer that fails once is out."""
-    rates: dict[str, list[float]] = {name: [] for name in [BARE, OURS, *(p.name for p in peers)]}
+) -> dict[str, list[Took]]:
+    """What an event took each system in each round; a peer that fails once is out."""
+    taken: dict[str, list[Took]] = {name: [] for name in [BARE, OURS, *(p.name for p in peers)]}
     for log in logs.values():
         bench.write(log)
 
     def note(name: str, took: Took) -> None:
         events = logs[name].events
-        rates[name].append(events / took.seconds)
+        each = Took(took.seconds / events, took.cpu_seconds / events)
+        taken[name].append(each)
         say(
-            f"  {name:18s}{events:10,} events {took.seconds:7.2f} s {rates[name][-1]:12,.0f} "
-            f"events/s {took.cpu_seconds / events * 1e6:8.2f} us of CPU an event"
+            f"  {name:18s}{events:10,} events {took.seconds:7.2f} s {1 / each.seconds:12,.0f} "
+            f"events/s {each.cpu_seconds * 1e6:8.2f} us of CPU an event"
         )
 
     for number in range(rounds):
@@ -256,38 +261,47 @@ def measure(
         note(BARE, bench.bare(logs[BARE]))
         note(OURS, bench.ours(logs[OURS]))
         for peer in peers:
-            if peer.name not in rates:
+            if peer.name not in taken:
                 continue
             try:
                 note(peer.name, bench.peer(peer, logs[peer.name]))
             except PeerError as failure:
                 say(f"  {peer.name}: OUT, {failure}")
-                del rates[peer.name]
-    return rates
+                del taken[peer.name]
+    return taken
 
 
-def results(rates: dict[str, list[float]], peers: list[Peer], what: str) -> list[Result]:
+def results(taken: dict[str, list[Took]], peers: list[Peer], what: str) -> list[Result]:
     """A result a system; ratios are of one round, the middle one counts."""
     goals = {peer.name: (peer.target, peer.goal) for peer in peers} | {BARE: ("P1", 0.5)}
+
+    def rate(name: str) -> int:
+        return round(statistics.median(1 / took.seconds for took in taken[name]))
+
+    def cpu_us(name: str) -> float:
+        return round(statistics.median(took.cpu_seconds for took in taken[name]) * 1e6, 2)
+
     found: list[Result] = []
     for name, (target, goal) in goals.items():
-        if name not in rates:
+        if name not in taken:
             continue
-        ratios = [ours / other for ours, other in zip(rates[OURS], rates[name], strict=True)]
+        pairs = zip(taken[OURS], taken[name], strict=True)
+        ratios = [other.seconds / ours.seconds for ours, other in pairs]
         ratio = statistics.median(ratios)
         found.append(
             Result(
                 id=target,
                 what=what,
-                ours=round(statistics.median(rates[OURS])),
+                ours=rate(OURS),
                 peer=name,
-                peer_value=round(statistics.median(rates[name])),
+                peer_value=rate(name),
                 ratio=round(ratio, 2),
                 goal=goal,
                 unit="events/s",
                 runs=len(ratios),
                 spread=(round(min(ratios), 2), round(max(ratios), 2)),
                 met=ratio >= goal,
+                cpu_us=(cpu_us(OURS), cpu_us(name)),
             )
         )
     return found
@@ -295,12 +309,16 @@ def results(rates: dict[str, list[float]], peers: list[Peer], what: str) -> list
 
 def table(found: list[Result]) -> Iterator[str]:
     """The results as text."""
-    yield f"{'':4s}{'peer':18s}{'ours/s':>12s}{'peer/s':>12s}{'ratio':>8s}{'goal':>7s}  spread"
+    yield (
+        f"{'':4s}{'peer':18s}{'ours/s':>12s}{'peer/s':>12s}{'ratio':>8s}{'goal':>6s}"
+        f"{'from':>8s}{'to':>7s}{'us CPU':>8s}{'peer':>8s}"
+    )
     for row in found:
         low, high = row.spread
         yield (
             f"{row.id:4s}{row.peer:18s}{row.ours:12,.0f}{row.peer_value:12,.0f}{row.ratio:8.2f}"
-            f"{row.goal:7.1f}  {low:.2f} to {high:.2f}{'' if row.met else '  NOT MET'}"
+            f"{row.goal:6.1f}{low:8.2f}{high:7.2f}{row.cpu_us[0]:8.2f}{row.cpu_us[1]:8.2f}"
+            f"{'' if row.met else '  NOT MET'}"
         )
 
 
@@ -345,9 +363,9 @@ def main() -> None:
                 name: Log(f"behaviour-{spread}-{events}", events, spread=spread)
                 for name, events in sizes.items()
             }
-            rates = measure(bench, good, logs, asked.rounds)
+            taken = measure(bench, good, logs, asked.rounds)
             what = f"JSON events to windowed features in Redis, {spread} users"
-            found = results(rates, good, what)
+            found = results(taken, good, what)
             say("\n".join(["", what, *table(found), ""]))
             record(found, about)
 

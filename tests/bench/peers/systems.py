@@ -137,8 +137,8 @@ def _streams() -> list[str]:
 
 
 PEERS = (
-    Peer("Quix Streams", "P1", 10.0, 150_000, _python("quix_job")),
-    Peer("Bytewax", "P1", 10.0, 600_000, _python("bytewax_job")),
-    Peer("Faust", "P1", 10.0, 150_000, _python("faust_job")),
-    Peer("Kafka Streams", "P2", 3.0, 1_500_000, _streams),
+    Peer("Quix Streams", "P1", 10.0, 250_000, _python("quix_job")),
+    Peer("Bytewax", "P1", 10.0, 1_000_000, _python("bytewax_job")),
+    Peer("Faust", "P1", 10.0, 30_000, _python("faust_job")),
+    Peer("Kafka Streams", "P2", 3.0, 1_000_000, _streams),
 )
