@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from pipeline.features.aggregations import first as first
     from pipeline.features.aggregations import last as last
     from pipeline.features.aggregations import max as max
+    from pipeline.features.aggregations import max_n as max_n
     from pipeline.features.aggregations import mean as mean
     from pipeline.features.aggregations import median as median
     from pipeline.features.aggregations import min as min
+    from pipeline.features.aggregations import min_n as min_n
     from pipeline.features.aggregations import quantile as quantile
     from pipeline.features.aggregations import ratio as ratio
     from pipeline.features.aggregations import std as std
@@ -70,9 +72,11 @@ _HOMES = {
     "first": "pipeline.features.aggregations",
     "last": "pipeline.features.aggregations",
     "max": "pipeline.features.aggregations",
+    "max_n": "pipeline.features.aggregations",
     "mean": "pipeline.features.aggregations",
     "median": "pipeline.features.aggregations",
     "min": "pipeline.features.aggregations",
+    "min_n": "pipeline.features.aggregations",
     "quantile": "pipeline.features.aggregations",
     "ratio": "pipeline.features.aggregations",
     "std": "pipeline.features.aggregations",

@@ -118,6 +118,9 @@ class AppConfig(_Slice):
     )
     max_records: int = setting(20_000, "most records of a batch", minimum=1)
     max_wait_ms: int = setting(10, "longest wait for a batch to fill", minimum=0)
+    under_way: int = setting(
+        2, "batches whose commits may be under way while the next is computed", minimum=0
+    )
     cache_bytes: int = setting(256 << 20, "memory for rows, per view and partition", minimum=1)
     max_value_bytes: int = setting(1 << 20, "larger values are dead-lettered", minimum=1)
     commit_interval_ms: int = setting(
@@ -128,6 +131,9 @@ class AppConfig(_Slice):
     )
     shutdown_timeout_ms: int = setting(
         10_000, "longest wait for a running batch on SIGTERM", minimum=0
+    )
+    catch_up_records_per_s: int = setting(
+        50_000, "records a second at most that new views read of the past; 0: no limit", minimum=0
     )
     dead_letter_suffix: str = setting("-dead-letter", "topic of records that cannot be applied")
     late_suffix: str = setting("-late", "topic of records too late for every window")

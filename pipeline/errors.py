@@ -12,6 +12,7 @@
     |   |-- StoreUnavailableError
     |   `-- StoreFullError        the store is out of memory: back-pressure, never a dead letter
     |-- FencedError               another worker owns the partition: drop state, rejoin
+    |-- ViewVersionError          a version of a view cannot be activated, retired or kept up now
     |-- CorruptRowError           a stored row cannot be trusted: quarantined, never decoded
     |-- ModelError                a model or its manifest is refused
     |-- NativeLaneError           librdkafka is not the one the native lane knows: use the portable
@@ -42,6 +43,7 @@ __all__ = [
     "UnavailableError",
     "UnknownNameError",
     "UnsafeStoreError",
+    "ViewVersionError",
 ]
 
 
@@ -120,6 +122,11 @@ class FencedError(PipelineError):
 
 class CorruptRowError(PipelineError):
     """A stored row failed its checksum, version or layout hash."""
+
+
+class ViewVersionError(PipelineError):
+    """A version of a view is not in the state that was asked for: it is what readers get, is not
+    caught up, is being erased, or cannot be kept up by this program."""
 
 
 class ModelError(PipelineError):

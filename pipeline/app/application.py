@@ -17,6 +17,7 @@ from mode.types import ServiceT
 from yarl import URL
 
 from pipeline.app.build import build_plane
+from pipeline.app.plane import DataPlane
 from pipeline.app.service import PlaneService
 from pipeline.app.topic import check_topics
 from pipeline.config import Config
@@ -70,6 +71,7 @@ class App(faust.App):
         self._changes = {v.name: self.channel(maxsize=CHANNEL_BATCHES) for v in self.views}
         self._wanted: set[str] = set()
         self._plane: PlaneService | None = None
+        self._built = False
         self.on_plane_failure: Callable[[], object] | None = None
         self._control()
         self.page("/metrics")(_metrics_page(self.metrics))
@@ -103,7 +105,7 @@ class App(faust.App):
     def on_init_dependencies(self) -> Iterable[ServiceT]:
         """Faust's own services, then the data plane: agents are listening when it starts."""
         self._plane = PlaneService(
-            lambda: build_plane(self.conf.id, self.views, self.triggers, self.plane_config),
+            self._build,
             {name: self._deliver(name) for name in self._wanted},
             self.metrics,
             lambda: time.time_ns() // 1_000_000,
@@ -117,6 +119,13 @@ class App(faust.App):
     def failure(self) -> BaseException | None:
         """What stopped the data plane, if anything did."""
         return None if self._plane is None else self._plane.failure
+
+    def _build(self) -> DataPlane:
+        again, self._built = self._built, True
+        return build_plane(
+            self.conf.id, self.views, self.triggers, self.plane_config,
+            delivered=self._wanted, again=again,
+        )  # fmt: skip
 
     def _deliver(self, view: str) -> Callable[[Any], Any]:
         channel = self._changes[view]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pipeline.app.partition import Partition, ViewPlan
 from pipeline.app.topic import Topic
+from pipeline.features.lookups import row_plans
 from pipeline.features.plan import ListKind, Plan
 from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import BinaryBatch, EventBatch, Reason, TopicPartition
@@ -52,14 +53,22 @@ class Difference:
 
 @dataclass(slots=True)
 class Result:
-    """What came out for one view: numbers of rows that are equal, that the log is too short to
-    judge (it no longer holds all their events), that expired, and those that differ."""
+    """What came out for one view, or for the rows that ``owner`` keeps to look it up: numbers of
+    rows that are equal, that the log is too short to judge (it no longer holds all their events),
+    that expired, of which a copy is in quarantine, and those that differ."""
 
     plan: Plan
+    owner: str = ""
     equal: int = 0
     unknown: int = 0
     expired: int = 0
+    quarantined: int = 0
     differing: list[Difference] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The view's, after that of its owner, if any."""
+        return f"{self.owner}/{self.plan.view}" if self.owner else self.plan.view
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +134,8 @@ class Audit:
         results: dict[int, Result] = {}
         for replays in self._replays.values():
             for replay in replays:
-                plan = replay.plan.view.plan
-                replay.compare(results.setdefault(plan.fingerprint, Result(plan)))
+                made = Result(replay.rows, replay.owner)
+                replay.compare(results.setdefault(replay.rows.fingerprint, made))
         return list(results.values())
 
     def _begin(self, sources: list[TopicPartition]) -> Mapping[TopicPartition, int]:
@@ -136,8 +145,9 @@ class Audit:
             topic = self._topics[source.topic]
             starts[source], self._ends[source] = self._lane.watermarks(source)
             self._replays[source] = [
-                _Replay(self._app, topic, source, plan, starts[source], self._store, self)
+                _Replay(self._app, topic, source, plan, rows, starts[source], self._store, self)
                 for plan in topic.views
+                for rows in row_plans(plan.view.plan)
             ]
         return starts
 
@@ -169,14 +179,17 @@ class Audit:
 
 
 class _Replay:
-    """The sampled rows of one view and partition, computed again."""
+    """The sampled rows of one view and partition, computed again; or ``rows`` of those that the
+    view keeps for its look-ups, each up to what it includes itself."""
 
     def __init__(
-        self, app: str, topic: Topic, source: TopicPartition, plan: ViewPlan, start: int,
-        store: Store, audit: Audit,
+        self, app: str, topic: Topic, source: TopicPartition, plan: ViewPlan, rows: Plan,
+        start: int, store: Store, audit: Audit,
     ) -> None:  # fmt: skip
         memory = MemoryStore()
-        self.plan = plan
+        self.rows = rows
+        self.owner = "" if rows is plan.view.plan else plan.view.name
+        self._marked_by = plan.view.plan.fingerprint
         self.position = start
         self._app, self._topic, self._source = app, topic, source
         self._store, self._audit, self._start = store, audit, start
@@ -224,10 +237,13 @@ class _Replay:
         live = list(self._live.values())
         if not live:
             return
-        (state,) = self._partition.views
-        slots = state.table.lookup(*_packed([x.key for x in live])).slots
-        rows = state.table.encode(slots)
-        newest = state.table.event_time(slots)
+        wanted = self.rows.fingerprint
+        (table,) = (t for t in self._partition.tables if t.plan.fingerprint == wanted)
+        slots = table.lookup(*_packed([x.key for x in live])).slots
+        rows = table.encode(slots)
+        newest = table.event_time(slots)
+        copies = dataclasses.replace(self._read([x.key for x in live]), quarantined=True)
+        result.quarantined += sum(c is not None for c in self._store.fetch([copies])[0].rows)
         for i, x in enumerate(live):
             computed = rows.rows[rows.row_offsets[i] : rows.row_offsets[i + 1]].tobytes() or None
             if computed == x.row:
@@ -237,8 +253,9 @@ class _Replay:
             elif x.row is None and self._gone(int(newest[i])):
                 result.expired += 1
             else:
-                view = self.plan.view.plan.view
-                result.differing.append(Difference(view, self._source, x.key, x.row, computed))
+                result.differing.append(
+                    Difference(result.name, self._source, x.key, x.row, computed)
+                )
 
     def _draw(self, hashes: U64, good: npt.NDArray[np.bool_], binary: BinaryBatch) -> None:
         """Fetch the rows of keys that are new in the sample; drop those that hash too high."""
@@ -264,15 +281,19 @@ class _Replay:
 
     def _fetch(self, keys: Sequence[bytes]) -> list[_Live]:
         """Markers first: what they have come to is in rows that are read later."""
-        packed, offsets = _packed(keys)
-        read = RowRead(
-            self._app, self._source.topic, self.plan.view.plan.fingerprint, packed, offsets,
-            np.full(len(keys), self._source.partition, dtype=np.int32), with_markers=True,
-        )  # fmt: skip
-        marker = self._store.fetch([read])[0].markers.get(self._source.partition)
+        read = self._read(keys)
+        marked = dataclasses.replace(read, fingerprint=self._marked_by, with_markers=True)
+        marker = self._store.fetch([marked])[0].markers.get(self._source.partition)
         committed = 0 if marker is None else marker.next_offset
-        rows = self._store.fetch([dataclasses.replace(read, with_markers=False)])[0].rows
+        rows = self._store.fetch([read])[0].rows
         return [_Live(key, row, committed) for key, row in zip(keys, rows, strict=True)]
+
+    def _read(self, keys: Sequence[bytes]) -> RowRead:
+        packed, offsets = _packed(keys)
+        return RowRead(
+            self._app, self._source.topic, self.rows.fingerprint, packed, offsets,
+            np.full(len(keys), self._source.partition, dtype=np.int32),
+        )  # fmt: skip
 
     def _log_offset(self, live: _Live) -> int:
         """Offset in the log of what a row includes last."""
@@ -286,11 +307,11 @@ class _Replay:
         if self._lost_until_ns is None:
             return True
         newest = int.from_bytes(row[ROW_TIME], "little", signed=True)
-        reach = _reach(self.plan.view.plan)
+        reach = _reach(self.rows)
         return not row[ROW_FLAGS] and newest - reach > self._lost_until_ns
 
     def _gone(self, newest: int) -> bool:
-        ttl = self.plan.view.plan.ttl_ns
+        ttl = self.rows.ttl_ns
         return 0 < ttl < self._audit.now_ns - newest
 
 

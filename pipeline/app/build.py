@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
 
 from pipeline.app.audit import Audit
 from pipeline.app.outputs import TopicNames
@@ -13,10 +14,12 @@ from pipeline.app.partition import view_plans
 from pipeline.app.plane import DataPlane, PlaneSettings
 from pipeline.app.retention import repartition_topic
 from pipeline.app.sender import Sender
-from pipeline.app.topic import Place, Topic, arrange, view_record
+from pipeline.app.stored import Registration, kept_up, stored_views
+from pipeline.app.topic import Place, Topic, arrange
 from pipeline.app.warm import warm_up
 from pipeline.config import BrokerConfig, Config
 from pipeline.errors import PipelineError
+from pipeline.features.stored import AnyView
 from pipeline.features.view import FeatureView, Trigger
 from pipeline.ingest.lane import Lane, LaneConfig
 from pipeline.ingest.native import NativeLane
@@ -34,52 +37,67 @@ OUTPUT_PARTITIONS = 1  # dead letters and late records are few
 
 
 def build_plane(
-    app: str, views: Sequence[FeatureView], triggers: Sequence[Trigger], config: Config
+    app: str,
+    views: Sequence[FeatureView],
+    triggers: Sequence[Trigger],
+    config: Config,
+    *,
+    delivered: Collection[str] = (),
+    again: bool = False,
 ) -> DataPlane:
     """A plane that is ready to join its group; kernels are compiled before that.
 
-    Raises :class:`ConfigurationError` and :class:`UnavailableError` with what to do.
+    Agents take the changed rows of the views ``delivered``. It keeps up ``views``, and every other version that is registered for the application. A view
+    that was retired begins anew, unless the plane is only built ``again``: then it is left out.
+    Raises :class:`ConfigurationError`, :class:`ViewVersionError` and :class:`UnavailableError` with
+    what to do.
     """
     names = TopicNames.of(app, config.app)
     store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
     store.verify()
-    plans = view_plans(views, triggers)
-    topics = arrange(
-        app,
-        plans,
-        lambda topic: _place(describe(config.broker, topic)),
-        lambda topic, count, over: _place(repartition_topic(config.broker, topic, count, over)),
-    )
 
-    def register() -> None:
-        for topic in topics:
-            for plan in topic.views:
-                store.registry.register(view_record(app, topic, plan.view.plan), topic.topic_id)
+    @cache
+    def find(topic: str) -> Place:
+        return _place(describe(config.broker, topic))
 
-    register()
+    def make(topic: str, count: int, over: Sequence[AnyView]) -> Place:
+        return _place(repartition_topic(config.broker, topic, count, over))
+
+    defined = kept_up(store.registry, app, views) if again else views
+    plans = view_plans(defined, triggers, delivered)
+    Registration.of(store.registry, app, arrange(app, plans, find, make)).tell(_clock_ms())
+    others = stored_views(store.registry, app, defined, find)
+    for view in others:
+        log.info("keeping up %s %016x until it is retired", view.name, view.plan.fingerprint)
+    topics = arrange(app, [*plans, *view_plans(others, [])], find, make)
+    registration = Registration.of(store.registry, app, topics)
     _output_topics(config.broker, names, topics)
     started = time.monotonic()
     warm_up(topics)
     log.info("kernels ready in %.1f s", time.monotonic() - started)
-    publisher = Publisher(config.broker)
+    publisher = Publisher(config.broker, tickets=True)
     return DataPlane(
         names=names,
         topics=topics,
         settings=PlaneSettings(
             max_records=config.app.max_records,
             max_wait_ms=config.app.max_wait_ms,
+            under_way=config.app.under_way,
             cache_bytes=config.app.cache_bytes,
             check_interval_ms=config.store.check_interval_ms,
             commit_interval_ms=config.app.commit_interval_ms,
             replay_horizon_ms=config.store.replay_horizon_ms,
             sweep_keys_per_s=config.store.sweep_keys_per_s,
+            apart=config.app.max_records,
+            apart_records_per_s=config.app.catch_up_records_per_s,
         ),
         lane=open_lane(f"{app}.features", config),
         store=store,
         sender=Sender(names, publisher, _clock_ms),
         clock_ms=_clock_ms,
         monotonic=time.monotonic,
-        register=register,
+        open_lane=lambda: open_lane(f"{app}.features", config),
+        registration=registration,
     )
 
 
@@ -109,7 +127,7 @@ def open_audit(
     )
 
 
-def find_topics(app: str, views: Sequence[FeatureView], config: Config) -> list[Topic]:
+def find_topics(app: str, views: Sequence[AnyView], config: Config) -> list[Topic]:
     """The topics of these views as they are; none is created. Raises UnknownNameError."""
 
     def find(topic: str) -> Place:
@@ -156,7 +174,8 @@ def _output_topics(broker: BrokerConfig, names: TopicNames, topics: Sequence[Top
     """Output topics that follow a source topic have its number of partitions."""
     for topic in topics:
         for plan in topic.views:
-            ensure_topic(broker, names.changes(plan.view.name), topic.partitions)
+            if plan.view.publish_changes:
+                ensure_topic(broker, names.changes(plan.view.name), topic.partitions)
             for trigger in plan.triggers:
                 ensure_topic(broker, names.requests(trigger.name), topic.partitions)
     ensure_topic(broker, names.dead_letters, OUTPUT_PARTITIONS)

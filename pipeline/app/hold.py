@@ -25,6 +25,11 @@ class Hold:
     def __contains__(self, source: object) -> bool:
         return source in self._paused
 
+    @property
+    def topics(self) -> frozenset[str]:
+        """Those that are held."""
+        return self._topics
+
     def change(self, topics: Iterable[str], broken: Collection[TopicPartition]) -> None:
         """Hold these topics from now on; ``broken`` partitions are for their mender to resume."""
         self._topics = frozenset(topics)

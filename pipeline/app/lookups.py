@@ -148,7 +148,7 @@ def _apply(state: LookupState, looked: LookedUp, wanted: Bools, resident: Reside
     looked.broken[index] |= broken
     select = 1 + events.tombstones
     select[looked.broken] = 0
-    select[derived.failed] = select[derived.nulls] = 0
+    select[derived.failed] = select[derived.nulls] = select[derived.long] = 0
     applied = table.apply(
         slots,
         events.binary.offsets[index],

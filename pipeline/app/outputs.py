@@ -130,13 +130,24 @@ def ipc_messages(batch: pa.RecordBatch) -> Iterator[bytes]:
     sizes = np.full(len(batch), batch.nbytes // max(len(batch), 1), dtype=np.int64)
     columns: list[Any] = batch.columns
     for column in columns:
-        if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
-            sizes += pc.binary_length(column).to_numpy()
+        if pa.types.is_list(column.type):
+            ends = np.cumsum([0, *_text_sizes(column.values)])[column.offsets.to_numpy()]
+            sizes += np.diff(ends)
+        else:
+            sizes += _text_sizes(column)
     for rows in message_slices(sizes):
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as writer:
             writer.write_batch(batch.slice(rows.start, rows.stop - rows.start))
         yield sink.getvalue().to_pybytes()
+
+
+def _text_sizes(column: Any) -> I64:
+    """Bytes of each string; 0 of null and of other values."""
+    if not (pa.types.is_string(column.type) or pa.types.is_binary(column.type)):
+        return np.zeros(len(column), dtype=np.int64)
+    lengths: Any = pc.fill_null(pc.binary_length(column), 0)
+    return np.asarray(lengths.to_numpy(), dtype=np.int64)
 
 
 def message_slices(sizes: I64, limit: int = MESSAGE_BYTES) -> Iterator[slice]:

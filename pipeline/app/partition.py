@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.app.lookups import LookedUp, LookupPlan, LookupState, look_up, lookup_plans
+from pipeline.app.lookups import LookupState, look_up
 from pipeline.app.outputs import changes_batch, changes_schema, select_bytes
 from pipeline.app.quarantine import Quarantine
-from pipeline.app.routing import Route, RouteState, StagedRoute, advanced
+from pipeline.app.routing import Route, RouteState, advanced
+from pipeline.app.staged import StagedBatch, StagedView
+from pipeline.app.viewplan import ViewPlan, view_plans
 from pipeline.errors import LogTruncatedError
-from pipeline.features.derive import Derivation
-from pipeline.features.view import FeatureView, Trigger
-from pipeline.ingest.batch import EventBatch, TopicPartition
+from pipeline.ingest.batch import EventBatch, Reason, Rejects, TopicPartition
 from pipeline.ingest.lane import Position
-from pipeline.state.batch import Fired, Leaving, Outcome, TriggerKind, TriggerTables
+from pipeline.state.batch import Leaving, Outcome
 from pipeline.state.table import StateTable
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
@@ -31,99 +31,22 @@ __all__ = ["Partition", "StagedBatch", "StagedView", "ViewPlan", "view_plans"]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ViewPlan:
-    """A view with its triggers and what they need per event; shared by all partitions."""
-
-    view: FeatureView
-    triggers: tuple[Trigger, ...]
-    derivation: Derivation
-    tables: TriggerTables | None
-    lookups: tuple[LookupPlan, ...]
-
-    @classmethod
-    def build(cls, view: FeatureView, triggers: Sequence[Trigger]) -> ViewPlan:
-        """Trigger conditions become masks after the plan's own."""
-        extra = [t.mask for t in triggers if t.mask is not None]
-        rows = []
-        for trigger in triggers:
-            if trigger.list_index >= 0:
-                rows.append((TriggerKind.CHANGED, trigger.list_index, 0))
-            elif trigger.mask is not None:
-                rows.append((TriggerKind.MASK, len(view.plan.masks) + extra.index(trigger.mask), 0))
-            else:
-                rows.append((TriggerKind.EVERY, -1, 0))
-        tables = TriggerTables(np.array(rows, dtype=np.int64).reshape(-1, 3)) if rows else None
-        derivation, lookups = Derivation(view.plan, extra), lookup_plans(view.plan)
-        return cls(view, tuple(triggers), derivation, tables, lookups)
-
-
-def view_plans(views: Sequence[FeatureView], triggers: Sequence[Trigger]) -> list[ViewPlan]:
-    """Each view with its triggers."""
-    return [ViewPlan.build(v, [t for t in triggers if t.view is v]) for v in views]
-
-
-@dataclass(frozen=True, slots=True)
-class StagedView:
-    """What one view made of one batch, computed and not yet committed.
-
-    ``failed``, ``nulls`` (rejected for a null), ``late`` and ``corrupt`` (their entity's stored row
-    is) are rows of the batch; ``fired_rows`` the rows of ``fired``. ``quarantined`` are copies of
-    corrupt rows to be written.
-    """
-
-    plan: ViewPlan
-    slots: I32
-    write: RowWrite
-    marker: Marker
-    changes: pa.RecordBatch | None
-    fired: Fired
-    fired_rows: I64
-    failed: I64
-    nulls: I64
-    late: I64
-    corrupt: I64
-    quarantined: RowWrite | None
-    outcomes: Mapping[str, int]
-    looked: LookedUp
-
-    @property
-    def writes(self) -> list[RowWrite]:
-        """Everything but the marker that the commit writes."""
-        rows = [*self.looked.writes, self.write] if len(self.slots) else self.looked.writes
-        return rows if self.quarantined is None else [*rows, self.quarantined]
-
-
-@dataclass(frozen=True, slots=True)
-class StagedBatch:
-    """A batch of one partition, ready to be sent out and committed.
-
-    Its rejects before offset ``reported`` were dead-lettered when another view read them.
-    """
-
-    events: EventBatch
-    views: list[StagedView]
-    reported: int
-    routes: list[StagedRoute] = field(default_factory=list)
-
-    @property
-    def markers(self) -> list[Marker]:
-        """What the commit writes beside rows."""
-        return [v.marker for v in self.views] + [r.marker for r in self.routes]
+_NONE = Rejects(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint8))
 
 
 @dataclass
 class ViewState:
-    """A view's cached rows and its marker in one partition."""
+    """A view's cached rows and its marker in one partition, and the marker after the batches that
+    are under way. ``behind``: it is read apart."""
 
     plan: ViewPlan
     schema: pa.Schema
     marker: Marker
+    staged: Marker
     table: StateTable
     quarantine: Quarantine
     lookups: tuple[LookupState, ...]
+    behind: bool = False
 
 
 @dataclass
@@ -134,6 +57,8 @@ class Partition:
     dropped, so a partition can be opened again after any doubt. ``begins`` is the offset that
     each view's rows begin at, by fingerprint: the log has to hold it should the store lose them.
     ``routing`` are the routes that begin here; a route is treated as one more view, without rows.
+    Those that are more than ``apart`` records behind the first are ``behind`` when it is opened:
+    they are read apart until they :meth:`join` the others (None: nothing ever is).
     """
 
     app: str
@@ -143,6 +68,7 @@ class Partition:
     plans: Sequence[ViewPlan]
     cache_bytes: int
     routing: Sequence[Route] = ()
+    apart: int | None = None
     views: list[ViewState] = field(default_factory=list)
     routes: list[RouteState] = field(default_factory=list)
     begins: dict[int, int] = field(default_factory=dict)
@@ -165,10 +91,14 @@ class Partition:
             table = StateTable(compiled, max_bytes=self.cache_bytes)
             quarantine = Quarantine(self.app, self.source, compiled.view, compiled.fingerprint)
             lookups = LookupState.of(plan.lookups, self.app, self.source, self.cache_bytes)
-            self.views.append(ViewState(plan, schema, marker, table, quarantine, lookups))
+            self.views.append(ViewState(plan, schema, marker, marker, table, quarantine, lookups))
         for route in self.routing:
             marker = self._begin(route.topic, route.fingerprint, found, log_start)
-            self.routes.append(RouteState(route, marker))
+            self.routes.append(RouteState(route, marker, marker))
+        if self.apart is not None:
+            first = max(m.next_offset for m in self.markers)
+            for state in self.states:
+                state.behind = first - state.marker.next_offset > self.apart
         return lease
 
     def drop(self) -> None:
@@ -182,32 +112,60 @@ class Partition:
         return [*(v.table for v in self.views), *looked]
 
     @property
-    def markers(self) -> list[Marker]:
+    def states(self) -> list[ViewState | RouteState]:
         """Of views, then routes; none while the partition is not open."""
-        return [v.marker for v in self.views] + [r.marker for r in self.routes]
+        return [*self.views, *self.routes]
+
+    @property
+    def markers(self) -> list[Marker]:
+        """Those of :attr:`states`."""
+        return [state.marker for state in self.states]
 
     @property
     def next_offset(self) -> int:
-        """The lowest marker: where the partition has to be read from."""
-        return self.position.offset
+        """The lowest marker."""
+        return min(marker.next_offset for marker in self.markers)
 
     @property
     def position(self) -> Position:
-        """The lowest marker and its leader epoch; of equal ones the newest epoch."""
-        lowest = min(self.markers, key=lambda m: (m.next_offset, -m.leader_epoch))
-        return Position(lowest.next_offset, lowest.leader_epoch)
+        """Where it is to be read from for those that are not behind: their lowest marker and its
+        leader epoch; of equal ones the newest epoch."""
+        return _lowest(state.marker for state in self.states if not state.behind)
 
-    def stage(self, events: EventBatch, now_ms: int) -> StagedBatch:
-        """Apply a batch to the cached rows; nothing leaves the process.
+    @property
+    def behind(self) -> Position | None:
+        """Where it is to be read from for those that are, if any is."""
+        markers = [state.marker for state in self.states if state.behind]
+        return _lowest(markers) if markers else None
+
+    def stage(
+        self,
+        events: EventBatch,
+        now_ms: int,
+        others: Mapping[str, EventBatch] | None = None,
+        *,
+        behind: bool = False,
+    ) -> StagedBatch:
+        """Apply a batch to the cached rows of the views that are ``behind``, or not; nothing leaves
+        the process.
 
         ``now_ms`` is wall time: no record, whatever its time, says that more than now was read.
+        ``others`` is the batch for views and routes that read it in ways of their own.
         """
-        return StagedBatch(
+        others = {} if others is None else others
+        views = [v for v in self.views if v.behind == behind]
+        routes = [r for r in self.routes if r.behind == behind]
+        staged = StagedBatch(
             events,
-            [self._stage_view(v, events, now_ms) for v in self.views],
-            max(m.next_offset for m in self.markers),
-            [route.stage(events, now_ms) for route in self.routes],
+            [self._stage_view(v, events, others.get(v.plan.reads), now_ms) for v in views],
+            max(state.staged.next_offset for state in self.states),
+            [r.stage(others.get(r.route.reads, events), now_ms) for r in routes],
+            behind,
         )
+        states: list[ViewState | RouteState] = [*views, *routes]
+        for state, marker in zip(states, staged.markers, strict=True):
+            state.staged = marker
+        return staged
 
     def settle(self, staged: StagedBatch) -> list[tuple[int, Leaving]]:
         """The batch is committed: its rows may be evicted, its markers hold.
@@ -215,27 +173,43 @@ class Partition:
         Returns the rows that left the cache and may expire, by fingerprint.
         """
         gone: list[tuple[int, Leaving]] = []
-        for state, done in zip(self.views, staged.views, strict=True):
+        views = [v for v in self.views if v.behind == staged.behind]
+        for state, done in zip(views, staged.views, strict=True):
             state.marker = done.marker
             state.table.settle(done.slots)
             gone.append((state.plan.view.plan.fingerprint, state.table.evict_rows()))
             gone += done.looked.settle()
-        for route, sent in zip(self.routes, staged.routes, strict=True):
+        routes = [r for r in self.routes if r.behind == staged.behind]
+        for route, sent in zip(routes, staged.routes, strict=True):
             route.marker = sent.marker
         return gone
 
-    def beat(self, through_ms: int) -> list[Marker]:
-        """Markers that say a quiet partition was read up to ``through_ms``."""
+    def join(self) -> bool:
+        """Read those that have come to where the others are with these; whether none is left.
+
+        Where the others are is the lowest of their markers: the next record that is read for them
+        is not before it, so that nothing is left out.
+        """
+        met = min(state.marker.next_offset for state in self.states if not state.behind)
+        for state in self.states:
+            state.behind = state.behind and state.marker.next_offset < met
+        return not any(state.behind for state in self.states)
+
+    def beat(self, through_ms: Callable[[frozenset[str]], int]) -> list[Marker]:
+        """Markers that say a quiet partition was read: up to ``through_ms`` of the fields that a
+        view reads, and those of routes of none."""
+        fields = [v.plan.derivation.fields for v in self.views]
+        fields += [frozenset()] * len(self.routes)
         return [
-            dataclasses.replace(m, processed_through_ms=max(through_ms, m.processed_through_ms))
-            for m in self.markers
+            dataclasses.replace(m, processed_through_ms=max(through_ms(f), m.processed_through_ms))
+            for m, f, state in zip(self.markers, fields, self.states, strict=True)
+            if not state.behind
         ]
 
     def beaten(self, markers: Sequence[Marker]) -> None:
         """The markers of :meth:`beat` are committed."""
-        states: list[ViewState | RouteState] = [*self.views, *self.routes]
-        for state, marker in zip(states, markers, strict=True):
-            state.marker = marker
+        for state, marker in zip((s for s in self.states if not s.behind), markers, strict=True):
+            state.marker = state.staged = marker
 
     def _begin(
         self, name: str, fingerprint: int, found: Mapping[int, Marker | None], log_start: int
@@ -255,9 +229,12 @@ class Partition:
             fingerprint, self.topic_id, self.source.partition, log_start, processed_through_ms=0
         )
 
-    def _stage_view(self, state: ViewState, events: EventBatch, now_ms: int) -> StagedView:
+    def _stage_view(
+        self, state: ViewState, usual: EventBatch, own: EventBatch | None, now_ms: int
+    ) -> StagedView:
+        events = usual if own is None else own
         binary = events.binary
-        fresh = events.log_offsets >= state.marker.next_offset
+        fresh = events.log_offsets >= state.staged.next_offset
         accepted = fresh & (events.reason == 0)
         repeated, positions = _repeated(state, events, accepted)
         accepted &= ~repeated
@@ -267,6 +244,8 @@ class Partition:
         accepted[failed] = False
         nulls = derived.nulls[accepted[derived.nulls]]
         accepted[nulls] = False
+        long = derived.long[accepted[derived.long]]
+        accepted[long] = False
         rows = np.flatnonzero(accepted).astype(np.int64)
         whole = len(rows) == len(events)
         keys, key_offsets = binary.keys, binary.key_offsets
@@ -296,10 +275,12 @@ class Partition:
             "duplicate": again + int(counts[Outcome.DUPLICATE]),
             "dead_lettered": consumed - again - len(rows) + int(broken.sum()),
         }
-        marker = advanced(state.marker, events, now_ms, consumed, outcomes)
+        marker = advanced(state.staged, events, now_ms, consumed, outcomes)
         marker = dataclasses.replace(marker, positions=positions)
         return StagedView(
             plan=state.plan,
+            events=events,
+            refused=_NONE if own is None else _only_here(own, usual, fresh),
             slots=applied.dirty,
             write=RowWrite(state.plan.view.plan.fingerprint, state.table.encode(applied.dirty)),
             marker=marker,
@@ -308,6 +289,7 @@ class Partition:
             fired_rows=rows[applied.fired.event],
             failed=failed,
             nulls=nulls,
+            long=long,
             late=rows[applied.outcome == Outcome.LATE],
             corrupt=rows[broken],
             quarantined=quarantined,
@@ -338,7 +320,7 @@ class Partition:
         return lookup.slots, broken, quarantine.take(found)
 
     def _changes(self, state: ViewState, dirty: I32) -> pa.RecordBatch | None:
-        if not len(dirty):
+        if not len(dirty) or not state.plan.tells:
             return None
         table = state.table
         keys, key_offsets = table.keys(dirty)
@@ -348,12 +330,25 @@ class Partition:
         )  # fmt: skip
 
 
+def _lowest(markers: Iterable[Marker]) -> Position:
+    lowest = min(markers, key=lambda m: (m.next_offset, -m.leader_epoch))
+    return Position(lowest.next_offset, lowest.leader_epoch)
+
+
+def _only_here(own: EventBatch, usual: EventBatch, fresh: npt.NDArray[np.bool_]) -> Rejects:
+    """Fresh records that a view's own way of reading refuses, and the usual one does not."""
+    refused = own.rejects()
+    known = np.unique(usual.binary.offsets[usual.reason != Reason.OK])
+    new = fresh[refused.index] & ~np.isin(own.binary.offsets[refused.index], known)
+    return Rejects(refused.index[new], refused.reason[new])
+
+
 def _repeated(
     state: ViewState, events: EventBatch, accepted: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.bool_], bytes]:
     """Accepted rows of a repartition topic that were sent before, or will be sent again with a
     field that the view needs and their message lacks; the positions after the batch."""
-    origin, positions = events.origin, state.marker.positions
+    origin, positions = events.origin, state.staged.positions
     none = np.zeros(len(events), dtype=np.bool_)
     if origin is None or not len(events):
         return none, positions

@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
-from pipeline.app.crashpoints import reach
+from pipeline.app.catchup import CatchUp
+from pipeline.app.commits import Commits, Done
 from pipeline.app.expiry import Expiry
 from pipeline.app.hold import Hold
+from pipeline.app.opening import open_partition
 from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import Partition, StagedBatch
 from pipeline.app.sender import Sender
+from pipeline.app.step import PlaneSettings, Step
+from pipeline.app.stored import Registration
 from pipeline.app.topic import Topic, decoder
 from pipeline.app.upstream import Upstream
 from pipeline.errors import (
     ConfigurationError,
     FencedError,
-    LogTruncatedError,
     PipelineError,
     UnavailableError,
 )
 from pipeline.features.lookups import row_plans
-from pipeline.ingest.batch import TopicPartition
+from pipeline.ingest.batch import BinaryBatch, TopicPartition
 from pipeline.ingest.lane import END, Lane, Position
 from pipeline.store.marker import Marker
 from pipeline.store.partition import RowExpiry, Store
@@ -37,32 +41,9 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+VERSIONS_S = 5.0  # between looks at the registry for versions that were retired
+BUSY = 0.5  # of a poll's most records: more is waiting, and commits need not be awaited
 LONGEST_REFUSAL_S = 120.0  # a worker that fell behind hears of its group much earlier
-
-
-@dataclass(frozen=True, slots=True)
-class PlaneSettings:
-    """How a data plane works. ``cache_bytes`` is per view and partition; the last two are those
-    of :class:`~pipeline.app.expiry.Expiry`."""
-
-    max_records: int
-    max_wait_ms: int
-    cache_bytes: int
-    check_interval_ms: int
-    commit_interval_ms: int
-    replay_horizon_ms: int = 7 * 86_400_000
-    sweep_keys_per_s: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one step did: the batches it committed, dead letters by topic and reason, resets,
-    rows that were given an expiry by view and cause."""
-
-    batches: list[StagedBatch]
-    rejected: Mapping[str, Mapping[str, int]]
-    resets: int
-    expiring: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 @dataclass
@@ -78,7 +59,8 @@ class DataPlane:
     """Reads the source topics of an application's views and keeps their rows.
 
     ``clock_ms`` is wall time in ms (heartbeats only), ``monotonic`` seconds (pauses only).
-    ``register`` tells the store's registry of the views once more: it may have lost them too.
+    ``open_lane`` makes the consumer for views that are read apart (None: none is).
+    ``registration`` is looked at now and then, and told once more where the store may have lost it.
     """
 
     def __init__(
@@ -92,17 +74,22 @@ class DataPlane:
         sender: Sender,
         clock_ms: Callable[[], int],
         monotonic: Callable[[], float],
-        register: Callable[[], None] = lambda: None,
+        open_lane: Callable[[], Lane] | None = None,
+        registration: Registration | None = None,
     ) -> None:
         self._names = names
         self._topics = {t.topic: t for t in topics}
         self._settings = settings
         self._lane = lane
         self._store = store
-        self._sender = sender
         self._clock_ms = clock_ms
         self._monotonic = monotonic
-        self._register = register
+        self._registration = registration
+        self._outdated = False
+        self._versions_at = 0.0
+        self._done = Done()
+        self._rebalancing = False
+        self._unpaused: set[TopicPartition] = set()
         self._expiry = Expiry(
             names.app,
             [(t.topic, rows) for t in topics for p in t.views for rows in row_plans(p.view.plan)],
@@ -110,14 +97,18 @@ class DataPlane:
             horizon_ms=settings.replay_horizon_ms, sweep_keys_per_s=settings.sweep_keys_per_s,
             clock_ms=clock_ms, monotonic=monotonic,
         )  # fmt: skip
+        self._commits = Commits(sender, self._expiry, self._reset)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._trouble: dict[TopicPartition, _Trouble] = {}
         self._decoders = {t.topic: t.decoder() for t in topics}
+        self._others = {t.topic: t.other_decoders() for t in topics}
         self._upstream = Upstream(names.app, store, topics)
         self._check_at = 0.0
         self._offsets_at = 0.0
         self._resets = 0
         self._hold = Hold(lane)
+        self._apart = settings.apart if open_lane is not None else None
+        self._catch_up = CatchUp(open_lane, settings.apart_records_per_s, monotonic)
 
     def start(self) -> None:
         """Join the consumer group; partitions arrive during :meth:`step`."""
@@ -144,15 +135,42 @@ class DataPlane:
         return found
 
     def step(self) -> Step:
-        """Read one batch a partition, apply, send out, commit; or mend what is broken.
+        """Read one batch a partition, apply, send out, commit; or mend what is broken. Then the
+        same for what is read apart.
 
         Raises what cannot be mended here: :class:`LogTruncatedError`, a marker that cannot be read,
         :class:`FencedError` where another's lease was in the way for minutes.
         """
         self._resets = 0
         self._mend()
+        if self._outdated:
+            self._finish(0)
+            return self._told(outdated=True)
         self._hold.keep(self._partitions, self._trouble)
-        batches = self._lane.poll(self._settings.max_records, self._settings.max_wait_ms)
+        most, wait_ms = self._settings.max_records, self._settings.max_wait_ms
+        batches = self._lane.poll(most, 0 if self._catch_up.ready() else wait_ms)
+        self._pause_reset()
+        self._commits.add(self._compute(batches))
+        polled = sum(map(len, batches))
+        busy = polled >= most * BUSY
+        self._catch_up.hold(self._hold.topics)
+        others = self._catch_up.poll(most, 0 if batches else wait_ms)
+        self._finish(self._settings.under_way if busy and not others else 0)
+        if others:
+            self._commits.add(self._compute(others, behind=True))
+            self._finish(0)
+        self._keep()
+        return self._told(polled + sum(map(len, others)))
+
+    def _told(self, polled: int = 0, *, outdated: bool = False) -> Step:
+        done, self._done = self._done, Done()
+        batches, expiring = [batch for _, batch in done.batches], self._expiry.drain()
+        return Step(batches, done.rejected, self._resets, expiring, outdated, polled)
+
+    def _compute(
+        self, batches: Sequence[BinaryBatch], *, behind: bool = False
+    ) -> list[tuple[Partition, StagedBatch]]:
+        """Apply batches to the cached rows of the views that are ``behind``, or of the others."""
         staged: list[tuple[Partition, StagedBatch]] = []
         for batch in batches:
             partition = self._partitions.get(batch.source)
@@ -160,25 +178,22 @@ class DataPlane:
                 continue
             try:
                 events = self._decoders[batch.source.topic].decode(batch)
-                staged.append((partition, partition.stage(events, self._clock_ms())))
+                others = self._others[batch.source.topic].items()
+                apart = {reads: decoder.decode(batch) for reads, decoder in others}
+                work = partition.stage(events, self._clock_ms(), apart, behind=behind)
+                staged.append((partition, work))
             except (UnavailableError, FencedError) as error:
                 self._reset(partition, error)
-        if staged:
-            reach("computed")
-        try:
-            for partition, work in staged:
-                self._sender.send(partition, work)
-            rejected = self._sender.flush()
-        except UnavailableError as error:
-            # What was sent may come twice, under the same ids; nothing was committed.
-            self._sender.drop()
-            for partition, _ in staged:
-                self._reset(partition, error)
-            return Step([], {}, self._resets)
-        committed = self._commit(staged)
-        self._keep()
-        expiring = self._expiry.drain()
-        return Step([work for _, work in committed], rejected, self._resets, expiring)
+        return staged
+
+    def _finish(self, under_way: int) -> None:
+        """Commit until so many polls are under way; 0 before anything that looks at markers."""
+        done = self._commits.go_on(under_way)
+        self._done.batches += done.batches
+        self._done.letters(done.rejected)
+        for partition, batch in done.batches:
+            if batch.behind and partition.join():
+                self._catch_up.forget(partition.source)
 
     def hold(self, views: Collection[str]) -> None:
         """Until the next call, read no more of the topics of these views; the rest goes on."""
@@ -191,6 +206,7 @@ class DataPlane:
 
     def close(self) -> None:
         """Leave the group and close every partition; what was not committed is read again."""
+        self._catch_up.close()
         self._lane.close()
         self._expiry.release(self._partitions.values())
         self._expiry.close()
@@ -198,45 +214,16 @@ class DataPlane:
             partition.store.close()
         self._partitions.clear()
 
-    def _commit(
-        self, staged: Sequence[tuple[Partition, StagedBatch]]
-    ) -> list[tuple[Partition, StagedBatch]]:
-        """All transactions are sent before the first answer is awaited."""
-        if staged:
-            reach("sent")
-        begun: list[tuple[Partition, StagedBatch, list[RowExpiry]]] = []
-        for partition, batch in staged:
-            expiries = self._expiry.take(partition.source)
-            try:
-                partition.store.begin_commit(
-                    [write for v in batch.views for write in v.writes], batch.markers, expiries
-                )
-                begun.append((partition, batch, expiries))
-            except (UnavailableError, FencedError) as error:
-                self._reset(partition, error)
-        if begun:
-            reach("begun")
-        committed: list[tuple[Partition, StagedBatch]] = []
-        for partition, batch, expiries in begun:
-            try:
-                partition.store.finish_commit()
-            except (UnavailableError, FencedError) as error:
-                self._reset(partition, error)
-            else:
-                self._expiry.given(expiries)
-                for fingerprint, rows in partition.settle(batch):
-                    self._expiry.left(partition.source, fingerprint, rows)
-                committed.append((partition, batch))
-        if committed:
-            reach("committed")
-        return committed
-
     def _keep(self) -> None:
         """Once a second or so: compare leases and markers with the store, beat, tell Kafka."""
         now = self._monotonic()
         if now >= self._check_at:
             self._check_at = now + self._settings.check_interval_ms / 1000
+            self._finish(0)
             self._compare([p for s, p in self._partitions.items() if s not in self._trouble])
+            if now >= self._versions_at:
+                self._versions_at = now + VERSIONS_S
+                self._look_for_retired()
             self._expiry.sweep(self._partitions.keys())
         if now >= self._offsets_at:
             self._offsets_at = now + self._settings.commit_interval_ms / 1000
@@ -254,8 +241,8 @@ class DataPlane:
             try:
                 if connected and self._lane.at_end(partition.source):
                     now_ms = self._clock_ms()
-                    through = self._upstream.through_ms(partition.source.topic, now_ms)
-                    markers = partition.beat(through)
+                    topic, through = partition.source.topic, self._upstream.through_ms
+                    markers = partition.beat(partial(through, topic, now_ms))
                     expiries = self._expiry.take(partition.source)
                     partition.store.begin_commit([], markers, expiries)
                     begun.append((partition, markers, expiries))
@@ -275,7 +262,17 @@ class DataPlane:
     def _reset(self, partition: Partition, error: PipelineError) -> None:
         """Drop what is cached, and read no more until it is opened again."""
         self._doubt(partition, error)
-        self._lane.pause([partition.source])
+        if self._rebalancing:
+            self._unpaused.add(partition.source)
+        else:
+            self._lane.pause([partition.source])
+
+    def _pause_reset(self) -> None:
+        """Pause what had to be reset while partitions came or went."""
+        still = [s for s in self._unpaused if s in self._trouble]
+        self._unpaused.clear()
+        if still:
+            self._lane.pause(still)
 
     def _doubt(self, partition: Partition, error: PipelineError) -> None:
         """Drop what is cached: the truth is in the store and in the log. Opened again later."""
@@ -288,7 +285,9 @@ class DataPlane:
             if now - fenced_at > LONGEST_REFUSAL_S:
                 raise error
         partition.drop()
+        self._commits.discard(partition)
         self._expiry.forget(partition.source)
+        self._catch_up.forget(partition.source)
         self._resets += 1
         self._trouble[partition.source] = _Trouble(now + pause, pause, fenced_at)
 
@@ -298,9 +297,14 @@ class DataPlane:
                 continue
             partition = self._partitions[source]
             try:
-                self._register()
-                start = self._open(partition)
+                if self._registration is not None:
+                    self._registration.again()
+                    self._outdated = self._outdated or self._registration.outdated()
+                if self._outdated:
+                    return
+                start = open_partition(partition, self._lane)
                 self._lane.seek(source, start.offset, start.leader_epoch)
+                self._catch_up.want(source, partition.behind)
                 if source not in self._hold:
                     self._lane.resume([source])
             except (UnavailableError, FencedError) as error:
@@ -309,34 +313,15 @@ class DataPlane:
             del self._trouble[source]
             log.info("%s: reading again from offset %d", source, start.offset)
 
-    def _open(self, partition: Partition) -> Position:
-        """Open a partition; where to read from. The log must still hold it, and what was before:
-        the lane compares the leader epoch of the last record that was read with the broker's."""
-        # Only the start is looked at: a marker beyond the end makes the lane stop at its first
-        # fetch, and an end that is asked for may lag behind (the embedded broker's does).
-        low, _ = self._lane.watermarks(partition.source)
-        lease = partition.open(self._lane.generation(), low)
-        if lease.epoch == 1 and low > 0 and self._lane.committed(partition.source) >= 0:
-            raise LogTruncatedError(
-                f"{partition.source}: the store lost its rows (there never was a lease, but the "
-                f"group has an offset) and the log starts at {low}, too late to compute them "
-                "again. Restore the store or the log, or use a new application name"
-            )
-        start = partition.position
-        if start.offset < low:
-            raise LogTruncatedError(
-                f"{partition.source}: the marker is at offset {start.offset} but the log starts at "
-                f"{low}; events in between are gone. Restore the log, or backfill the views"
-            )
-        for marker in partition.markers:
-            if marker.topic_id and partition.topic_id and marker.topic_id != partition.topic_id:
-                raise LogTruncatedError(
-                    f"{partition.source}: the marker belongs to topic id {marker.topic_id}, "
-                    f"the broker's topic is {partition.topic_id}: it was deleted and created again"
-                )
-        return start
+    def _look_for_retired(self) -> None:
+        try:
+            found = self._registration is not None and self._registration.outdated()
+        except UnavailableError:
+            return  # the partitions say so too
+        self._outdated = self._outdated or found
 
     def _assigned(self, sources: list[TopicPartition]) -> Mapping[TopicPartition, Position]:
+        self._settle_up()
         starts: dict[TopicPartition, Position] = {}
         for source in sources:
             topic = self._topics[source.topic]
@@ -354,10 +339,12 @@ class DataPlane:
                 plans=topic.views,
                 cache_bytes=self._settings.cache_bytes,
                 routing=topic.routes,
+                apart=self._apart,
             )
             self._partitions[source] = partition
             try:
-                starts[source] = self._open(partition)
+                starts[source] = open_partition(partition, self._lane)
+                self._catch_up.want(source, partition.behind)
             except (UnavailableError, FencedError) as error:
                 # Kept, though broken: what comes from its end is left until it is mended.
                 self._doubt(partition, error)
@@ -367,12 +354,26 @@ class DataPlane:
 
     def _revoked(self, sources: list[TopicPartition], lost: bool) -> None:
         log.info("%s %s", "lost" if lost else "revoked", ", ".join(str(s) for s in sources))
+        if lost:  # others may have them already
+            for source in sources:
+                if source in self._partitions:
+                    self._commits.discard(self._partitions[source])
+        self._settle_up()
         gone = [p for s in sources if (p := self._partitions.pop(s, None)) is not None]
         for source in sources:
             self._hold.forget(source)
+            self._catch_up.forget(source)
         if not lost:
             self._expiry.release(gone)
         for partition in gone:
             self._trouble.pop(partition.source, None)
             self._expiry.forget(partition.source)
             partition.store.close()
+
+    def _settle_up(self) -> None:
+        """Commit what is under way before partitions come or go."""
+        self._rebalancing = True
+        try:
+            self._finish(0)
+        finally:
+            self._rebalancing = False

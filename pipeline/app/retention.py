@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.config import BrokerConfig
 from pipeline.errors import ConfigurationError
 from pipeline.features.plan import Plan
-from pipeline.features.view import FeatureView
+from pipeline.features.stored import AnyView
 from pipeline.produce.topics import TopicInfo, ensure_topic, find_topic, topic_config
 from pipeline.units import format_duration
 
@@ -59,7 +59,7 @@ def retention_problem(config: Mapping[str, str], plans: Sequence[Plan]) -> str |
 
 
 def repartition_topic(
-    broker: BrokerConfig, topic: str, partitions: int, views: Sequence[FeatureView]
+    broker: BrokerConfig, topic: str, partitions: int, views: Sequence[AnyView]
 ) -> TopicInfo:
     """The repartition topic, made with so many partitions unless it is there with any number.
 

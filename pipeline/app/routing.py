@@ -20,6 +20,7 @@ from pipeline.app.transfer import FORMAT, Letterbox, wire_type
 from pipeline.contracts.contract import Field
 from pipeline.features.repartition import Repartition
 from pipeline.features.stream import EventStream
+from pipeline.features.streamjson import stream_to_json
 from pipeline.ingest.batch import EventBatch, Reason, Rejects
 from pipeline.ingest.entity import EntityKeys, entity_keys
 from pipeline.store.marker import Marker
@@ -36,6 +37,7 @@ class Route:
 
     ``fields`` of the source are sent: those that views of the repartition topic use. With others,
     the fingerprint is another, and everything is sent again; readers drop what they have.
+    ``reads`` is the source as text, as that of a view.
     """
 
     topic: str
@@ -44,6 +46,7 @@ class Route:
     fields: tuple[Field, ...]
     fingerprint: int
     letterbox: Letterbox
+    reads: str
 
     @classmethod
     def build(
@@ -62,7 +65,8 @@ class Route:
         )  # fmt: skip
         fingerprint = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
         letterbox = Letterbox(repartition, place, fields, partitions)
-        return cls(topic, repartition, source, fields, fingerprint, letterbox)
+        reads = stream_to_json(source)
+        return cls(topic, repartition, source, fields, fingerprint, letterbox, reads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class StagedRoute:
     """
 
     route: Route
+    events: EventBatch
     marker: Marker
     messages: list[tuple[int, bytes]]
     refused: Rejects
@@ -81,27 +86,30 @@ class StagedRoute:
 
 @dataclass
 class RouteState:
-    """A route's marker in one partition."""
+    """A route's marker in one partition, and that after the batches that are under way.
+    ``behind``: it is read apart."""
 
     route: Route
     marker: Marker
+    staged: Marker
+    behind: bool = False
 
     def stage(self, events: EventBatch, now_ms: int) -> StagedRoute:
         """The messages of a batch, and the marker after it; nothing leaves the process."""
         route = self.route
-        fresh = events.log_offsets >= self.marker.next_offset
+        fresh = events.log_offsets >= self.staged.next_offset
         keys = entity_keys(events, route.repartition.entity)
         sizes = route.letterbox.sizes(events, keys)
         deletes = events.tombstones == 1
         refused, nobody = _without_key(events, route.repartition, keys, fresh & ~deletes)
-        refused[fresh & deletes] = Reason.TOMBSTONE  # it has no fields, so no entity to delete
         good = fresh & ~deletes & (keys.valid == 1)
         large = good & (sizes > route.letterbox.limit)
         refused[large] = Reason.TOO_LARGE
         rows = np.flatnonzero(good & ~large)
         messages = list(route.letterbox.messages(events, keys, rows, sizes)) if len(rows) else []
         consumed = int(fresh.sum())
-        filtered = int(nobody.sum())
+        # A deletion has no fields, so it names no entity of the repartition.
+        filtered = int(nobody.sum()) + int((fresh & deletes).sum())
         outcomes = {
             "applied": len(rows),
             "filtered": filtered,
@@ -110,7 +118,8 @@ class RouteState:
         index = np.flatnonzero(refused)
         return StagedRoute(
             route=route,
-            marker=advanced(self.marker, events, now_ms, consumed, outcomes),
+            events=events,
+            marker=advanced(self.staged, events, now_ms, consumed, outcomes),
             messages=messages,
             refused=Rejects(index, refused[index]),
             outcomes=outcomes,

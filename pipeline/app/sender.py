@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +13,42 @@ import numpy.typing as npt
 from pipeline.app.outputs import TopicNames, ipc_messages, message_slices, select_bytes
 from pipeline.app.partition import Partition, StagedBatch, StagedView
 from pipeline.features.view import Trigger
-from pipeline.inference.delivery import Publisher
 from pipeline.inference.request import COLUMNS, RequestOrigin, encode_requests
-from pipeline.ingest.batch import Reason, Rejects
+from pipeline.ingest.batch import EventBatch, Reason, Rejects
 from pipeline.ingest.deadletter import dead_letters
 from pipeline.state.columns import feature_matrix
 
-__all__ = ["Sender"]
+__all__ = ["Outbox", "Sender", "Sent"]
 
 LATE = Reason.LATE.name.lower()
 REQUEST_COLUMNS = len(COLUMNS)  # of at most 8 bytes a row, but for the key
 I64 = npt.NDArray[np.int64]
+
+
+class Outbox(Protocol):
+    """Sends messages; a :class:`pipeline.produce.publisher.Publisher` with tickets is one."""
+
+    def publish(
+        self, topic: str, value: bytes, *, key: bytes | None = None, partition: int | None = None
+    ) -> None:
+        """Queue one message, by ``key`` or to ``partition``."""
+
+    def ticket(self) -> Any:
+        """For what was queued since the last ticket."""
+
+    def acknowledged(self, ticket: Any) -> bool:
+        """Whether all of a ticket has been acknowledged."""
+
+    def wait(self, ticket: Any) -> None:
+        """Wait until it is; raises UnavailableError if it is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Outputs that were handed to the outbox together, and the dead letters among them."""
+
+    ticket: Any
+    rejected: Mapping[str, Mapping[str, int]]
 
 
 class Sender:
@@ -33,7 +60,7 @@ class Sender:
     def __init__(
         self,
         names: TopicNames,
-        publisher: Publisher,
+        publisher: Outbox,
         clock_ms: Callable[[], int],
     ) -> None:
         self._names = names
@@ -45,55 +72,65 @@ class Sender:
         """Hand every output of ``batch`` to the producer."""
         rejects = _unreported(batch)
         if len(rejects):
-            self._letters(partition, batch, rejects, None)
+            self._letters(partition, batch.events, rejects, None)
         for route in batch.routes:
             if len(route.refused):
-                self._letters(partition, batch, route.refused, route.route.topic)
+                self._letters(partition, route.events, route.refused, route.route.topic)
             for target, message in route.messages:
                 self._publisher.publish(route.route.topic, message, partition=target)
         for view in batch.views:
             name = view.plan.view.name
-            if len(view.failed):
-                self._letters(partition, batch, _all(view.failed, Reason.EXPRESSION), name)
-            if len(view.nulls):
-                self._letters(partition, batch, _all(view.nulls, Reason.NULL_VALUE), name)
-            if len(view.corrupt):
-                self._letters(partition, batch, _all(view.corrupt, Reason.CORRUPT_ROW), name)
-            if len(view.late):
-                self._letters(partition, batch, _all(view.late, Reason.LATE), name)
-            if view.changes is not None:
+            for rejects in (
+                view.refused,
+                _all(view.failed, Reason.EXPRESSION),
+                _all(view.nulls, Reason.NULL_VALUE),
+                _all(view.long, Reason.TEXT_TOO_LONG),
+                _all(view.corrupt, Reason.CORRUPT_ROW),
+                _all(view.late, Reason.LATE),
+            ):
+                if len(rejects):
+                    self._letters(partition, view.events, rejects, name)
+            if view.changes is not None and view.plan.view.publish_changes:
                 topic = self._names.changes(name)
                 for message in ipc_messages(view.changes):
                     self._publisher.publish(topic, message, partition=partition.source.partition)
             if len(view.fired_rows):
-                self._requests(partition, batch, view)
+                self._requests(partition, view)
 
-    def flush(self) -> Mapping[str, Mapping[str, int]]:
-        """Wait until everything is acknowledged; dead letters sent by topic and reason.
+    def seal(self) -> Sent:
+        """What was handed over since the last call."""
+        rejected, self._rejected = self._rejected, {}
+        return Sent(self._publisher.ticket(), rejected)
+
+    def acknowledged(self, sent: Sent) -> bool:
+        """Whether :meth:`wait` would return at once."""
+        return self._publisher.acknowledged(sent.ticket)
+
+    def wait(self, sent: Sent) -> Mapping[str, Mapping[str, int]]:
+        """Wait until all of it is acknowledged; dead letters sent by topic and reason.
 
         Raises what the publisher raises when a message was not taken: nothing may be committed.
         """
-        self._publisher.flush()
-        sent, self._rejected = self._rejected, {}
-        return sent
+        self._publisher.wait(sent.ticket)
+        return sent.rejected
 
     def drop(self) -> None:
         """Forget what was handed over: the batches will come again."""
         self._rejected = {}
 
     def _letters(
-        self, partition: Partition, batch: StagedBatch, rejects: Rejects, view: str | None
+        self, partition: Partition, events: EventBatch, rejects: Rejects, view: str | None
     ) -> None:
         """Rejects of the stream (``view`` None: once for all views), of one view or route."""
         counts = rejects.counts()
         late = LATE in counts
         for key, value in dead_letters(
-            batch.events.binary,
+            events.binary,
             rejects,
             view=view,
             topic_id=partition.topic_id,
-            origin=batch.events.origin,
-            message=batch.events.message,
+            origin=events.origin,
+            message=events.message,
         ):
             self._publisher.publish(
                 self._names.late if late else self._names.dead_letters, value, key=key
@@ -101,24 +138,19 @@ class Sender:
         if not late:
             self._rejected.setdefault(partition.source.topic, Counter()).update(counts)
 
-    def _requests(self, partition: Partition, batch: StagedBatch, view: StagedView) -> None:
+    def _requests(self, partition: Partition, view: StagedView) -> None:
         """The fired rows of every trigger in offset order, features as of each event."""
-        fired, binary = view.fired, batch.events.binary
+        fired, binary = view.fired, view.events.binary
         for number, trigger in enumerate(view.plan.triggers):
             picked = np.flatnonzero(fired.trigger == number)
             keys = np.diff(binary.key_offsets)[view.fired_rows[picked]]
             for part in message_slices(keys + 8 * (len(trigger.sent) + REQUEST_COLUMNS)):
-                self._request(partition, batch, view, trigger, picked[part])
+                self._request(partition, view, trigger, picked[part])
 
     def _request(
-        self,
-        partition: Partition,
-        batch: StagedBatch,
-        view: StagedView,
-        trigger: Trigger,
-        picked: I64,
+        self, partition: Partition, view: StagedView, trigger: Trigger, picked: I64
     ) -> None:
-        fired, binary, plan = view.fired, batch.events.binary, view.plan.view.plan
+        fired, binary, plan = view.fired, view.events.binary, view.plan.view.plan
         rows = view.fired_rows[picked]
         keys, key_offsets = select_bytes(binary.keys, binary.key_offsets, rows)
         features = np.empty((len(picked), len(trigger.sent)), dtype=np.float64)
@@ -133,7 +165,7 @@ class Sender:
             source_partition=partition.source.partition,
             source_offset=binary.offsets[rows],
             trigger=trigger.name,
-            event_time=batch.events.event_time[rows],
+            event_time=view.events.event_time[rows],
             requested_at_ms=self._clock_ms(),
             names=trigger.sent,
             features=features,

@@ -35,8 +35,9 @@ class PlaneService(mode.Service):
     An agent that does not keep up holds back the topics of its view, and nothing else: the plane
     goes on polling, beating and reading the other topics.
 
-    ``build`` makes the plane (on the thread: it waits for servers); ``deliver`` takes
-    (view name, changed rows) on the event loop. An error of the plane is kept in ``failure``; then
+    ``build`` makes the plane (on the thread: it waits for servers), and another where a version
+    of a view was retired; ``deliver`` takes (view name, changed rows) on the event loop. An error
+    of the plane is kept in ``failure``; then
     ``on_failure`` is called on the event loop or, without one, the application crashes.
     """
 
@@ -81,21 +82,26 @@ class PlaneService(mode.Service):
 
     def _main(self) -> None:
         try:
-            plane = self._build()
-            agents = HandOver(self._deliver, self._running_loop())
-            self._working = True
-            try:
-                plane.start()
-                self._work(plane, agents)
-            finally:
-                agents.close()
-                plane.close()
+            while not self._keep_up():
+                log.info("a version of a view was retired: building the data plane again")
         except PipelineError as error:
             self._fail(error)
         except BaseException as error:  # the thread is the last to see it: tell the application
             log.exception("the data plane failed")
             self._fail(error)
             raise
+
+    def _keep_up(self) -> bool:
+        """Build a plane and run it until the service stops; False where another is needed."""
+        plane = self._build()
+        agents = HandOver(self._deliver, self._running_loop())
+        self._working = True
+        try:
+            plane.start()
+            return self._work(plane, agents)
+        finally:
+            agents.close()
+            plane.close()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -112,14 +118,16 @@ class PlaneService(mode.Service):
         else:
             asyncio.run_coroutine_threadsafe(self.crash(error), self._loop)
 
-    def _work(self, plane: DataPlane, agents: HandOver) -> None:
+    def _work(self, plane: DataPlane, agents: HandOver) -> bool:
         lag_at, full = 0.0, False
         while not self._stopping.is_set():
             step = plane.step()
             self._observe(step)
+            if step.outdated:
+                return False
             for batch in step.batches:
                 for view in batch.views:
-                    if view.changes is not None:
+                    if view.changes is not None and not view.plan.stored:
                         agents.give(view.plan.view.name, view.changes)
             patience_s = PATIENCE_S if not full else 0.0 if step.batches else PAUSE_S
             behind = agents.wait(patience_s)
@@ -128,6 +136,7 @@ class PlaneService(mode.Service):
             if time.monotonic() >= lag_at:
                 lag_at = time.monotonic() + LAG_INTERVAL_S
                 self._observe_lag(plane)
+        return True
 
     def _observe(self, step: Step) -> None:
         """Count what a step did; never per event."""
@@ -151,7 +160,7 @@ class PlaneService(mode.Service):
             counted.histogram(metrics.BATCH_RECORDS, source.topic).observe(len(batch.events))
             age_s = (self._clock_ms() - batch.events.binary.timestamps_ms) / 1000
             for view in batch.views:
-                name = view.plan.view.name
+                name = view.plan.label
                 counted.histogram(metrics.FRESHNESS, name).observe(age_s)
                 counted.counter(metrics.ROWS_WRITTEN, name).add(len(view.slots))
                 counted.counter(metrics.BYTES_WRITTEN, name).add(len(view.write.rows.rows))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pipeline.app.arrival import RowDecoder
 from pipeline.app.partition import ViewPlan
 from pipeline.app.routing import Route
 from pipeline.errors import DefinitionError
-from pipeline.features.plan import Plan
 from pipeline.features.planjson import to_json
 from pipeline.features.repartition import Repartition
+from pipeline.features.stored import AnyView, StoredView, source_json
 from pipeline.features.stream import EventStream
+from pipeline.features.streamjson import stream_to_json
 from pipeline.features.view import FeatureView
 from pipeline.ingest.envelope import Decoder, Envelope
 from pipeline.ingest.formats import make_decoder
@@ -27,8 +28,8 @@ Place = tuple[str, int]
 @dataclass(frozen=True, slots=True)
 class Topic:
     """A source or repartition topic as the broker describes it, the views over it, and the routes
-    that begin there. ``name`` is its own only for a repartition topic, whose sources have
-    ``source_ids``."""
+    that begin there. ``name`` is its own only for a repartition topic; ``source_ids`` has the ids
+    of the topics that such ones are made of. ``stream`` is how most of its views read it."""
 
     stream: EventStream | Repartition
     topic_id: str
@@ -36,7 +37,7 @@ class Topic:
     views: tuple[ViewPlan, ...]
     routes: tuple[Route, ...] = ()
     name: str = ""
-    source_ids: tuple[str, ...] = ()
+    source_ids: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def topic(self) -> str:
@@ -46,14 +47,31 @@ class Topic:
     @property
     def fixed(self) -> bool:
         """Whether the partition of a key, and so its number of partitions, matters."""
-        return not isinstance(self.stream, EventStream) or not self.stream.rerouted
+        ways = [self.stream, *self.others().values()]
+        return not all(isinstance(way, EventStream) and way.rerouted for way in ways)
 
     def decoder(self) -> Decoder:
         """What makes events of its records."""
-        if isinstance(self.stream, EventStream):
-            return decoder(self.stream, self.partitions)
-        fields = [self.stream.schema.field(n) for n in used_fields(self.stream, self.views)]
-        return RowDecoder(self.stream, fields, self.source_ids, self.partitions)
+        return self._decoder(self.stream, stream_to_json(self.stream))
+
+    def others(self) -> dict[str, EventStream | Repartition]:
+        """The streams of views and routes that read it in ways of their own."""
+        streams: dict[str, EventStream | Repartition] = {v.reads: v.view.stream for v in self.views}
+        streams |= {route.reads: route.source for route in self.routes}
+        streams.pop(stream_to_json(self.stream), None)
+        return streams
+
+    def other_decoders(self) -> dict[str, Decoder]:
+        """What makes events for these."""
+        return {reads: self._decoder(stream, reads) for reads, stream in self.others().items()}
+
+    def _decoder(self, stream: EventStream | Repartition, reads: str) -> Decoder:
+        if isinstance(stream, EventStream):
+            return decoder(stream, self.partitions)
+        used = used_fields(stream, [plan for plan in self.views if plan.reads == reads])
+        fields = [stream.schema.field(name) for name in used]
+        ids = tuple(self.source_ids[source.topic] for source in stream.sources)
+        return RowDecoder(stream, fields, ids, self.partitions)
 
 
 def decoder(stream: EventStream, partitions: int) -> Decoder:
@@ -81,8 +99,8 @@ def decoder(stream: EventStream, partitions: int) -> Decoder:
     )
 
 
-def used_fields(stream: Repartition, plans: Sequence[ViewPlan]) -> tuple[str, ...]:
-    """Fields of a repartition that its views read, in the order of its schema."""
+def used_fields(stream: EventStream | Repartition, plans: Sequence[ViewPlan]) -> tuple[str, ...]:
+    """Fields of a stream that its views read, in the order of its schema."""
     used = frozenset[str]().union(*(plan.derivation.fields for plan in plans))
     return tuple(name for name in stream.schema.names if name in used)
 
@@ -91,14 +109,18 @@ def arrange(
     app: str,
     plans: Sequence[ViewPlan],
     find: Callable[[str], Place],
-    make: Callable[[str, int, Sequence[FeatureView]], Place],
+    make: Callable[[str, int, Sequence[AnyView]], Place],
 ) -> list[Topic]:
     """Every topic of an application: sources first, then repartition topics.
 
     ``find`` tells of a source topic; ``make`` of a repartition topic, which it creates with so many
-    partitions, for these views, unless it is there.
+    partitions, for these views, unless it is there. Views that are defined come before stored ones:
+    a topic's stream is that of the first. A stored view has its own ways to its repartition topic,
+    as they were when it was defined, so that nothing is sent again for it.
     """
-    streams = {s.topic: s for plan in plans for s in plan.view.sources}
+    streams: dict[str, EventStream] = {}
+    for source in (s for plan in plans for s in plan.view.sources):
+        streams.setdefault(source.topic, source)
     places = {topic: find(topic) for topic in streams}
     routes: dict[str, list[Route]] = {topic: [] for topic in streams}
     repartitions: list[Topic] = []
@@ -108,13 +130,14 @@ def arrange(
             continue
         wanted = places[stream.sources[0].topic][1]
         topic_id, partitions = make(name, wanted, [plan.view for plan in over])
-        ids = tuple(places[source.topic][0] for source in stream.sources)
+        ids = {topic: found_id for topic, (found_id, _) in places.items()}
         repartitions.append(
             Topic(stream, topic_id, partitions, tuple(over), name=name, source_ids=ids)
         )
-        used = used_fields(stream, over)
-        for source in stream.sources:
-            routes[source.topic].append(Route.build(name, stream, source, used, partitions))
+        for route in _routes(name, over, partitions):
+            leaving = routes[route.source.topic]
+            if all(route.fingerprint != known.fingerprint for known in leaving):
+                leaving.append(route)
     sources = [
         Topic(
             stream,
@@ -127,15 +150,22 @@ def arrange(
     return sources + repartitions
 
 
-def view_record(app: str, topic: Topic, plan: Plan) -> ViewRecord:
-    """What readers have to know of a view over ``topic``."""
+def view_record(app: str, topic: Topic, plan: ViewPlan) -> ViewRecord:
+    """What readers have to know of a view over ``topic``, and workers that do not define it."""
+    compiled, stream = plan.view.plan, plan.view.stream
+    sent: tuple[str, ...] = ()
+    if isinstance(plan.view, StoredView):
+        sent = plan.view.sent
+    elif isinstance(stream, Repartition):
+        sent = used_fields(stream, _defined(topic.views))
     return ViewRecord(
-        name=plan.view,
+        name=compiled.view,
         app=app,
         topic=topic.topic,
         partitions=topic.partitions,
-        plan=to_json(plan),
-        fingerprint=plan.fingerprint,
+        plan=to_json(compiled),
+        fingerprint=compiled.fingerprint,
+        source=source_json(plan.view, sent),
     )
 
 
@@ -163,6 +193,21 @@ def check_topics(app: str, views: Sequence[FeatureView]) -> None:
                 f"{view.name!r} and {repartitions[topic].view!r} would share the repartition topic "
                 f"{topic!r} of different streams; rename a topic",
             )
+
+
+def _routes(name: str, over: Sequence[ViewPlan], partitions: int) -> Iterator[Route]:
+    """The ways to a repartition topic: that of the views that are defined, then of stored ones."""
+    defined = _defined(over)
+    ways = [(p.view.stream, used_fields(p.view.stream, defined)) for p in defined[:1]]
+    ways += [(p.view.stream, p.view.sent) for p in over if isinstance(p.view, StoredView)]
+    for stream, used in ways:
+        if isinstance(stream, Repartition):
+            for source in stream.sources:
+                yield Route.build(name, stream, source, used, partitions)
+
+
+def _defined(plans: Sequence[ViewPlan]) -> list[ViewPlan]:
+    return [plan for plan in plans if not plan.stored]
 
 
 def _repartitioned(app: str, plans: Sequence[ViewPlan]) -> dict[str, list[ViewPlan]]:

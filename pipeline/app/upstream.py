@@ -25,11 +25,11 @@ class Upstream:
 
     def __init__(self, app: str, store: Store, topics: Sequence[Topic]) -> None:
         self._store = store
-        routes = [(topic, route) for topic in topics for route in topic.routes]
-        self._targets = [route.topic for _, route in routes]
-        self._reads = [_markers_of(app, topic, route.fingerprint) for topic, route in routes]
-        self._found: dict[str, int] = {}
-        self._before: dict[str, int] = {}
+        ways = [(topic, route) for topic in topics for route in topic.routes]
+        self._routes = [route for _, route in ways]
+        self._reads = [_markers_of(app, topic, route.fingerprint) for topic, route in ways]
+        self._found: list[int] = [UNKNOWN] * len(ways)
+        self._before = self._found
 
     def look(self) -> None:
         """Ask the store; what it does not tell now stays as it was."""
@@ -39,18 +39,25 @@ class Upstream:
             answers = self._store.fetch(self._reads)
         except (UnavailableError, CorruptRowError):
             return  # only the freshness stands still; whoever owns the partition says why
-        self._before, self._found = self._found, {}
-        for target, answer in zip(self._targets, answers, strict=True):
-            through = [
-                UNKNOWN if m is None else m.processed_through_ms for m in answer.markers.values()
-            ]
-            self._found[target] = min([self._found.get(target, through[0]), *through])
+        self._before = self._found
+        self._found = [
+            min(UNKNOWN if m is None else m.processed_through_ms for m in answer.markers.values())
+            for answer in answers
+        ]
 
-    def through_ms(self, topic: str, now_ms: int) -> int:
-        """What a reader at the end of ``topic`` has seen: now, if that is a source."""
-        if topic not in self._targets:
-            return now_ms
-        return min(now_ms, self._before.get(topic, UNKNOWN))
+    def through_ms(self, topic: str, now_ms: int, fields: frozenset[str]) -> int:
+        """What a reader of these fields has seen at the end of ``topic``: now, if that is a source.
+
+        Several ways may lead there from one source: the one that is further counts, of those that
+        carry what the source has of the fields.
+        """
+        through: dict[str, int] = {}
+        for route, seen in zip(self._routes, self._before, strict=True):
+            if route.topic == topic:
+                source, carries = route.source, {f.name for f in route.fields}
+                known = seen if fields & {*source.schema.names} <= carries else UNKNOWN
+                through[source.topic] = max(through.get(source.topic, UNKNOWN), known)
+        return min([now_ms, *through.values()])
 
 
 def _markers_of(app: str, topic: Topic, fingerprint: int) -> RowRead:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,10 +18,11 @@ from pipeline.app.partition import Partition
 from pipeline.app.topic import Topic
 from pipeline.contracts.contract import Contract, FieldType
 from pipeline.features.entity import event_key
+from pipeline.features.repartition import Repartition
 from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import BinaryBatch, EventBatch, Reason, TopicPartition
 from pipeline.ingest.decode import JsonDecoder
-from pipeline.ingest.envelope import Envelope
+from pipeline.ingest.envelope import Decoder, Envelope
 from pipeline.state.warm import compile_rows
 from pipeline.store.memory import MemoryStore
 
@@ -59,7 +60,8 @@ def _warm_up(topics: Sequence[Topic]) -> None:
     for topic in topics:
         source = TopicPartition(topic.topic, 0)
         store = MemoryStore()
-        decoder = dataclasses.replace(topic, partitions=1).decoder()
+        alone = dataclasses.replace(topic, partitions=1)
+        decoder, others = alone.decoder(), alone.other_decoders()
         for _ in range(2):  # the second time round its row is read back
             partition = Partition(
                 APP, source, "", store.open_partition(APP, source), topic.views, CACHE_BYTES,
@@ -67,14 +69,12 @@ def _warm_up(topics: Sequence[Topic]) -> None:
             )  # fmt: skip
             partition.open(-1, 0)
             offset = partition.next_offset
-            if isinstance(topic.stream, EventStream):
-                if topic.stream.format != "json":
-                    decoder.decode(_record(source, b"\xff", b"", offset))  # compiles it
-                events = sample_events(topic.stream, offset)
-            else:
-                events = decoder.decode(_record(source, sent[topic.topic], b"", offset))
-            events.reason[:] = Reason.OK  # whatever bounds the stream sets
-            staged = partition.stage(events, 0)
+            events = _sample(topic.stream, decoder, source, sent, offset)
+            apart = {
+                reads: _sample(stream, others[reads], source, sent, offset)
+                for reads, stream in topic.others().items()
+            }
+            staged = partition.stage(events, 0, apart)
             for route in staged.routes:
                 sent |= dict.fromkeys([route.route.topic], route.messages[0][1])
             partition.store.commit([w for v in staged.views for w in v.writes], staged.markers)
@@ -83,6 +83,20 @@ def _warm_up(topics: Sequence[Topic]) -> None:
             table.max_bytes = 0
             table.evict()
             table.compact()
+
+
+def _sample(
+    stream: EventStream | Repartition, decoder: Decoder, source: TopicPartition,
+    sent: Mapping[str, bytes], offset: int,
+) -> EventBatch:  # fmt: skip
+    if isinstance(stream, EventStream):
+        if stream.format != "json":
+            decoder.decode(_record(source, b"\xff", b"", offset))  # compiles it
+        events = sample_events(stream, offset)
+    else:
+        events = decoder.decode(_record(source, sent[source.topic], b"", offset))
+    events.reason[:] = Reason.OK  # whatever bounds the stream sets
+    return events
 
 
 def sample_events(stream: EventStream, offset: int) -> EventBatch:

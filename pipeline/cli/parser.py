@@ -8,7 +8,20 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import pipeline
-from pipeline.cli import demo, dlq, doctor, forget, infer, plan, produce, read, run, verify
+from pipeline.cli import (
+    compile,
+    demo,
+    dlq,
+    doctor,
+    forget,
+    infer,
+    plan,
+    produce,
+    read,
+    run,
+    verify,
+    views,
+)
 from pipeline.cli.screen import error_console
 from pipeline.settings import suggest
 
@@ -21,10 +34,12 @@ COMMANDS = {
     "produce": produce,
     "read": read,
     "plan": plan,
+    "views": views,
     "dlq": dlq,
     "verify": verify,
     "forget": forget,
     "doctor": doctor,
+    "compile": compile,
 }
 
 EPILOG = """\

@@ -119,7 +119,7 @@ def _print_features(out: Console, plan: Plan) -> None:
 
 
 def _print_state(out: Console, plan: Plan) -> None:
-    from pipeline.features.plan import GROUPED_OPS, ListKind
+    from pipeline.features.plan import GROUPED_OPS, TILE_BOUND_KINDS, ListKind
     from pipeline.features.windows import FOREVER
 
     rows = table("state", "keeps", "at most", "bytes", right=("bytes",))
@@ -139,6 +139,8 @@ def _print_state(out: Console, plan: Plan) -> None:
         at_most = _count(kept.bound, "value")
         if kept.kind.name in _BEYOND:
             at_most += f", then {_BEYOND[kept.kind.name]}"
+        if kept.kind in TILE_BOUND_KINDS:
+            at_most += " a tile"
         if kept.kind in (ListKind.EVENTS, ListKind.IDS):
             noun = "event" if kept.kind is ListKind.EVENTS else "id"
             reach = format_duration(kept.horizon_ns) if kept.horizon_ns < FOREVER else "any time"
@@ -197,6 +199,8 @@ def _aggregation(plan: Plan, feature: Feature) -> str:
         return f"{_accumulator_at(plan, feature.a)} / {_accumulator_at(plan, feature.b)}"
     used = plan.lists[feature.a] if op in LIST_OPS else plan.accumulators[feature.a]
     many = f", n={feature.width}" if feature.width > 1 else ""
+    if op in (FeatureOp.MAX_N, FeatureOp.MIN_N):
+        many = f", n={feature.width}"
     if op is FeatureOp.TOP_K:
         many = f", k={feature.width}"
     if op is FeatureOp.QUANTILE:
@@ -204,6 +208,8 @@ def _aggregation(plan: Plan, feature: Feature) -> str:
     if op in (FeatureOp.VAR, FeatureOp.STD) and feature.ddof != 1:
         many = f", ddof={feature.ddof}"
     name, inside = op.name.lower(), _input(plan, used.input) if used.input >= 0 else ""
+    if feature.words:
+        inside = inside.removesuffix("[0:8]")
     if op in (FeatureOp.DECAYED, FeatureOp.EWMA):
         name = {"decayed": "decayed_sum" if inside else "decayed_count"}.get(name, name)
         many = format_duration(plan.lists[feature.a].horizon_ns)
@@ -235,6 +241,13 @@ def _expression(text: str) -> str:
     import io
 
     import polars as pl
+
+    from pipeline.features.texts import WORD, text_of_word
+
+    word = text_of_word(text)
+    if word is not None:  # bytes 0 to 7 of a string: name[0:8]
+        start = WORD * word[1]
+        return f"{_expression(word[0])}[{start}:{start + WORD}]"
 
     shown = str(pl.Expr.deserialize(io.StringIO(text), format="json"))
     return _readable(shown)
@@ -275,6 +288,8 @@ def _type(feature: Feature) -> str:
         CellType.TIME: "timestamp",
         CellType.BOOL: "bool",
         CellType.HASH: "hash",
+        CellType.TEXT: "string",
+        CellType.BINARY: "bytes",
     }
     return names[feature.type] + many
 
@@ -291,7 +306,8 @@ def _ring_bytes(plan: Plan, ring: int) -> int:
 
 
 def _list_bytes(plan: Plan, index: int) -> int:
-    from pipeline.features.plan import CellType, ListKind
+    from pipeline.features.plan import COUNT_KINDS, CellType, ListKind
+    from pipeline.features.size import most_entries
 
     kept = plan.lists[index]
     if kept.kind is ListKind.DECAYED:
@@ -300,13 +316,13 @@ def _list_bytes(plan: Plan, index: int) -> int:
     if kept.kind is ListKind.DISTINCT:
         steps = 64 * _varint_bytes(plan.rings[kept.ring].tiles)
         return head + steps + kept.bound * (_VARINT + _varint_bytes(plan.rings[kept.ring].tiles))
-    if kept.kind in (ListKind.COUNTS, ListKind.FREQUENT):
+    if kept.kind in COUNT_KINDS:
         tiles, n = plan.rings[kept.ring].tiles, _varint_bytes(kept.bound)
-        note = 1 if kept.kind is ListKind.COUNTS else _COUNT
+        note = _COUNT if kept.kind is ListKind.FREQUENT else 1
         tile = _varint_bytes(tiles) + n + note
-        return (
-            head + _varint_bytes(tiles) + _VARINT + tiles * tile + kept.bound * (_VARINT + _COUNT)
-        )
+        entries = most_entries(plan, kept)
+        head += _varint_bytes(entries) - n
+        return head + _varint_bytes(tiles) + _VARINT + tiles * tile + entries * (_VARINT + _COUNT)
     value = _FLOAT if kept.type is CellType.FLOAT else _VARINT if kept.input >= 0 else 0
     return head + kept.bound * (2 * _VARINT + value)
 

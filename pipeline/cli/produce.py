@@ -130,7 +130,7 @@ def read_events(path: Path, contract: Contract, limit: int | None = None) -> pl.
     readers: dict[str, Callable[[], pl.DataFrame]] = {
         ".parquet": lambda: pl.read_parquet(path, n_rows=limit),
         ".csv": lambda: pl.read_csv(path, n_rows=limit, schema_overrides=_types(contract)),
-        ".jsonl": lambda: pl.read_ndjson(path, n_rows=limit, schema_overrides=_types(contract)),
+        ".jsonl": lambda: _read_lines(path, contract, limit),
     }
     readers[".ndjson"] = readers[".jsonl"]
     reader = readers.get(path.suffix.lower())
@@ -142,6 +142,21 @@ def read_events(path: Path, contract: Contract, limit: int | None = None) -> pl.
         return _from_base64(path, reader(), contract)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ConfigurationError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+
+
+def _read_lines(path: Path, contract: Contract, limit: int | None) -> pl.DataFrame:
+    """A file of JSON objects; a field that none of them has is no column, one that some lack is
+    null in these."""
+    import polars as pl
+
+    types = _types(contract)
+    try:
+        return pl.read_ndjson(path, n_rows=limit, schema_overrides=types)
+    except pl.exceptions.SchemaFieldNotFoundError:
+        # polars knows the fields of the first lines only, and wants a type to be of one of these.
+        there = pl.scan_ndjson(path, infer_schema_length=None).collect_schema()
+        found = {name: kind for name, kind in types.items() if name in there}
+        return pl.read_ndjson(path, n_rows=limit, schema_overrides=found, infer_schema_length=None)
 
 
 def _in_zone(events: pl.DataFrame, contract: Contract, zone: str) -> pl.DataFrame:

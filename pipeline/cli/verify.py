@@ -24,7 +24,9 @@ DESCRIPTION = """\
 Draw a sample of entities from the log, read their live rows, apply their events
 again up to what each row includes, and compare bytes. The application goes on
 meanwhile; nothing is written. Exits with 1 if a row differs, and shows how. A
-row that may hold events which the log no longer has is counted as unknown."""
+row that may hold events which the log no longer has is counted as unknown.
+The rows that a view keeps for its look-ups are compared too, as VIEW/LOOKED-UP.
+'quarantined' counts entities of which the copy of a corrupt row is still kept."""
 EXAMPLES = """\
   pipeline verify shop.py:app
   pipeline verify shop.py:app --view spending --sample 10000
@@ -86,12 +88,12 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _print(results: list[Result]) -> None:
-    shown = table("view", "equal", "differ", "unknown", "expired",
-                  right=("equal", "differ", "unknown", "expired"))  # fmt: skip
+    counted = ("equal", "differ", "unknown", "expired", "quarantined")
+    shown = table("view", *counted, right=counted)
     for x in results:
         style = "bold red" if x.differing else "green"
-        cells = (x.equal, len(x.differing), x.unknown, x.expired)
-        shown.add_row(plain(x.plan.view), *(plain(f"{n:,}", style) for n in cells))
+        cells = (x.equal, len(x.differing), x.unknown, x.expired, x.quarantined)
+        shown.add_row(plain(x.name), *(plain(f"{n:,}", style) for n in cells))
     console().print(shown)
     for result in results:
         for difference in result.differing[:DIFFERENCES_SHOWN]:
@@ -152,10 +154,11 @@ def _decoded(plan: Plan, row: bytes | None) -> dict[str, str]:
 
 def _fields(result: Result) -> dict[str, object]:
     return {
-        "view": result.plan.view,
+        "view": result.name,
         "equal": result.equal,
         "unknown": result.unknown,
         "expired": result.expired,
+        "quarantined": result.quarantined,
         "differing": [
             {
                 "key": x.key.decode("utf-8", errors="backslashreplace"),

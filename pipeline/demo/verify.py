@@ -96,7 +96,7 @@ def read_stored(url: str, app: str, plan: Plan, partitions: int, households: pl.
 
 def time_reads(url: str, plan: Plan, households: pl.Series) -> Quantiles:
     """Time of reads of 100 random households, all scalar features, one after the other, in ms."""
-    names = [f"{plan.view}:{f.name}" for f in plan.features if f.width == 1]
+    names = [f"{plan.view}:{f.name}" for f in plan.features if f.scalar]
     draw = np.random.default_rng(SEED)
     keys = households.to_numpy()
     taken_ms = []

@@ -29,9 +29,11 @@ __all__ = [
     "first",
     "last",
     "max",
+    "max_n",
     "mean",
     "median",
     "min",
+    "min_n",
     "quantile",
     "ratio",
     "std",
@@ -63,7 +65,8 @@ class Aggregation:
     the expression is true (null counts as false). ``parts`` are numerator and
     denominator of a ratio. ``window_ns`` is 0 without a window; a window without a slide is
     ``exact``. ``keep`` is how many events of an entity an exact window keeps (None: the default).
-    ``ddof`` is of a variance, ``half_life`` of what decays, ``q`` of a quantile.
+    ``ddof`` is of a variance, ``half_life`` of what decays, ``q`` of a quantile,
+    ``max_bytes`` of a string.
     """
 
     op: FeatureOp
@@ -82,6 +85,7 @@ class Aggregation:
     ddof: int = 0
     half_life: Duration | None = None
     q: float = 0.0
+    max_bytes: int | None = None
 
     def over(
         self,
@@ -169,6 +173,28 @@ def max(column: Column, *, where: pl.Expr | None = None, nulls: Nulls = "ignore"
     return Aggregation(FeatureOp.MAX, column, where, nulls=nulls)
 
 
+def max_n(
+    column: Column, n: int, *, where: pl.Expr | None = None, nulls: Nulls = "ignore"
+) -> Aggregation:
+    """The ``n`` largest non-null values, the largest first, in the column's type.
+
+    Each as often as it occurred: of 5, 5 and 3 the two largest are 5 and 5. A scalar for ``n=1``,
+    else a list, shorter where there are fewer values and null without any; ``n`` is at most 1024.
+    -0.0 counts as 0.0. Strings are not supported.
+
+    Exact, whatever the number of values: a tile keeps its ``n`` largest different ones. An exact
+    window keeps events, and a read that needs a dropped one is ``degraded``.
+    """
+    return Aggregation(FeatureOp.MAX_N, column, where, n=n, nulls=nulls)
+
+
+def min_n(
+    column: Column, n: int, *, where: pl.Expr | None = None, nulls: Nulls = "ignore"
+) -> Aggregation:
+    """The ``n`` smallest non-null values, the smallest first; else as :func:`max_n`."""
+    return Aggregation(FeatureOp.MIN_N, column, where, n=n, nulls=nulls)
+
+
 def ratio(
     numerator: Aggregation, denominator: Aggregation, *, default: float | None = None
 ) -> Aggregation:
@@ -195,12 +221,14 @@ def distinct(
 
 def top_k(
     column: Column, k: int, *, where: pl.Expr | None = None, bound: int = 4096,
-    nulls: Nulls = "ignore",
+    nulls: Nulls = "ignore", max_bytes: int | None = None,
 ) -> Aggregation:  # fmt: skip
     """The ``k`` most frequent non-null values, the most frequent first, in the column's type.
 
     A scalar for ``k=1``, else a list, shorter where there are fewer. Equally frequent ones come
-    smaller first; -0.0 counts as 0.0. Strings are not supported.
+    smaller first; -0.0 counts as 0.0. Of strings (and bytes) it takes codes of up to 7 bytes, and
+    ``max_bytes`` has to say so: a record with a longer one is dead-lettered as of :func:`last`, and
+    equally frequent ones come in the order of their word (``docs/row-layout.md``).
 
     Exact while the entity has at most ``bound`` values, counted once per tile of the ring; beyond,
     rare ones go and reads have status ``estimated``: no count is too high, and none is too low by
@@ -208,7 +236,9 @@ def top_k(
     elements", 1982; Agarwal et al., "Mergeable summaries", PODS 2012. For an exact window ``bound``
     is how many events are kept, as of :func:`distinct`.
     """
-    return Aggregation(FeatureOp.TOP_K, column, where, n=k, bound=bound, nulls=nulls)
+    return Aggregation(
+        FeatureOp.TOP_K, column, where, n=k, bound=bound, nulls=nulls, max_bytes=max_bytes
+    )
 
 
 def quantile(
@@ -218,7 +248,8 @@ def quantile(
     """The value at rank ``max(1, ceil(q * n))`` of the n non-null values, ascending (float64).
 
     One of the values, never between two. Null without any. ``q`` is 0 (the minimum) to 1 (the
-    maximum); of integers, decimals, floats and booleans.
+    maximum), and ``q * n`` is exact: 0.07 of 100 is 7, whatever float64 makes of 0.07. Of integers,
+    decimals, floats and booleans.
 
     Exact while the entity has at most ``bound`` values, counted once per tile of the ring; beyond,
     near values share a bucket and reads have status ``estimated``: the answer is within a relative
@@ -240,19 +271,30 @@ def median(
     return quantile(column, 0.5, where=where, bound=bound, nulls=nulls)
 
 
-def first(column: Column, *, where: pl.Expr | None = None, nulls: Nulls = "ignore") -> Aggregation:
-    """The oldest non-null value by (event time, offset) in the window; null without any."""
-    return Aggregation(FeatureOp.FIRST, column, where, nulls=nulls)
+def first(
+    column: Column, *, where: pl.Expr | None = None, nulls: Nulls = "ignore",
+    max_bytes: int | None = None,
+) -> Aggregation:  # fmt: skip
+    """The oldest non-null value by (event time, offset) in the window; null without any.
+
+    Of strings and bytes too, as of :func:`last`.
+    """
+    return Aggregation(FeatureOp.FIRST, column, where, nulls=nulls, max_bytes=max_bytes)
 
 
 def last(
-    column: Column, n: int = 1, *, where: pl.Expr | None = None, nulls: Nulls = "ignore"
-) -> Aggregation:
+    column: Column, n: int = 1, *, where: pl.Expr | None = None, nulls: Nulls = "ignore",
+    max_bytes: int | None = None,
+) -> Aggregation:  # fmt: skip
     """The last ``n`` non-null values by (event time, offset), newest first.
 
     A scalar for ``n=1``, else a list. Without ``.over`` it looks back as far as the view's ``ttl``.
+
+    Of a string (UTF-8) or of bytes, ``max_bytes`` are kept, 1 to 255, by default 39: a record with
+    a longer one, for which ``where`` is true, is dead-lettered for this view, with the reason
+    ``text_too_long``.
     """
-    return Aggregation(FeatureOp.LAST, column, where, n=n, nulls=nulls)
+    return Aggregation(FeatureOp.LAST, column, where, n=n, nulls=nulls, max_bytes=max_bytes)
 
 
 def decayed_sum(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -13,34 +11,33 @@ import polars as pl
 
 from pipeline.contracts.contract import Contract
 from pipeline.errors import DefinitionError
-from pipeline.features.aggregations import Aggregation
+from pipeline.features.aggregations import Aggregation, Column
 from pipeline.features.entity import entity_name, entity_type
 from pipeline.features.inputs import Inputs
+from pipeline.features.kept import Kept
 from pipeline.features.nulls import any_of, null_conditions
 from pipeline.features.plan import (
     LIST_OPS,
+    TILE_BOUND_KINDS,
     AccOp,
-    Accumulator,
     CellType,
     Feature,
     FeatureOp,
     ListKind,
-    ListState,
     Lookup,
     Plan,
-    Ring,
-    plan_fields,
 )
-from pipeline.features.ranked import ranked_list
+from pipeline.features.planjson import fingerprint_of
+from pipeline.features.ranked import RANKED_OPS, ranked_list
 from pipeline.features.repartition import Repartition
 from pipeline.features.size import check_size
 from pipeline.features.stream import EventStream
-from pipeline.features.windows import FOREVER, MAX_BOUND, Window, place
+from pipeline.features.texts import DEFAULT_BYTES, words_needed
+from pipeline.features.windows import FOREVER, Window, place
 from pipeline.units import parse_duration
 
-__all__ = ["ROW_FORMAT", "compile_plan"]
+__all__ = ["compile_plan"]
 
-ROW_FORMAT = 1
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 SUMMABLE = {CellType.INT, CellType.FLOAT, CellType.DECIMAL, CellType.BOOL}
 
@@ -74,7 +71,7 @@ def compile_plan(
         raise DefinitionError(f"{view}.ttl", "must be positive")
     plan = _Compiler(view, source, ttl_ns, columns).compile(entity, where, features)
     plan = dataclasses.replace(plan, lookups=lookups)
-    return dataclasses.replace(plan, fingerprint=_fingerprint(plan))
+    return dataclasses.replace(plan, fingerprint=fingerprint_of(plan))
 
 
 class _Compiler:
@@ -88,10 +85,8 @@ class _Compiler:
         self.ttl_ns = ttl_ns
         self.inputs = Inputs(columns)
         self.rejects: list[pl.Expr] = []
-        self.rings: dict[int, int] = {}  # tile width -> tiles
-        # tile width or -1 - list, op, input, mask
-        self.accumulators: list[tuple[int, AccOp, int, int]] = []
-        self.lists: list[tuple[ListKind, int, int, int, int, int, CellType]] = []
+        self.long: list[pl.Expr] = []
+        self.kept = Kept(self.inputs)
 
     def compile(
         self, entity: Sequence[str], where: pl.Expr | None, features: Mapping[str, Aggregation]
@@ -100,25 +95,19 @@ class _Compiler:
         selected = self.inputs.mask(where, f"{self.view}.where")
         drafts = [self._feature(name, aggregation) for name, aggregation in features.items()]
         reject = self.inputs.mask(any_of(self.rejects), f"{self.view}.nulls")
+        long = self.inputs.mask(any_of(self.long), f"{self.view}.max_bytes")
         self._ids()
-        widths = list(self.rings)
-
-        def section(key: int) -> int:
-            return widths.index(key) if key > 0 else len(widths) - 1 - key
-
-        order = sorted(
-            range(len(self.accumulators)), key=lambda i: (section(self.accumulators[i][0]), i)
-        )
-        position = {old: new for new, old in enumerate(order)}
+        position = self.kept.order()
         cell = 0
         final: list[Feature] = []
         for draft in drafts:
             a, b, nulls = (position.get(i, -1) for i in (draft.a, draft.b, draft.nulls))
+            words = tuple(position.get(i, -1) for i in draft.words)
             if draft.op in LIST_OPS:
-                a = draft.a
-            final.append(dataclasses.replace(draft, cell=cell, a=a, b=b, nulls=nulls))
-            cell += draft.width
-        accumulators = [self.accumulators[i] for i in order]
+                a, words = draft.a, draft.words
+            final.append(dataclasses.replace(draft, cell=cell, a=a, b=b, nulls=nulls, words=words))
+            cell += draft.cells
+        rings, accumulators, lists = self.kept.states()
         plan = Plan(
             view=self.view,
             entity=entity_name(entity),
@@ -130,15 +119,13 @@ class _Compiler:
             input_scales=tuple(i[2] for i in self.inputs.columns),
             masks=tuple(self.inputs.masks),
             filter=selected,
-            rings=tuple(Ring(width, tiles) for width, tiles in self.rings.items()),
-            accumulators=tuple(Accumulator(section(w), op, i, m) for w, op, i, m in accumulators),
-            lists=tuple(
-                ListState(kind, widths.index(w) if w else -1, i, m, bound, horizon, type_)
-                for kind, w, i, m, bound, horizon, type_ in self.lists
-            ),
+            rings=rings,
+            accumulators=accumulators,
+            lists=lists,
             features=tuple(final),
             fingerprint=0,
             reject=reject,
+            long=long,
         )
         check_size(plan)
         return plan
@@ -151,8 +138,7 @@ class _Compiler:
                 where, f"is a {type(aggregation).__name__}, not an aggregation such as pp.count()"
             )
         window = place(f"{self.view}.ttl", self.ttl_ns, where, aggregation)
-        if window.width:
-            self.rings[window.width] = max(self.rings.get(window.width, 0), window.tiles)
+        self.kept.tiles(window)
         draft = self._draft(where, aggregation, window)
         return dataclasses.replace(
             draft,
@@ -175,9 +161,15 @@ class _Compiler:
             return _feature(op, a, b, self._accumulator_type(a), self._scale_difference(a, b))
         mask = self.inputs.mask(aggregation.where, f"{where}.where")
         column = aggregation.column
+        if column is not None and op in {FeatureOp.FIRST, FeatureOp.LAST, FeatureOp.TOP_K}:
+            text = self.inputs.text(column, where)
+            if text is not None:
+                return self._text(where, aggregation, window, column, text, mask)
+        if aggregation.max_bytes is not None:
+            raise DefinitionError(f"{where}.max_bytes", "is of strings, and the column is none")
         source = -1 if column is None else self.inputs.column(column, where)
         if op is FeatureOp.COUNT:
-            return _feature(op, self._accumulate(where, window, AccOp.COUNT, source, mask), -1)
+            return _feature(op, self.kept.accumulate(where, window, AccOp.COUNT, source, mask), -1)
         if op in {FeatureOp.DECAYED, FeatureOp.EWMA}:
             return self._decayed(where, aggregation, source, mask)
         if column is None:
@@ -188,7 +180,7 @@ class _Compiler:
         if op is FeatureOp.LAST:
             a = self._last(where, aggregation, window, source, mask)
             return _feature(op, a, -1, type_, scale, aggregation.n)
-        if op in {FeatureOp.TOP_K, FeatureOp.QUANTILE}:
+        if op in RANKED_OPS:
             a = self._ranked(where, aggregation, window, source, mask)
             made = _feature(op, a, -1, type_, scale, aggregation.n)
             return dataclasses.replace(made, q=float(aggregation.q) + 0.0)
@@ -200,31 +192,56 @@ class _Compiler:
         a, b = self._numeric(where, op, window, source, mask)
         return _feature(op, a, b, type_, scale)
 
+    def _text(
+        self, where: str, aggregation: Aggregation, window: Window, column: Column,
+        type_: CellType, mask: int,
+    ) -> Feature:  # fmt: skip
+        """First, last or most frequent strings: by their words, each kept as a number is."""
+        n = words_needed(where, aggregation.max_bytes)
+        if aggregation.op is FeatureOp.TOP_K and (aggregation.max_bytes is None or n > 1):
+            argument = where if aggregation.max_bytes is None else f"{where}.max_bytes"
+            raise DefinitionError(
+                argument, "top_k() of a string is of 7 bytes at most: max_bytes=7"
+            )
+        most = DEFAULT_BYTES if aggregation.max_bytes is None else aggregation.max_bytes
+        self.long.append(self.inputs.longer(column, most, aggregation.where))
+        words = []
+        for source in self.inputs.words(column, n, where):
+            if aggregation.op is FeatureOp.FIRST:
+                words.append(self._first(where, window, source, mask))
+            elif aggregation.op is FeatureOp.TOP_K:
+                words.append(self._ranked(where, aggregation, window, source, mask))
+            else:
+                words.append(self._last(where, aggregation, window, source, mask))
+        made = _feature(aggregation.op, words[0], -1, type_, 0, aggregation.n)
+        return dataclasses.replace(made, words=tuple(words))
+
     def _distinct(
         self, where: str, aggregation: Aggregation, window: Window, source: int, mask: int
     ) -> int:
         if window.keep:
-            return self._events(where, window, source, mask)
-        return self._list(
+            return self.kept.events(where, window, source, mask)
+        return self.kept.list(
             where, ListKind.DISTINCT, window.width, source, mask, aggregation.bound, 0
         )
 
     def _last(
         self, where: str, aggregation: Aggregation, window: Window, source: int, mask: int
     ) -> int:
-        self._no_text(where, "last", source)
         if window.keep:
-            return self._events(where, window, source, mask)
+            return self.kept.events(where, window, source, mask)
         horizon = self._last_horizon(aggregation)
-        return self._list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon)
+        return self.kept.list(where, ListKind.LAST, 0, source, mask, aggregation.n, horizon)
 
     def _ranked(
         self, where: str, aggregation: Aggregation, window: Window, source: int, mask: int
     ) -> int:
         kind = ranked_list(where, aggregation, self.inputs.columns[source][1])
         if window.keep:
-            return self._events(where, window, source, mask)
-        return self._list(where, kind, window.width, source, mask, aggregation.bound, 0)
+            return self.kept.events(where, window, source, mask)
+        if kind in TILE_BOUND_KINDS:
+            return self.kept.extremes(kind, window, source, mask, aggregation.n)
+        return self.kept.list(where, kind, window.width, source, mask, aggregation.bound, 0)
 
     def _last_horizon(self, aggregation: Aggregation) -> int:
         """How far back the last values reach; 0 for ever."""
@@ -234,17 +251,16 @@ class _Compiler:
         return self.ttl_ns + 1 if self.ttl_ns else 0
 
     def _first(self, where: str, window: Window, source: int, mask: int) -> int:
-        self._no_text(where, "first", source)
         real = self.inputs.columns[source][1] is CellType.FLOAT
         group = AccOp.FIRST_AT, AccOp.FIRST_FLOAT if real else AccOp.FIRST_INT
-        return self._group(where, window, group, source, mask)
+        return self.kept.group(where, window, group, source, mask)
 
     def _variance(self, where: str, window: Window, source: int, mask: int) -> int:
         self._summable(where, source)
         real = self.inputs.columns[source][1] is CellType.FLOAT
         count = AccOp.VAR_FLOAT if real else AccOp.VAR_INT
         group = count, AccOp.VAR_MEAN, AccOp.VAR_LOW, AccOp.VAR_M2
-        return self._group(where, window, group, source, mask)
+        return self.kept.group(where, window, group, source, mask)
 
     def _decayed(self, where: str, aggregation: Aggregation, source: int, mask: int) -> Feature:
         if source >= 0:
@@ -255,7 +271,7 @@ class _Compiler:
             raise DefinitionError(f"{where}.half_life", str(error)) from error
         if half_life <= 0:
             raise DefinitionError(f"{where}.half_life", "must be longer than 0")
-        a = self._list(where, ListKind.DECAYED, 0, source, mask, 1, half_life)
+        a = self.kept.list(where, ListKind.DECAYED, 0, source, mask, 1, half_life)
         _, type_, scale = self.inputs.columns[source] if source >= 0 else ("", CellType.FLOAT, 0)
         return _feature(aggregation.op, a, -1, type_, scale)
 
@@ -273,13 +289,7 @@ class _Compiler:
                 reach = self._last_horizon(aggregation)
             window = Window(keep=1, horizon=reach or FOREVER)
         mask = self.inputs.mask(propagate, f"{where}.nulls")
-        return self._accumulate(where, window, AccOp.COUNT, -1, mask)
-
-    def _no_text(self, where: str, op: str, source: int) -> None:
-        if self.inputs.columns[source][1] is CellType.HASH:
-            raise DefinitionError(
-                where, f"{op}() of a string is not supported; count it with distinct()"
-            )
+        return self.kept.accumulate(where, window, AccOp.COUNT, -1, mask)
 
     def _summable(self, where: str, source: int) -> None:
         type_ = self.inputs.columns[source][1]
@@ -301,10 +311,10 @@ class _Compiler:
             FeatureOp.MIN: AccOp.MIN_FLOAT if real else AccOp.MIN_INT,
             FeatureOp.MAX: AccOp.MAX_FLOAT if real else AccOp.MAX_INT,
         }[op]
-        a = self._accumulate(where, window, kind, source, mask)
+        a = self.kept.accumulate(where, window, kind, source, mask)
         if op is FeatureOp.SUM:
             return a, -1
-        return a, self._accumulate(where, window, AccOp.COUNT, source, mask)
+        return a, self.kept.accumulate(where, window, AccOp.COUNT, source, mask)
 
     def _part(self, where: str, part: Aggregation, window: Window) -> int:
         if not isinstance(part, Aggregation) or part.op not in {FeatureOp.COUNT, FeatureOp.SUM}:
@@ -314,46 +324,22 @@ class _Compiler:
         mask = self.inputs.mask(part.where, f"{where}.where")
         source = -1 if part.column is None else self.inputs.column(part.column, where)
         if part.op is FeatureOp.COUNT:
-            return self._accumulate(where, window, AccOp.COUNT, source, mask)
+            return self.kept.accumulate(where, window, AccOp.COUNT, source, mask)
         return self._numeric(where, FeatureOp.SUM, window, source, mask)[0]
 
     def _accumulator_type(self, index: int) -> CellType:
-        return CellType.FLOAT if self.accumulators[index][1] is AccOp.SUM_FLOAT else CellType.INT
+        return (
+            CellType.FLOAT if self.kept.accumulators[index][1] is AccOp.SUM_FLOAT else CellType.INT
+        )
 
     def _scale_difference(self, a: int, b: int) -> int:
         """Decimal places by which the numerator is scaled more than the denominator."""
 
         def scale(index: int) -> int:
-            _, op, source, _ = self.accumulators[index]
+            _, op, source, _ = self.kept.accumulators[index]
             return self.inputs.columns[source][2] if op is AccOp.SUM_INT else 0
 
         return scale(a) - scale(b)
-
-    def _accumulate(self, where: str, window: Window, op: AccOp, source: int, mask: int) -> int:
-        key = -1 - self._events(where, window, source, mask) if window.keep else window.width
-        entry = (key, op, source, mask)
-        if entry not in self.accumulators:
-            self.accumulators.append(entry)
-        return self.accumulators.index(entry)
-
-    def _group(
-        self, where: str, window: Window, ops: tuple[AccOp, ...], source: int, mask: int
-    ) -> int:
-        """The first of accumulators that stand together; events need no more than that one."""
-        first, *others = ops
-        a = self._accumulate(where, window, first, source, mask)
-        for op in [] if window.keep else others:
-            self._accumulate(where, window, op, source, mask)
-        return a
-
-    def _events(self, where: str, window: Window, source: int, mask: int) -> int:
-        """The events list of this input, mask and bound, which reaches as far as any window."""
-        key = (ListKind.EVENTS, 0, source, mask, window.keep)
-        for i, (*other, horizon, type_) in enumerate(self.lists):
-            if tuple(other) == key:
-                self.lists[i] = (*key, max(horizon, window.horizon), type_)
-                return i
-        return self._list(where, *key, window.horizon)
 
     def _ids(self) -> None:
         """The list of event ids, where the stream tells its events apart."""
@@ -361,20 +347,7 @@ class _Compiler:
         if source.event_id is not None:
             where = f"EventStream({source.topic!r}).event_id"
             column = self.inputs.column(source.event_id, where)
-            self._list(where, ListKind.IDS, 0, column, -1, source.dedup_bound, source.dedup_ns)
-
-    def _list(
-        self, where: str, kind: ListKind, width: int, source: int, mask: int, bound: int,
-        horizon: int,
-    ) -> int:  # fmt: skip
-        if not 1 <= bound <= MAX_BOUND:
-            argument = "n" if kind is ListKind.LAST else "bound"
-            raise DefinitionError(f"{where}.{argument}", f"must be 1 to {MAX_BOUND}")
-        type_ = self.inputs.columns[source][1] if source >= 0 else CellType.INT
-        entry = (kind, width, source, mask, bound, horizon, type_)
-        if entry not in self.lists:
-            self.lists.append(entry)
-        return self.lists.index(entry)
+            self.kept.list(where, ListKind.IDS, 0, column, -1, source.dedup_bound, source.dedup_ns)
 
 
 def _feature(
@@ -387,11 +360,3 @@ def _ddof(where: str, ddof: int) -> int:
     if not isinstance(ddof, int) or isinstance(ddof, bool) or not 0 <= ddof < 2**31:
         raise DefinitionError(f"{where}.ddof", "must be a whole number from 0")
     return ddof
-
-
-def _fingerprint(plan: Plan) -> int:
-    """First 8 bytes of the SHA-256 of the plan and the row format: equal plans, equal rows."""
-    value = plan_fields(plan)
-    value["row_format"] = ROW_FORMAT
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

@@ -30,6 +30,7 @@ class Derived:
     ``masks``   uint8[m, n]  1 where true (null is false); the plan's masks, then the extra ones
     ``failed``  int64[f]     rows on which an expression failed; to be rejected
     ``nulls``   int64[r]     rows with a null that an aggregation rejects
+    ``long``    int64[l]     rows with a string that is too long
     """
 
     inputs: I64
@@ -37,6 +38,7 @@ class Derived:
     masks: U8
     failed: I64
     nulls: I64
+    long: I64
 
 
 class Derivation:
@@ -76,11 +78,12 @@ class Derivation:
         if self._expressions:
             frame = to_polars(events, self._roots)
             self._evaluate(frame, 0, events, inputs, valid, masks, failed)
-        rejected = np.empty(0, dtype=np.int64)
-        if self._plan.reject >= 0:
-            event = (events.reason == Reason.OK) & (events.tombstones == 0)
-            rejected = np.flatnonzero((masks[self._plan.reject] != 0) & event)
-        return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64), rejected)
+        event = (events.reason == Reason.OK) & (events.tombstones == 0)
+        nulls, long = (
+            np.flatnonzero((masks[mask] != 0) & event) if mask >= 0 else np.empty(0, dtype=np.int64)
+            for mask in (self._plan.reject, self._plan.long)
+        )
+        return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64), nulls, long)
 
     def _event_fields(self) -> frozenset[str]:
         """Names of the event fields that are read, those that its look-ups read included."""

@@ -18,7 +18,7 @@ import polars as pl
 from pipeline.contracts.contract import Contract, FieldType
 from pipeline.errors import DefinitionError
 
-__all__ = ["deserialize", "frame_schema", "output_type", "roots", "serialize"]
+__all__ = ["canonical", "deserialize", "frame_schema", "output_type", "roots", "serialize"]
 
 NODES = {"Column", "Literal", "BinaryExpr", "Cast", "Ternary", "Alias", "Function"}
 FUNCTIONS = {
@@ -29,6 +29,7 @@ FUNCTIONS = {
 FAMILIES = {
     "StringExpr": None,  # every member but the joins looks at one row
     "TemporalExpr": None,
+    "BinaryExpr": {"Size"},
     "Boolean": {"IsBetween", "IsIn", "IsNull", "IsNotNull", "IsNan", "IsNotNan", "IsFinite",
                 "IsInfinite", "IsClose", "Not", "AnyHorizontal", "AllHorizontal"},
     "Trigonometry": None,
@@ -58,16 +59,8 @@ def serialize(expression: pl.Expr, contract: Contract, where: str) -> str:
     :class:`DefinitionError` at ``where`` if it reads a field that the contract
     lacks or does more than look at its own row.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the JSON form is marked as bound to a polars version
-        try:
-            tree = json.loads(expression.meta.serialize(format="json"))
-        except (pl.exceptions.ComputeError, ValueError, UnicodeDecodeError) as error:
-            raise DefinitionError(
-                where, f"this polars expression has no stable form: {error}"
-            ) from error
-    _settle_sets(tree)
-    for node in _refused(tree):
+    text = canonical(expression, where)
+    for node in _refused(json.loads(text)):
         raise DefinitionError(
             where,
             f"{node!r} looks at more than its own row (or is not supported); "
@@ -79,6 +72,20 @@ def serialize(expression: pl.Expr, contract: Contract, where: str) -> str:
             raise DefinitionError(
                 where, f"the contract has no field {name!r}; it has: {', '.join(known)}"
             )
+    return text
+
+
+def canonical(expression: pl.Expr, where: str) -> str:
+    """The same, whatever it looks at."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the JSON form is marked as bound to a polars version
+        try:
+            tree = json.loads(expression.meta.serialize(format="json"))
+        except (pl.exceptions.ComputeError, ValueError, UnicodeDecodeError) as error:
+            raise DefinitionError(
+                where, f"this polars expression has no stable form: {error}"
+            ) from error
+    _settle_sets(tree)
     return json.dumps(tree, sort_keys=True, separators=(",", ":"))
 
 

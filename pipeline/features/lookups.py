@@ -32,6 +32,8 @@ __all__ = ["FeatureReference", "column_type", "own_rows", "resolve", "row_plans"
 INTEGERS = {FeatureOp.COUNT, FeatureOp.DISTINCT}
 VALUES = {
     FeatureOp.TOP_K,
+    FeatureOp.MAX_N,
+    FeatureOp.MIN_N,
     FeatureOp.SUM,
     FeatureOp.MIN,
     FeatureOp.MAX,
@@ -81,7 +83,7 @@ def resolve(
 
 def column_type(feature: Feature) -> FieldType | None:
     """Type of a scalar feature as a column; None for one that has none."""
-    if feature.width != 1:
+    if not feature.scalar:
         return None
     if feature.op in INTEGERS:
         return FieldType.INT64

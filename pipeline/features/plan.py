@@ -17,7 +17,8 @@ than the ring is refused by it. Each tile holds one 8-byte cell per accumulator.
 (that is all any window ending at T >= the newest event needs), sorted by value.
 ``last`` keeps the newest n values by (event time, offset). Both are bounded; what a
 full list of events drops is remembered by its time, and a read that would need it says
-``degraded``. ``quantile`` and ``top_k`` keep, per tile, how often each value occurred. Full lists
+``degraded``. ``quantile`` and ``top_k`` keep, per tile, how often each value occurred, ``max_n``
+and ``min_n`` the same of the n largest or smallest values of the tile, which is exact. Full lists
 of values become sketches (:mod:`pipeline.kernels.distinct`, :mod:`pipeline.kernels.counts`), and a
 read that comes from one says ``estimated``. ``ids`` keeps the ids of recent events, by which
 duplicates are known.
@@ -30,6 +31,9 @@ with a slide to ``(floor(T, S) - D - W, floor(T, S) - D]``.
 *Decay.* A ``decayed`` list has one entry: a reference time and, as of it, the sum of all events of
 the row, each halved once per half-life.
 
+*Strings.* The first and last values of a string are those of its words of 8 bytes, each kept as an
+integer is (:mod:`pipeline.features.texts`); ``long`` is a condition on which a string does not fit.
+
 *Nulls.* ``propagate`` is a count of the events with a null, kept as the feature's own events are;
 ``reject`` is a condition on which a record is no event of the view.
 """
@@ -38,16 +42,31 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from enum import IntEnum
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.features.operators import (
+    COUNT_KINDS,
+    COUNT_OPS,
+    GROUPED_OPS,
+    LIST_OPS,
+    TILE_BOUND_KINDS,
+    WORD_OPS,
+    AccOp,
+    CellType,
+    FeatureOp,
+    ListKind,
+)
+
 __all__ = [
+    "COUNT_KINDS",
     "COUNT_OPS",
     "GROUPED_OPS",
     "LIST_OPS",
+    "TILE_BOUND_KINDS",
     "WORD_OPS",
     "AccOp",
     "Accumulator",
@@ -60,102 +79,11 @@ __all__ = [
     "Plan",
     "PlanTables",
     "Ring",
+    "exact_q",
     "plan_fields",
 ]
 
 I64 = npt.NDArray[np.int64]
-
-
-class CellType(IntEnum):
-    """How the 64 bits of a cell are read."""
-
-    INT = 0  # int64
-    FLOAT = 1  # float64
-    DECIMAL = 2  # int64 scaled by 10**scale
-    TIME = 3  # int64 ns since the Unix epoch
-    BOOL = 4  # int64 0/1
-    HASH = 5  # int64 bits of the xxh64 of a string
-
-
-class AccOp(IntEnum):
-    """What an accumulator does with a value (identity of an empty cell in brackets)."""
-
-    COUNT = 0  # [0] number of records with mask and, if an input is named, a non-null input
-    SUM_INT = 1  # [0] exact; saturates at OVERFLOW and stays there
-    SUM_FLOAT = 2  # [0.0] in offset order
-    MIN_INT = 3  # [2**63 - 1]
-    MAX_INT = 4  # [-2**63]
-    MIN_FLOAT = 5  # [+inf]
-    MAX_FLOAT = 6  # [-inf]
-    # Cells that one value changes together; a group stands in this order, in one ring.
-    VAR_INT = 7  # [0] number of values (int64); then VAR_MEAN, VAR_LOW, VAR_M2
-    VAR_FLOAT = 8  # [0] the same of float64 values
-    VAR_MEAN = 9  # [0.0] their mean
-    VAR_LOW = 10  # [0.0] what float64 does not hold of the mean
-    VAR_M2 = 11  # [0.0] sum of the squared differences from the mean
-    FIRST_AT = 12  # [0] time of the oldest value less the tile's start; then FIRST_INT or _FLOAT
-    FIRST_INT = 13  # [0] that value
-    FIRST_FLOAT = 14  # [0.0]
-
-
-WORD_OPS = frozenset({
-    AccOp.SUM_FLOAT, AccOp.MIN_FLOAT, AccOp.MAX_FLOAT,
-    AccOp.VAR_MEAN, AccOp.VAR_LOW, AccOp.VAR_M2, AccOp.FIRST_FLOAT,
-})  # fmt: skip
-"""Accumulators whose cell is a float64."""
-
-COUNT_OPS = frozenset({AccOp.COUNT, AccOp.VAR_INT, AccOp.VAR_FLOAT, AccOp.FIRST_AT})
-"""Accumulators whose cell is never negative."""
-
-GROUPED_OPS = frozenset({
-    AccOp.VAR_MEAN, AccOp.VAR_LOW, AccOp.VAR_M2, AccOp.FIRST_INT, AccOp.FIRST_FLOAT,
-})  # fmt: skip
-"""Accumulators that the one before them changes."""
-
-
-class ListKind(IntEnum):
-    """The kinds of bounded lists."""
-
-    DISTINCT = 0  # entries (value, newest tile), ascending by value
-    LAST = 1  # entries (event time, offset, value), ascending by (event time, offset)
-    EVENTS = 2  # the same, or (event time, offset) without an input; what is dropped is remembered
-    DECAYED = 3  # one entry (reference time, weight, sum), or (reference time, weight)
-    COUNTS = 4  # entries (tile, value, count), ascending; beyond the bound buckets of values
-    IDS = 5  # as EVENTS, of event ids: an event whose id is there is a duplicate
-    FREQUENT = 6  # as COUNTS; beyond the bound rare values go and the others' error is remembered
-
-
-class FeatureOp(IntEnum):
-    """How a feature is computed from accumulators and lists at read time."""
-
-    COUNT = 0
-    SUM = 1
-    MEAN = 2  # a = sum, b = count
-    MIN = 3  # a = min, b = count (null when 0)
-    MAX = 4
-    RATIO = 5  # a / b, both as float64
-    DISTINCT = 6  # a = list
-    LAST = 7  # a = list; n cells
-    VAR = 8  # a = VAR_INT or VAR_FLOAT
-    STD = 9
-    FIRST = 10  # a = FIRST_AT
-    DECAYED = 11  # a = list: its sum, or its weight if it has no input
-    EWMA = 12  # a = list: sum / weight
-    TOP_K = 13  # a = list; k cells
-    QUANTILE = 14  # a = list; float64 at rank max(1, ceil(q * n))
-
-
-LIST_OPS = frozenset(
-    {
-        FeatureOp.DISTINCT,
-        FeatureOp.LAST,
-        FeatureOp.DECAYED,
-        FeatureOp.EWMA,
-        FeatureOp.TOP_K,
-        FeatureOp.QUANTILE,
-    }
-)
-"""Features whose ``a`` is a list, not an accumulator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +110,7 @@ class Accumulator:
 
 @dataclass(frozen=True, slots=True)
 class ListState:
-    """A bounded list. ``ring`` positions DISTINCT, COUNTS and FREQUENT; the others have -1 and
+    """A bounded list. ``ring`` positions DISTINCT and those of counts; the others have -1 and
     ``horizon_ns``: an entry not later than newest event time - horizon is dropped (LAST with 0:
     never; of a DECAYED list it is the half-life). ``input`` is -1 for an EVENTS or DECAYED list
     that keeps no values; its ``type`` is then INT."""
@@ -204,7 +132,8 @@ class Feature:
     EWMA and QUANTILE are float64 whatever it is. DECIMAL outputs are float64: the exact scaled
     integer over 10**scale, rounded once. ``default`` replaces null (NaN: none). ``nulls`` is the
     accumulator that counts the events which make the feature null (-1: none), ``ddof`` is of VAR
-    and STD, ``q`` of QUANTILE. Fields at their default are left out of JSON and fingerprint.
+    and STD, ``q`` of QUANTILE. ``words`` are, of a string (TEXT, BINARY), what ``a`` is, for each
+    of its words; the first is ``a``. Fields at their default are left out of JSON and fingerprint.
     """
 
     name: str
@@ -222,6 +151,17 @@ class Feature:
     ddof: int = 0
     nulls: int = -1
     q: float = 0.0
+    words: tuple[int, ...] = ()
+
+    @property
+    def cells(self) -> int:
+        """Number of its cells: of strings there are ``width`` for each word, words together."""
+        return self.width * max(1, len(self.words))
+
+    @property
+    def scalar(self) -> bool:
+        """Whether it is one number."""
+        return self.width == 1 and not self.words
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +203,7 @@ class Plan:
     fingerprint: int  # uint64: hash of everything here and of the row format version
     reject: int = -1  # index of the mask that a record must not pass, -1 for none
     lookups: tuple[Lookup, ...] = ()
+    long: int = -1  # index of the mask of strings that are too long, -1 for none
 
     @property
     def entities(self) -> dict[str, str]:
@@ -272,7 +213,7 @@ class Plan:
     @property
     def cells(self) -> int:
         """Number of output cells of a row of features."""
-        return sum(feature.width for feature in self.features)
+        return sum(feature.cells for feature in self.features)
 
     @property
     def sections(self) -> int:
@@ -281,6 +222,7 @@ class Plan:
 
     def tables(self) -> PlanTables:
         """The plan as int64 tables for the kernels."""
+        shown = [*self.features, *(w for f in self.features for w in _other_words(f))]
         acc0 = [sum(a.ring < r for a in self.accumulators) for r in range(len(self.rings) + 1)]
         return PlanTables(
             rings=_table(
@@ -294,27 +236,8 @@ class Plan:
                 ],
                 7,
             ),
-            features=_table(
-                [
-                    (
-                        f.op,
-                        f.window_ns,
-                        f.slide_ns,
-                        f.a,
-                        f.b if f.op is not FeatureOp.QUANTILE else _bits(f.q),
-                        f.cell,
-                        f.width,
-                        f.type,
-                        f.scale,
-                        f.delay_ns,
-                        f.ddof,
-                        f.nulls,
-                    )
-                    for f in self.features
-                ],
-                12,
-            ),
-            defaults=np.array([f.default for f in self.features], dtype=np.float64),
+            features=_table([_feature_row(f) for f in shown], 12),
+            defaults=np.array([f.default for f in shown], dtype=np.float64),
             ttl_ns=self.ttl_ns,
             filter=self.filter,
             fingerprint=np.uint64(self.fingerprint),
@@ -349,9 +272,10 @@ class PlanTables:
     ``rings``         int64[r, 4]  width_ns, tiles, first accumulator, end accumulator
     ``accumulators``  int64[a, 4]  ring, op, input, mask
     ``lists``         int64[l, 7]  kind, ring, input, mask, bound, horizon_ns, type
-    ``features``      int64[f, 12] op, window_ns, slide_ns, a, b (of a QUANTILE: the bits of q),
-                      cell, width, type, scale, delay_ns, ddof, nulls
-    ``defaults``      float64[f]
+    ``features``      int64[f + w, 12] of the plan's f features, then of the w words of strings
+                      after each one's first: op, window_ns, slide_ns, a, b (of a QUANTILE:
+                      q * 10**18), cell, width, type, scale, delay_ns, ddof, nulls
+    ``defaults``      float64[f + w]
     """
 
     rings: I64
@@ -364,8 +288,32 @@ class PlanTables:
     fingerprint: np.uint64
 
 
-def _bits(value: float) -> int:
-    return int(np.float64(value).view(np.int64))
+def exact_q(q: float) -> int:
+    """The decimal number that ``q`` is written as, times 10**18.
+
+    So 0.07 is 7/100, not the float64 nearest to it. ValueError where it has more decimal places.
+    """
+    scaled = Decimal(repr(float(q))).scaleb(18)
+    if scaled != int(scaled):
+        raise ValueError("has more than 18 decimal places")
+    return int(scaled)
+
+
+def _other_words(feature: Feature) -> list[Feature]:
+    """The words of a string after the first, each as a feature of its own."""
+    return [
+        dataclasses.replace(feature, a=a, cell=feature.cell + word * feature.width)
+        for word, a in enumerate(feature.words[1:], start=1)
+    ]
+
+
+def _feature_row(f: Feature) -> tuple[int, ...]:
+    b = f.b if f.op is not FeatureOp.QUANTILE else exact_q(f.q)
+    type_ = CellType.INT if f.words else f.type
+    return (
+        f.op, f.window_ns, f.slide_ns, f.a, b, f.cell, f.width, type_, f.scale, f.delay_ns,
+        f.ddof, f.nulls,
+    )  # fmt: skip
 
 
 def _table(rows: list[tuple[int, ...]], width: int) -> I64:

@@ -7,6 +7,8 @@ same, and a default of NaN, which means none, is null.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -28,11 +30,12 @@ from pipeline.features.plan import (
     plan_fields,
 )
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["fingerprint_of", "from_json", "to_json"]
 
 T = TypeVar("T")
 
 _FORMAT = 1
+_ROW_FORMAT = 1
 
 
 def to_json(plan: Plan) -> str:
@@ -55,6 +58,14 @@ def from_json(text: str | bytes) -> Plan:
     if not isinstance(fields, dict) or fields.pop("format", None) != _FORMAT:
         raise DefinitionError("plan.format", f"this program knows format {_FORMAT} only")
     return _plan(fields)
+
+
+def fingerprint_of(plan: Plan) -> int:
+    """First 8 bytes of the SHA-256 of the plan and the row format: equal plans, equal rows."""
+    value = plan_fields(dataclasses.replace(plan, fingerprint=0))
+    value["row_format"] = _ROW_FORMAT
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 def _plan_out(fields: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +98,7 @@ def _feature(fields: Mapping[str, Any]) -> Feature:
             "op": FeatureOp(fields["op"]),
             "type": CellType(fields["type"]),
             "default": _float_in(fields["default"]),
+            "words": _tuple({"words": (), **fields}, "words", int),
         },
     )
 

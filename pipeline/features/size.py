@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pipeline.errors import DefinitionError
-from pipeline.features.plan import ListKind, ListState, Plan
+from pipeline.features.plan import COUNT_KINDS, TILE_BOUND_KINDS, ListState, Plan
 
-__all__ = ["MAX_ROW_WORDS", "check_size"]
+__all__ = ["MAX_ROW_WORDS", "check_size", "most_entries"]
 
 MAX_ROW_WORDS = 1 << 21  # 16 MiB: what a worker sets aside, twice, per view and partition
 
@@ -23,8 +23,15 @@ def check_size(plan: Plan) -> None:
         )
 
 
+def most_entries(plan: Plan, state: ListState) -> int:
+    """Entries of a full list."""
+    if state.kind in TILE_BOUND_KINDS:
+        return state.bound * plan.rings[state.ring].tiles
+    return state.bound
+
+
 def _list_words(plan: Plan, state: ListState) -> int:
     """What a full list takes in memory: tiles have three words, their entries two."""
-    if state.kind in {ListKind.COUNTS, ListKind.FREQUENT}:
-        return 3 * plan.rings[state.ring].tiles + 2 * state.bound
+    if state.kind in COUNT_KINDS:
+        return 3 * plan.rings[state.ring].tiles + 2 * most_entries(plan, state)
     return 3 * state.bound

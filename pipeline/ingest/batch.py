@@ -56,6 +56,7 @@ class Reason(IntEnum):
     LATE = 13  # too late for every window of a view, or not after the entity's deletion
     NULL_VALUE = 14  # null in a column of which a view rejects nulls
     CORRUPT_ROW = 15  # the stored row of its entity fails its checks, see Partition
+    TEXT_TOO_LONG = 16  # a string that a view keeps is longer than its ``max_bytes``
 
 
 @dataclass(frozen=True, slots=True)

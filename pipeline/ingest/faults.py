@@ -36,10 +36,14 @@ _RAISED: dict[int, tuple[type[PipelineError], str]] = {
 }
 
 
+STUCK_AFTER = 10  # times that one offset gave one error: the client tries it again for ever
+
+
 class Faults:
     """Errors of one lane, sorted: the worst is kept to be raised, the others are counted."""
 
     def __init__(self) -> None:
+        self._repeated: dict[TopicPartition, tuple[int, int, int]] = {}  # offset, code, times
         self._counts: Counter[str] = Counter()
         self._last = ""
         self._connected = True
@@ -48,7 +52,12 @@ class Faults:
     @property
     def health(self) -> Health:
         """Snapshot for :attr:`pipeline.ingest.lane.Lane.health`."""
-        return Health(self._connected, self._last, dict(self._counts))
+        stuck = {
+            source: offset
+            for source, (offset, _, times) in self._repeated.items()
+            if times >= STUCK_AFTER
+        }
+        return Health(self._connected, self._last, dict(self._counts), stuck)
 
     def seen(
         self,
@@ -71,6 +80,24 @@ class Faults:
         self._counts[name] += 1
         self._last = f"{where}{name}: {text}"
         logger.warning("kafka: %s", self._last)
+        if source is not None and offset >= 0:
+            self._repeat(source, offset, code)
+
+    def _repeat(self, source: TopicPartition, offset: int, code: int) -> None:
+        """librdkafka asks again and again for a batch that it cannot unpack, and says no more."""
+        *before, times = self._repeated.get(source, (-1, 0, 0))
+        times = times + 1 if before == [offset, code] else 1
+        self._repeated[source] = (offset, code, times)
+        if times == STUCK_AFTER:
+            logger.error(
+                "kafka: %s is stuck at offset %d after %d attempts (%s): records from there on are "
+                "not read until that batch can be, or is deleted from the topic",
+                source, offset, times, self._last,
+            )  # fmt: skip
+
+    def arrived(self, source: TopicPartition) -> None:
+        """Records of a partition came: whatever was there is passed."""
+        self._repeated.pop(source, None)
 
     def alive(self) -> None:
         """A broker answered."""

@@ -118,11 +118,14 @@ class Health:
     ``connected``   False after every broker was reported down, until one answers again
     ``last_error``  text of the last error that was not raised, empty if there was none
     ``errors``      number of such errors by librdkafka's name (``_TRANSPORT``)
+    ``stuck``       offsets that gave the same error again and again (a batch that cannot be
+                    unpacked), by partition
     """
 
     connected: bool
     last_error: str
     errors: Mapping[str, int]
+    stuck: Mapping[TopicPartition, int] = field(default_factory=dict)
 
 
 class Lane(Protocol):
@@ -145,6 +148,13 @@ class Lane(Protocol):
         inside :meth:`poll` or :meth:`close`, never with an empty list. An exception raised in
         one makes the lane give every partition back and leave the group, then :meth:`poll`
         raises it; ``subscribe`` may be called again after that.
+        """
+
+    def assign(self, starts: Mapping[TopicPartition, Position]) -> None:
+        """Read exactly these partitions, from there on; instead of :meth:`subscribe`, in no group.
+
+        Called again, it replaces what it said before: partitions that stay begin anew too. Raises
+        ``BrokerUnavailableError`` where the broker cannot be asked about a leader epoch.
         """
 
     def poll(self, max_records: int, timeout_ms: int) -> list[BinaryBatch]:

@@ -60,6 +60,12 @@ class Membership:
             self.owned.update(sources)
         return starts
 
+    def chosen(self, sources: Iterable[TopicPartition]) -> None:
+        """The process itself says what it reads; nobody is told."""
+        self.owned = set(sources)
+        self.held = set(self.owned)
+        self.ended.clear()
+
     def revoked(self, sources: list[TopicPartition], *, lost: bool) -> None:
         """Tell the application about those partitions that it was given."""
         given = [s for s in sources if s in self.owned]

@@ -88,6 +88,20 @@ class NativeLane:
         if code:
             raise ConfigurationError(f"topics {list(topics)}: {self._describe(code)}")
 
+    def assign(self, starts: Mapping[TopicPartition, Position]) -> None:
+        """See :meth:`pipeline.ingest.lane.Lane.assign`."""
+        client = self._open_client()
+        self._fetch.release()
+        self._members.chosen(starts)
+        offsets = {source: start_offset(source, at.offset) for source, at in starts.items()}
+        with rd.partition_list(self._rdkafka, offsets) as partitions:
+            code = self._rdkafka.rd_kafka_assign(client, partitions)
+        if code:
+            raise PipelineError(f"assignment: {self._describe(code)}")
+        for source, start in starts.items():
+            if start.leader_epoch >= 0:
+                self._seek(source, start)
+
     def poll(self, max_records: int, timeout_ms: int) -> list[BinaryBatch]:
         """See :meth:`pipeline.ingest.lane.Lane.poll`."""
         self._open_client()
@@ -98,6 +112,7 @@ class NativeLane:
         gathered = self._fetch.gather(self._members.owned)
         for batch in gathered.batches:
             self._members.arrived(batch.source)
+            self._faults.arrived(batch.source)
         for error in gathered.errors:
             if error.code != PARTITION_EOF:
                 self._faults.seen(error.code, error.name, error.text, error.source, error.offset)

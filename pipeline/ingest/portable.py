@@ -72,6 +72,20 @@ class PortableLane:
         except KafkaException as error:
             raise ConfigurationError(f"topics {list(topics)}: {_text(error)}") from error
 
+    def assign(self, starts: Mapping[TopicPartition, Position]) -> None:
+        """See :meth:`pipeline.ingest.lane.Lane.assign`."""
+        consumer = self._client()
+        self._messages = []
+        self._members.chosen(starts)
+        offsets = {source: start_offset(source, at.offset) for source, at in starts.items()}
+        try:
+            consumer.assign(_listed(offsets))
+        except KafkaException as error:
+            raise PipelineError(f"assignment: {_text(error)}") from error
+        for source, start in starts.items():
+            if start.leader_epoch >= 0:
+                self._seek(consumer, source, start)
+
     def poll(self, max_records: int, timeout_ms: int) -> list[BinaryBatch]:
         """See :meth:`pipeline.ingest.lane.Lane.poll`."""
         self._client()
@@ -126,6 +140,7 @@ class PortableLane:
                 self._errors(found, source, ended)
         for source in records:
             self._members.arrived(source)
+            self._faults.arrived(source)
         for last in ended:
             if last is not None:
                 self._members.reached_end(last)

@@ -33,7 +33,7 @@ from pipeline.kernels.tiles import (
     tile_of,
 )
 
-__all__ = ["combine", "first_tile", "kept_all", "nulls_of", "tiles_between"]
+__all__ = ["combine", "first_tile", "kept_all", "nulls_of", "tiles_between", "window_tiles"]
 
 I64 = npt.NDArray[np.int64]
 
@@ -45,6 +45,16 @@ def first_tile(start: Int, newest: Int, width: Int, tiles: Int) -> Int:
     if start == NOTHING:
         return held
     return max(-(-start // width), held)
+
+
+@inlined
+def window_tiles(
+    slots: I64, slot: Int, rings: I64, ring: Int, start: Int, end: Int
+) -> tuple[Int, Int]:
+    """First and past-the-last tile of a window."""
+    width = rings[ring, RING_WIDTH]
+    first = first_tile(start, slots[slot, EVENT_TIME], width, rings[ring, RING_TILES])
+    return first, np.int64(OPEN) if end == OPEN else end // width
 
 
 @inlined

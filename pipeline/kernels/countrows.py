@@ -1,4 +1,4 @@
-"""COUNTS and FREQUENT lists of a row to bytes and back; ``docs/row-layout.md`` specifies them."""
+"""Lists of counts by tile to the bytes of a row and back; ``docs/row-layout.md`` specifies them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from pipeline.kernels.counts import (
 )
 from pipeline.kernels.integers import add_wrapping, minus, subtract_wrapping
 from pipeline.kernels.jit import Int, inlined, part
-from pipeline.kernels.lists import FREQUENT, LIST_BOUND, LIST_KIND, LIST_TYPE
+from pipeline.kernels.lists import (
+    COUNTS,
+    FREQUENT,
+    LARGEST,
+    LIST_BOUND,
+    LIST_KIND,
+    LIST_TYPE,
+)
 from pipeline.kernels.table import NOTHING, SECTION
 from pipeline.kernels.tiles import grow, is_nan
 from pipeline.kernels.varint import read_varint, unzigzag, write_varint, zigzag
@@ -79,6 +86,14 @@ def _is_value(value: Int, kind: Int, list_kind: Int, note: Int) -> bool:
     return bool(kind != _FLOAT or (not is_nan(bits) and ordered(bits, kind) == value))
 
 
+@inlined
+def _highest_note(list_kind: Int) -> Int:
+    """Of a tile: its level, its error, or nothing."""
+    if list_kind == FREQUENT:
+        return np.int64(MOST)
+    return np.int64(MAX_LEVEL if list_kind == COUNTS else 0)
+
+
 @part
 def _load_tile(
     arena: I64, p: Int, list_kind: Int, kind: Int, left: Int, data: U8, at: Int, end: Int
@@ -88,7 +103,7 @@ def _load_tile(
     if at < 0 or n < 0 or n > left:
         return np.int64(-1)
     note, at = read_varint(data, at, end)
-    if at < 0 or note < 0 or note > MOST or (list_kind != FREQUENT and note > MAX_LEVEL):
+    if at < 0 or note < 0 or note > _highest_note(list_kind):
         return np.int64(-1)
     if n == 0 and (list_kind != FREQUENT or note == 0):
         return np.int64(-1)
@@ -115,12 +130,15 @@ def load_counts(
     newest: Int, held: Int, data: U8, at: Int, end: Int,
 ) -> Int:  # fmt: skip
     """Read what :func:`encode_counts` wrote; the position after it, -1 where it is malformed."""
-    column, list_kind = SECTION + 3 * section, lists[i, LIST_KIND]
+    column, list_kind, bound = SECTION + 3 * section, lists[i, LIST_KIND], lists[i, LIST_BOUND]
+    most = bound
+    if list_kind >= LARGEST:
+        most = bound * (minus(newest, held) + 1)
     entries, at = read_varint(data, at, end)
-    if at < 0 or entries < 0 or entries > lists[i, LIST_BOUND] or entries > end - at:
+    if at < 0 or entries < 0 or entries > most or entries > end - at:
         return np.int64(-1)
     flag, at = read_varint(data, at, end)
-    if at < 0 or flag < 0 or flag > (0 if list_kind == FREQUENT else 1):
+    if at < 0 or flag < 0 or flag > (1 if list_kind == COUNTS else 0):
         return np.int64(-1)
     if flag == 1:
         bits, at = read_varint(data, at, end)
@@ -143,7 +161,7 @@ def load_counts(
         if tile < held or tile > newest:
             return np.int64(-1)
         arena[p] = tile
-        at = _load_tile(arena, p, list_kind, lists[i, LIST_TYPE], left, data, at, end)
+        at = _load_tile(arena, p, list_kind, lists[i, LIST_TYPE], min(left, bound), data, at, end)
         if at < 0:
             return np.int64(-1)
         left -= arena[p + SIZE]

@@ -1,13 +1,17 @@
-"""Counts of values by tile: what quantiles and most frequent values of tiled windows come from.
+"""Counts of values by tile: what quantiles, most frequent and extreme values of tiles come from.
 
-A COUNTS or FREQUENT section holds two words, LAST_TILE (where its newest tile begins) and ENTRIES
-(of all tiles together), then its tiles ascending: ``[tile, n, note, value, count, ...]`` with n
-entries ascending by value. Values are as :func:`~pipeline.kernels.buckets.ordered` makes them. The
-section's number counts words. Tiles that fell out of the ring may linger until their room is
-needed; every reader skips them, and they go before anything else when the list is full.
+A COUNTS, FREQUENT, LARGEST or SMALLEST section holds two words, LAST_TILE (where its newest tile
+begins) and ENTRIES (of all tiles together), then its tiles ascending: ``[tile, n, note, value,
+count, ...]`` with n entries ascending by value. Values are as
+:func:`~pipeline.kernels.buckets.ordered` makes them. The section's number counts words. Tiles
+that fell out of the ring may linger until their room is needed; every reader skips them, and they
+go before anything else when the list is full.
 
-With more than ``bound`` entries, the tile with the most of them (of equal ones the oldest) gives
-some up, until the rest fits:
+Each tile of a LARGEST or SMALLEST list keeps its ``bound`` largest, or smallest, values. What goes
+could not come back, so their counts are exact.
+
+With more than ``bound`` entries of another list, the tile with the most of them (of equal ones the
+oldest) gives some up, until the rest fits:
 
 * COUNTS: the tile's buckets merge at the next level at which any do (its *note* is the level, 0:
   the values themselves). Where none can, the oldest tile goes, and the slot remembers it.
@@ -34,7 +38,13 @@ from pipeline.kernels.buckets import (
     ordered,
 )
 from pipeline.kernels.jit import Int, inlined, part
-from pipeline.kernels.lists import FREQUENT, LIST_BOUND, LIST_KIND, LIST_TYPE
+from pipeline.kernels.lists import (
+    FREQUENT,
+    LARGEST,
+    LIST_BOUND,
+    LIST_KIND,
+    LIST_TYPE,
+)
 from pipeline.kernels.table import SECTION
 from pipeline.kernels.tiles import grow, lower_bound, spacious
 
@@ -217,6 +227,20 @@ def _subtract(arena: I64, slots: I64, slot: Int, at: Int, p: Int) -> None:
     _keep_first(arena, slots, slot, at, p, kept)
 
 
+@inlined
+def _keep_best(
+    arena: I64, slots: I64, slot: Int, at: Int, p: Int, list_kind: Int, bound: Int
+) -> None:
+    """Cut the tile at ``p`` down to its ``bound`` largest or smallest values; it has one too many
+    at most."""
+    if arena[p + SIZE] <= bound:
+        return
+    if list_kind == LARGEST:
+        for k in range(p + VALUES, p + VALUES + 2 * bound):
+            arena[k] = arena[k + 2]
+    _keep_first(arena, slots, slot, at, p, bound)
+
+
 @part
 def _fit(
     arena: I64, slots: I64, slot: Int, at: Int, evicted: Int, lists: I64, i: Int, first_tile: Int
@@ -245,12 +269,13 @@ def add_counted(
     O(log n) for a known value of the newest tile, O(n) for a new one.
     """
     at, kind = SECTION + 3 * section, lists[i, LIST_TYPE]
+    list_kind, bound = lists[i, LIST_KIND], lists[i, LIST_BOUND]
     value = ordered(raw, kind)
     for _ in range(2):
         block, words = slots[slot, at], slots[slot, at + 1]
         p, e = _tile_at(arena, block, words, tile), np.int64(-1)
         if p < block + words and arena[p] == tile:
-            if lists[i, LIST_KIND] != FREQUENT and arena[p + NOTE] > 0:
+            if list_kind != FREQUENT and arena[p + NOTE] > 0:
                 value = index_of(ordered(raw, kind), kind, arena[p + NOTE])
             n = arena[p + SIZE]
             k = lower_bound(arena, p + VALUES, n, 2, 0, value)
@@ -258,9 +283,14 @@ def add_counted(
             if k < n and arena[e] == value:
                 arena[e + 1] = min(arena[e + 1] + 1, np.int64(MOST))
                 return
+            if list_kind >= LARGEST and n >= bound and k == (0 if list_kind == LARGEST else n):
+                return
         if block >= 0 and words + VALUES + 2 <= 1 << slots[slot, at + 2]:
             break
         _make_room(arena, heads, slots, slot, at, first_tile)
     e = _insert(arena, slots, slot, at, p, tile, e)
     arena[e], arena[e + 1] = value, 1
-    _fit(arena, slots, slot, at, evicted, lists, i, first_tile)
+    if list_kind >= LARGEST:
+        _keep_best(arena, slots, slot, at, p, list_kind, bound)
+    else:
+        _fit(arena, slots, slot, at, evicted, lists, i, first_tile)

@@ -37,8 +37,10 @@ __all__ = [
     "OP_FIRST",
     "OP_LAST",
     "OP_MAX",
+    "OP_MAX_N",
     "OP_MEAN",
     "OP_MIN",
+    "OP_MIN_N",
     "OP_QUANTILE",
     "OP_RATIO",
     "OP_STD",
@@ -67,6 +69,7 @@ I64 = npt.NDArray[np.int64]
 ) = range(12)  # fmt: skip
 OP_COUNT, OP_SUM, OP_MEAN, OP_MIN, OP_MAX, OP_RATIO, OP_DISTINCT, OP_LAST = range(8)
 OP_VAR, OP_STD, OP_FIRST, OP_DECAYED, OP_EWMA, OP_TOP_K, OP_QUANTILE = range(8, 15)
+OP_MAX_N, OP_MIN_N = 15, 16
 INT, FLOAT, DECIMAL = range(3)
 S_PRESENT, S_MISSING, S_EXPIRED, S_STALE, S_DEGRADED, S_ESTIMATED = range(6)
 OPEN = 2**63 - 1  # the end of a window that goes up to the newest event

@@ -13,6 +13,7 @@ from pipeline.kernels.combine import combine, first_tile, kept_all, nulls_of
 from pipeline.kernels.decay import decayed_value
 from pipeline.kernels.distinct import COUNTED_AS, LOST, count_values
 from pipeline.kernels.events import any_dropped, count_distinct, events_between
+from pipeline.kernels.extremes import extremes
 from pipeline.kernels.feature import (
     DECIMAL,
     F_A,
@@ -30,7 +31,9 @@ from pipeline.kernels.feature import (
     OP_EWMA,
     OP_FIRST,
     OP_LAST,
+    OP_MAX_N,
     OP_MEAN,
+    OP_MIN_N,
     OP_QUANTILE,
     OP_RATIO,
     OP_STD,
@@ -217,6 +220,10 @@ def _feature(
         )
     if op == OP_TOP_K:
         return top_k(
+            slots, arena, slot, rings, lists, feature, default, start, end, scratch, cells, valid
+        )
+    if op in (OP_MAX_N, OP_MIN_N):
+        return extremes(
             slots, arena, slot, rings, lists, feature, default, start, end, scratch, cells, valid
         )
     if op in (OP_DECAYED, OP_EWMA):

@@ -14,10 +14,10 @@ __all__ = [
     "OVERFLOW",
     "add_exact",
     "add_wrapping",
-    "divide",
     "divide_scaled",
     "magnitude",
     "minus",
+    "part_of",
     "subtract_wrapping",
 ]
 
@@ -26,6 +26,8 @@ _MAX = 2**63 - 1
 _EXACT = 1 << 53
 _U0, _U1 = np.uint64(0), np.uint64(1)
 _FIFTY_FIVE_BITS = np.uint64(1 << 54)
+_TEN, _HALF, _TOP, _LOW_HALF = np.uint64(10), np.uint64(32), np.uint64(63), np.uint64(2**32 - 1)
+_BILLION, _QUINTILLION = 10**9, 10**18
 
 
 @inlined
@@ -66,46 +68,82 @@ def magnitude(a: Int) -> Int:
 
 
 @part
-def _divide_long(a: Int, b: Int) -> Int:
-    """Long division to 55 bits or more and a sticky one; the cast to float64 rounds once."""
-    n, d = magnitude(a), magnitude(b)
-    q = n // d
-    r = n - q * d
-    shift = 0
-    while q < _FIFTY_FIVE_BITS:
-        q = q << _U1
-        if r >= d - r:
-            r = r - (d - r)
-            q = q | _U1
-        else:
-            r = r + r
-        shift += 1
-    if r != _U0:
-        q = q | _U1
-    x = np.float64(q) * 2.0**-shift
-    return x if (a < 0) == (b < 0) else -x
+def _times_power(u: Int, scale: Int) -> tuple[Int, Int]:
+    """``u * 10**scale`` as a high and a low word; ``scale`` is at most 18."""
+    high, low = _U0, np.uint64(u)
+    for _ in range(scale):
+        units = (low & _LOW_HALF) * _TEN
+        upper = (low >> _HALF) * _TEN + (units >> _HALF)
+        high = high * _TEN + (upper >> _HALF)
+        low = (upper << _HALF) | (units & _LOW_HALF)
+    return high, low
+
+
+@inlined
+def _doubled(high: Int, low: Int) -> tuple[Int, Int]:
+    return (high << _U1) | (low >> _TOP), low << _U1
 
 
 @part
-def divide(a: Int, b: Int) -> Int:
-    """The float64 nearest to ``a / b``; ``b != 0``. 0 has no sign, whatever ``b`` is."""
-    if a == 0:
-        return 0.0
-    if -_EXACT <= a <= _EXACT and -_EXACT <= b <= _EXACT:
-        return np.float64(a) / np.float64(b)
-    return _divide_long(a, b)
+def _divide_wide(high: Int, low: Int, by_high: Int, by_low: Int) -> float:
+    """Nearest float64 to a quotient of numbers of two words, from 1 to below 2**126.
+
+    Long division to 55 bits or more and a sticky one; the cast to float64 rounds once.
+    """
+    exponent = 0
+    while by_high < high or (by_high == high and by_low < low):
+        by_high, by_low = _doubled(by_high, by_low)
+        exponent += 1
+    while high < by_high or (high == by_high and low < by_low):
+        high, low = _doubled(high, low)
+        exponent -= 1
+    q = _U0
+    while True:
+        q = q << _U1
+        if by_high < high or (by_high == high and by_low <= low):
+            high -= by_high + (_U1 if low < by_low else _U0)
+            low -= by_low
+            q = q | _U1
+        if q >= _FIFTY_FIVE_BITS:
+            break
+        high, low = _doubled(high, low)
+        exponent -= 1
+    if high != _U0 or low != _U0:
+        q = q | _U1
+    return np.float64(q) * 2.0**exponent
 
 
 @part
 def divide_scaled(a: Int, b: Int, scale: Int) -> Int:
-    """``a / b / 10**scale``, rounded once while the scaled operand fits int64."""
+    """The float64 nearest to ``a / b / 10**scale``; ``b != 0``, ``scale`` is -18 to 18.
+
+    0 has no sign, whatever ``b`` is.
+    """
+    if a == 0:
+        return 0.0
     power = np.int64(1)
-    for _ in range(min(abs(scale), 18)):
+    for _ in range(abs(scale)):
         power *= 10
-    if scale > 0:
-        if abs(b) > _MAX // power:
-            return divide(a, b) / np.float64(power)
-        return divide(a, b * power)
-    if abs(a) > _MAX // power:
-        return divide(a, b) * np.float64(power)
-    return divide(a * power, b)
+    times, by = (np.int64(1), power) if scale > 0 else (power, np.int64(1))
+    most_a, most_b = _EXACT // times, _EXACT // by
+    if -most_a <= a <= most_a and -most_b <= b <= most_b:
+        return np.float64(a * times) / np.float64(b * by)
+    high, low = _times_power(magnitude(a), max(-scale, 0))
+    by_high, by_low = _times_power(magnitude(b), max(scale, 0))
+    x = _divide_wide(high, low, by_high, by_low)
+    return x if (a < 0) == (b < 0) else -x
+
+
+@part
+def part_of(q: Int, n: Int) -> Int:
+    """``ceil(q * n / 10**18)``, exactly, for ``q`` from 0 to 10**18 and ``n`` from 0."""
+    upper, lower = q // _BILLION, q % _BILLION
+    many, few = n // _BILLION, n % _BILLION
+    whole = upper * many
+    left = np.int64(0)
+    for middle in (upper * few, lower * many):
+        whole += middle // _BILLION
+        left += middle % _BILLION
+    rest = left * _BILLION + lower * few
+    whole += rest // _QUINTILLION
+    return whole + 1 if rest % _QUINTILLION > 0 else whole

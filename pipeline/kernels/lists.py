@@ -2,8 +2,8 @@
 
 A LAST section holds ``[time, offset, value]`` ascending by (time, offset). EVENTS sections are in
 :mod:`pipeline.kernels.events`, IDS in :mod:`pipeline.kernels.ids`, DECAYED in
-:mod:`pipeline.kernels.decay`, DISTINCT in :mod:`pipeline.kernels.distinct`, COUNTS and FREQUENT in
-:mod:`pipeline.kernels.counts`.
+:mod:`pipeline.kernels.decay`, DISTINCT in :mod:`pipeline.kernels.distinct`, COUNTS, FREQUENT,
+LARGEST and SMALLEST in :mod:`pipeline.kernels.counts`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ __all__ = [
     "EVENTS",
     "FREQUENT",
     "IDS",
+    "LARGEST",
     "LAST",
     "LAST_WORDS",
     "LIST_BOUND",
@@ -31,7 +32,9 @@ __all__ = [
     "LIST_MASK",
     "LIST_RING",
     "LIST_TYPE",
+    "SMALLEST",
     "add_last",
+    "has_counts",
     "one_zero",
     "takes_value",
 ]
@@ -48,10 +51,18 @@ I64 = npt.NDArray[np.int64]
     LIST_HORIZON,
     LIST_TYPE,
 ) = range(7)
-DISTINCT, LAST, EVENTS, DECAYED, COUNTS, IDS, FREQUENT = range(7)
+DISTINCT, LAST, EVENTS, DECAYED, COUNTS, IDS, FREQUENT, LARGEST, SMALLEST = range(
+    9
+)  # 7 on: what a tile keeps is bounded
 LAST_WORDS = 3
 _MINUS_ZERO = -(2**63)
 _FLOAT = 1
+
+
+@inlined
+def has_counts(kind: Int) -> bool:
+    """Whether a list of this kind holds values with their counts, by tile."""
+    return bool(kind in (COUNTS, FREQUENT, LARGEST, SMALLEST))
 
 
 @inlined

@@ -12,7 +12,9 @@ as whole kernels: slower to start, with the same code.
 from __future__ import annotations
 
 import gc
+import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +26,9 @@ from pipeline.kernels.caching import alone
 
 __all__ = ["as_part", "as_whole"]
 
+_log = logging.getLogger(__name__)
+
+TOLD_S = 0.5  # a kernel that took less is not worth a line
 WRAPPERS = ("no_cpython_wrapper", "no_cfunc_wrapper")
 
 
@@ -59,8 +64,17 @@ def as_whole(kernel: Any) -> Any:
     compile_whole = kernel.compile
 
     def compile(signature: Any) -> Any:
+        began, missed = time.monotonic(), sum(kernel.stats.cache_misses.values())
         with global_compiler_lock, alone(kernel), _compiling(part=False):
-            return compile_whole(signature)
+            entry = compile_whole(signature)
+        took_s = time.monotonic() - began
+        if (
+            took_s > TOLD_S
+            and not _within.kernels
+            and sum(kernel.stats.cache_misses.values()) > missed
+        ):
+            _log.info("kernel %s compiled in %.1f s", kernel.py_func.__name__, took_s)
+        return entry
 
     kernel.compile = compile
     return kernel

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.buckets import unordered
-from pipeline.kernels.combine import first_tile
+from pipeline.kernels.combine import window_tiles
 from pipeline.kernels.events import any_dropped, events_between
 from pipeline.kernels.feature import (
     DECIMAL,
@@ -16,12 +16,10 @@ from pipeline.kernels.feature import (
     F_SCALE,
     F_TYPE,
     F_WIDTH,
-    OPEN,
     S_DEGRADED,
     S_ESTIMATED,
     S_PRESENT,
     as_bits,
-    as_real,
     fill,
 )
 from pipeline.kernels.integers import divide_scaled
@@ -34,8 +32,7 @@ from pipeline.kernels.ranking import (
     tally_events,
     tally_tiles,
 )
-from pipeline.kernels.table import EVENT_TIME, NOTHING, SECTION
-from pipeline.kernels.tiles import RING_TILES, RING_WIDTH
+from pipeline.kernels.table import NOTHING, SECTION
 
 __all__ = ["quantile", "top_k"]
 
@@ -44,22 +41,12 @@ I64 = npt.NDArray[np.int64]
 
 
 @inlined
-def _tiles_between(
-    slots: I64, slot: Int, rings: I64, ring: Int, start: Int, end: Int
-) -> tuple[Int, Int]:
-    """First and past-the-last tile of a window."""
-    width = rings[ring, RING_WIDTH]
-    first = first_tile(start, slots[slot, EVENT_TIME], width, rings[ring, RING_TILES])
-    return first, np.int64(OPEN) if end == OPEN else end // width
-
-
-@inlined
 def quantile(
     slots: I64, arena: I64, slot: Int, rings: I64, lists: I64, feature: I64, default: float,
     start: Int, end: Int, scratch: I64, cells: I64, valid: U8,
 ) -> Int:  # fmt: skip
     """The value at a rank: null without any, ESTIMATED where a tile holds buckets of values."""
-    i, k, q = feature[F_A], feature[F_CELL], as_real(feature[F_B])
+    i, k, q = feature[F_A], feature[F_CELL], feature[F_B]
     kind, scale, status = feature[F_TYPE], feature[F_SCALE], np.int64(S_PRESENT)
     bits, total = np.int64(0), np.int64(0)
     if lists[i, LIST_KIND] == EVENTS:
@@ -70,7 +57,7 @@ def quantile(
         if any_dropped(slots, slot, lists, i, start):
             status = np.int64(S_DEGRADED)
     else:
-        first, stop = _tiles_between(slots, slot, rings, lists[i, LIST_RING], start, end)
+        first, stop = window_tiles(slots, slot, rings, lists[i, LIST_RING], start, end)
         at = SECTION + 3 * (len(rings) + i)
         bits, total, level = quantile_of_tiles(
             arena, slots[slot, at], slots[slot, at + 1], first, stop, kind, scale, q, scratch
@@ -101,7 +88,7 @@ def top_k(
         if any_dropped(slots, slot, lists, i, start):
             status = np.int64(S_DEGRADED)
     else:
-        first, stop = _tiles_between(slots, slot, rings, lists[i, LIST_RING], start, end)
+        first, stop = window_tiles(slots, slot, rings, lists[i, LIST_RING], start, end)
         at = SECTION + 3 * (len(rings) + i)
         n, error = tally_tiles(arena, slots[slot, at], slots[slot, at + 1], first, stop, scratch)
         if error > 0:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline.kernels.arena import size_class
 from pipeline.kernels.buckets import ordered, representative, unordered
 from pipeline.kernels.counts import FIRST, NOTE, SIZE, VALUES, next_tile
-from pipeline.kernels.integers import divide_scaled
+from pipeline.kernels.integers import divide_scaled, part_of
 from pipeline.kernels.jit import Int, inlined, part
 
 __all__ = [
@@ -70,10 +70,9 @@ def _at_rank(scratch: I64, n: Int, rank: Int) -> Int:
 
 
 @inlined
-def _rank_of(q: float, total: Int) -> Int:
-    """Nearest rank: ``max(1, ceil(q * total))``."""
-    rank = np.int64(np.ceil(q * np.float64(total)))
-    return max(np.int64(1), min(rank, np.int64(total)))
+def _rank_of(q: Int, total: Int) -> Int:
+    """Nearest rank: ``max(1, ceil(q * total))``, of q in parts of 10**-18."""
+    return max(np.int64(1), part_of(q, total))
 
 
 @inlined
@@ -88,9 +87,9 @@ def _exact(key: Int, kind: Int, scale: Int) -> Int:
 
 @part
 def quantile_of_events(
-    arena: I64, block: Int, first: Int, stop: Int, kind: Int, scale: Int, q: float, scratch: I64
+    arena: I64, block: Int, first: Int, stop: Int, kind: Int, scale: Int, q: Int, scratch: I64
 ) -> Int:
-    """Bits of the float64 at rank q of the events ``first`` to ``stop`` (not empty), of 3 words."""
+    """Bits of the float64 at rank q, in 10**-18, of the events ``first`` to ``stop`` (3 words)."""
     n = np.int64(0)
     for e in range(first, stop):
         scratch[DIGITS + 2 * n] = ordered(arena[block + 3 * e + 2], kind)
@@ -102,9 +101,9 @@ def quantile_of_events(
 @part
 def quantile_of_tiles(
     arena: I64, block: Int, words: Int, first_tile: Int, stop_tile: Int, kind: Int, scale: Int,
-    q: float, scratch: I64,
+    q: Int, scratch: I64,
 ) -> tuple[Int, Int, Int]:  # fmt: skip
-    """Bits of the float64 at rank q of the tiles ``first_tile`` to before ``stop_tile``.
+    """Bits of the float64 at rank q (in 10**-18) of tiles ``first_tile`` to before ``stop_tile``.
 
     Also the number of values and the highest level: the value is exact if that is 0, else within
     the relative error of that level. Undefined bits where there are no values.

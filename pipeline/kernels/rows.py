@@ -13,17 +13,16 @@ from pipeline.kernels.header import LONGEST_HEADER, has_row, seal, write_header
 from pipeline.kernels.integers import minus, subtract_wrapping
 from pipeline.kernels.jit import Int, bare, inlined
 from pipeline.kernels.lists import (
-    COUNTS,
     DECAYED,
     DISTINCT,
     EVENTS,
-    FREQUENT,
     IDS,
     LIST_BOUND,
     LIST_HORIZON,
     LIST_KIND,
     LIST_RING,
     LIST_TYPE,
+    has_counts,
 )
 from pipeline.kernels.table import (
     DIRTY,
@@ -71,7 +70,7 @@ def _bound(slots: I64, slot: Int, rings: I64, lists: I64) -> Int:
         words = np.int64(3)
         if s < len(rings):
             words = 1 + rings[s, RING_END] - rings[s, RING_FIRST]
-        elif lists[s - len(rings), LIST_KIND] in (COUNTS, FREQUENT):
+        elif has_counts(lists[s - len(rings), LIST_KIND]):
             words = np.int64(1)
         elif lists[s - len(rings), LIST_KIND] == DISTINCT:
             size += 10 * MAX_STEPS

@@ -131,6 +131,12 @@ class Publisher:
         ticket, self._ticket = self._ticket, Ticket(self)
         return ticket
 
+    def acknowledged(self, ticket: Ticket) -> bool:
+        """Whether :meth:`wait` would return at once."""
+        if ticket.left and self._client is not None:
+            self._client.poll(0)
+        return not ticket.left and not self._failed
+
     def wait(self, ticket: Ticket) -> None:
         """As :meth:`flush`, for the messages of one ticket; others may still be on their way."""
         if not self._tickets:

@@ -50,7 +50,7 @@ class Selection:
         return {n: kind for view in self.views for n, kind in view.plan.entities.items()}
 
     def refuse_lists(self) -> None:
-        """Raise DefinitionError if a feature holds a list."""
+        """Raise DefinitionError if a feature holds a list or a string."""
         for view in self.views:
             for position in view.positions.tolist():
                 feature = view.plan.features[position]
@@ -58,6 +58,11 @@ class Selection:
                     raise DefinitionError(
                         f"{view.record.name}:{feature.name}",
                         f"is a list of up to {feature.width}; a matrix takes scalars: use read()",
+                    )
+                if feature.words:
+                    raise DefinitionError(
+                        f"{view.record.name}:{feature.name}",
+                        "is a string; a matrix takes numbers: use read()",
                     )
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.features.plan import CellType, Feature, FeatureOp, Plan
+from pipeline.features.texts import bytes_of
 
 __all__ = ["feature_columns", "feature_matrix", "feature_type"]
 
@@ -22,6 +23,8 @@ VALUE_TYPES: dict[CellType, Arrow] = {
     CellType.DECIMAL: pa.float64(),
     CellType.TIME: pa.timestamp("ns", "UTC"),
     CellType.BOOL: pa.bool_(),
+    CellType.TEXT: pa.string(),
+    CellType.BINARY: pa.binary(),
 }
 FLOAT_OPS = {
     FeatureOp.MEAN,
@@ -36,7 +39,7 @@ INT_OPS = {FeatureOp.COUNT, FeatureOp.DISTINCT}
 
 
 def feature_type(feature: Feature) -> Arrow:
-    """Arrow type of a feature; a list of it for ``last(n > 1)`` and ``top_k(k > 1)``."""
+    """Arrow type of a feature; a list of it where it has several cells, as ``last(n > 1)``."""
     if feature.op in FLOAT_OPS:
         return pa.float64()
     if feature.op in INT_OPS:
@@ -94,19 +97,38 @@ class _Scalars:
 
 def _column(feature: Feature, cells: I64, valid: U8, scalars: _Scalars) -> Arrow:
     type_ = feature_type(feature)
+    if feature.words:
+        return _texts(feature, cells, valid, type_)
     span = slice(feature.cell, feature.cell + feature.width)
     if feature.width == 1 and not pa.types.is_boolean(type_):
         return scalars.column(feature.cell, type_)
     if feature.width == 1:
         return _values(cells[:, feature.cell], valid[:, feature.cell] != 0, type_)
     present = valid[:, span] != 0
-    counts = present.sum(axis=1)
     values = _values(
-        cells[:, span][present], np.ones(int(counts.sum()), dtype=bool), type_.value_type
+        cells[:, span][present], np.ones(int(present.sum()), dtype=bool), type_.value_type
     )
+    return _lists(values, present, type_)
+
+
+def _lists(values: Arrow, present: npt.NDArray[np.bool_], type_: Arrow) -> Arrow:
+    """Values of rows together, of which each has as many as are ``present``; null without any."""
+    counts = present.sum(axis=1)
     ends: Arrow = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
     empty: Arrow = pa.array(counts == 0)
     return pa.ListArray.from_arrays(ends, values, type=type_, mask=empty)
+
+
+def _texts(feature: Feature, cells: I64, valid: U8, type_: Arrow) -> Arrow:
+    """Strings from their words, which are null together."""
+    n, width = len(cells), feature.width
+    span = slice(feature.cell, feature.cell + feature.cells)
+    words = cells[:, span].reshape(n, len(feature.words), width).swapaxes(1, 2)
+    present = valid[:, feature.cell : feature.cell + width] != 0
+    if width == 1:
+        return bytes_of(words[:, 0], present[:, 0], type_)
+    kept = words[present]
+    return _lists(bytes_of(kept, np.ones(len(kept), dtype=bool), type_.value_type), present, type_)
 
 
 def _values(cells: I64, present: npt.NDArray[np.bool_], type_: Arrow) -> Arrow:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.features.plan import ListKind, Plan
+from pipeline.features.plan import COUNT_KINDS, ListKind, Plan
+from pipeline.features.size import most_entries
 from pipeline.kernels.arena import size_class
 from pipeline.kernels.counts import counts_words
 from pipeline.kernels.distinct import DISTINCT_WORDS, MAX_STEPS
@@ -24,8 +25,9 @@ def words_needed(plan: Plan) -> int:
     for state in plan.lists:
         if state.kind is ListKind.DISTINCT:
             most = state.bound * DISTINCT_WORDS + MAX_STEPS
-        elif state.kind in (ListKind.COUNTS, ListKind.FREQUENT):
-            most = spacious(counts_words(plan.rings[state.ring].tiles + 1, state.bound + 1), 1)
+        elif state.kind in COUNT_KINDS:
+            ring = plan.rings[state.ring]
+            most = spacious(counts_words(ring.tiles + 1, most_entries(plan, state) + 1), 1)
         elif state.kind is ListKind.EVENTS:
             most = spacious(state.bound + 1, LAST_WORDS)
         elif state.kind is ListKind.IDS:
@@ -40,6 +42,6 @@ def words_needed(plan: Plan) -> int:
 
 def scratch_needed(plan: Plan) -> int:
     """Words that counting or ranking the values of a list takes at most."""
-    kinds = (ListKind.EVENTS, ListKind.COUNTS, ListKind.FREQUENT)
-    bounds = [s.bound for s in plan.lists if s.kind in kinds and s.input >= 0]
+    kinds = COUNT_KINDS | {ListKind.EVENTS}
+    bounds = [most_entries(plan, s) for s in plan.lists if s.kind in kinds and s.input >= 0]
     return int(scratch_words(max(bounds))) if bounds else 1

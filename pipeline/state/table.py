@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -185,7 +186,7 @@ class StateTable:
         t, watched = self._tables, None if watch is None else watch.room(n)
         self._sequence += 1
         while True:
-            fired = Fired.room(capacity, self.plan.cells, len(self.plan.features))
+            fired = Fired.room(capacity, self.plan.cells, len(t.features))
             arguments = (
                 self._slots, self._arena, self._heads, self._need, self._sequence,
                 t.rings, t.accumulators, t.lists, t.features, t.defaults, t.ttl_ns,
@@ -211,7 +212,8 @@ class StateTable:
             if stopped == applying.NOT_LOADED:
                 raise ValueError(f"slot {slots[progress[applying.EVENT]]} was not loaded")
         touched = dirty[: progress[applying.N_DIRTY]].copy()
-        return Applied(outcome, touched, Fired.joined(chunks), watched)
+        sent = Fired.joined(chunks)
+        return Applied(outcome, touched, replace(sent, status=self._own(sent.status)), watched)
 
     def encode(self, slots: I32) -> EncodedRows:
         """Rows (layout v2) and keys of slots; one without events or deletion gives 0 bytes.
@@ -243,14 +245,18 @@ class StateTable:
         result = Finalized(
             np.empty((n, plan.cells), dtype=np.int64),
             np.empty((n, plan.cells), dtype=np.uint8),
-            np.empty((n, len(plan.features)), dtype=np.uint8),
+            np.empty((n, len(t.features)), dtype=np.uint8),
         )
         finalize_slots(
             self._slots, self._arena, plain(slots, np.int32), t.rings, t.accumulators, t.lists,
             t.features, t.defaults, t.ttl_ns, times, int(isinstance(at, str)), self._scratch,
             result.cells, result.valid, result.status,
         )  # fmt: skip
-        return result
+        return replace(result, status=self._own(result.status))
+
+    def _own(self, status: U8) -> U8:
+        """Status of features, without that of the words of strings, which is the same."""
+        return status[:, : len(self.plan.features)]
 
     def keys(self, slots: I32) -> tuple[U8, I64]:
         """Key bytes of slots back to back, and their n + 1 offsets."""

@@ -207,7 +207,9 @@ def _parts(read: RowRead) -> list[_Part]:
     """The read cut by partition."""
     if not len(read.partition):
         return []
-    keys = partition_keys(read.app, read.topic, read.fingerprint, highest(read.partition))
+    keys = partition_keys(
+        read.app, read.topic, read.fingerprint, highest(read.partition), read.quarantined
+    )
     order = np.argsort(read.partition, kind="stable").astype(np.int64)
     partitions, starts = np.unique(read.partition[order], return_index=True)
     parts = []

@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +29,15 @@ from pipeline.store.lease import Lease, next_lease, refuse_newer
 from pipeline.store.marker import Marker
 from pipeline.store.partition import RowExpiry, RowWrite
 from pipeline.store.replies import error_of, root_cause
-from pipeline.store.transaction import Prefixes, Scratch, check_commit, encode_commit, encode_mget
+from pipeline.store.transaction import (
+    Prefixes,
+    Scratch,
+    Sent,
+    arm,
+    check_commit,
+    encode_commit,
+    encode_mget,
+)
 from pipeline.store.wire import Link, Replies, Reply, ServerError, command
 
 __all__ = ["ACQUIRE_ATTEMPTS", "RedisPartition"]
@@ -69,7 +76,7 @@ class RedisPartition:
         self._replies: Replies | None = None
         self._lease: Lease | None = None
         self._expected: dict[bytes, bytes | None] = {}  # lease first, then markers
-        self._sent: _Sent | None = None
+        self._sent: Sent | None = None
         self._finished = False  # a read has awaited the commit that finish_commit() will ask for
         self._lost: PipelineError = PipelineError("acquire() the partition first")
 
@@ -101,7 +108,7 @@ class RedisPartition:
             return []
         keys = [marker_key(self._tag, fingerprint) for fingerprint in fingerprints]
         with self._whole():
-            self._send(_arm(keys))
+            self._send(arm(keys))
             self._read_ok()
             values = self._read_bulks()
         found = [
@@ -116,7 +123,8 @@ class RedisPartition:
     def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
         """Packed rows of the keys ``index``, None where there is none.
 
-        A commit under way is awaited first, and raises what it raises.
+        A commit under way is awaited first, and raises what it raises. Lease and markers are
+        compared after the rows were read: what a newer owner wrote is refused.
         """
         self._require_held()
         if self._sent is not None:
@@ -129,7 +137,11 @@ class RedisPartition:
             which = np.zeros(len(part), dtype=np.int32)
             with self._whole():
                 self._send(encode_mget(self._scratch, prefixes, which, keys, key_offsets, part))
+                if first + len(part) == len(index):
+                    self._send(command(b"MGET", *self._expected))
                 rows += self._read_bulks()
+        if rows and not self._unchanged():
+            raise self._again()
         return rows
 
     def commit(
@@ -155,9 +167,9 @@ class RedisPartition:
         for marker in markers:
             expected[marker_key(self._tag, marker.fingerprint)] = marker.pack()
         data, queued = encode_commit(
-            self._scratch, self._tag, writes, markers, expiries, _arm(list(expected))
+            self._scratch, self._tag, writes, markers, expiries, arm(list(expected))
         )
-        self._sent = _Sent(expected, queued)
+        self._sent = Sent(expected, queued)
         with self._whole():
             self._send(data)
 
@@ -178,18 +190,22 @@ class RedisPartition:
         if not self.held and isinstance(self._lost, FencedError):
             return False
         self._require_ready()
-        keys = list(self._expected)
         with self._whole():
-            self._send(command(b"MGET", *keys))
-            values = self._read_bulks()
-        if values == list(self._expected.values()):
-            return True
-        self._lose(self._why_aborted(keys, values))
-        return False
+            self._send(command(b"MGET", *self._expected))
+        return self._unchanged()
 
     def close(self) -> None:
         """Close the connection; the lease stays."""
         self._lose(PipelineError(f"{self._name}: closed; acquire() it again"))
+
+    def _unchanged(self) -> bool:
+        """Whether lease and markers, asked for last, are ours still; else the partition is lost."""
+        with self._whole():
+            values = self._read_bulks()
+        if values == list(self._expected.values()):
+            return True
+        self._lose(self._why_aborted(list(self._expected), values))
+        return False
 
     # -- taking the lease
 
@@ -213,13 +229,11 @@ class RedisPartition:
         return lease
 
     def _watch_lease(self) -> bytes | None:
-        self._send(_arm([self._lease_key]))
+        self._send(arm([self._lease_key]))
         self._read_ok()
         return self._read_bulks()[0]
 
-    # -- what a commit came to
-
-    def _finish(self, sent: _Sent) -> None:
+    def _finish(self, sent: Sent) -> None:
         outcome = self._read_outcome(sent.queued)
         if isinstance(outcome, list):
             self._expected = sent.expected
@@ -269,7 +283,7 @@ class RedisPartition:
             self._lose(self._why_aborted(keys, values))
 
     def _keep_if_unchanged(
-        self, sent: _Sent, watched: Reply, values: list[bytes | None] | ServerError
+        self, sent: Sent, watched: Reply, values: list[bytes | None] | ServerError
     ) -> None:
         """After a refused transaction: stay armed if lease and markers are what they were."""
         before = [self._expected[key] for key in sent.expected]
@@ -305,8 +319,6 @@ class RedisPartition:
             f"{self._name}: the store lost writes (lease or marker is missing or older than "
             "written); take the lease again and continue from the markers found there"
         )
-
-    # -- the connection
 
     @property
     def _name(self) -> str:
@@ -378,23 +390,10 @@ class RedisPartition:
 
     def _lose(self, reason: PipelineError) -> None:
         link, self._link, self._replies, self._sent = self._link, None, None, None
-        self._expected, self._finished = {}, False
-        self._lost = reason
+        self._expected, self._finished, self._lost = {}, False, reason
         if link is not None:
             link.close()
 
     def _again(self) -> PipelineError:
         """A new exception that says why the partition is not held."""
         return type(self._lost)(str(self._lost))
-
-
-class _Sent(NamedTuple):
-    """A transaction under way: the keys and values it leaves behind, its number of commands."""
-
-    expected: dict[bytes, bytes | None]
-    queued: int
-
-
-def _arm(keys: list[bytes]) -> bytes:
-    """WATCH, then read what is watched."""
-    return command(b"WATCH", *keys) + command(b"MGET", *keys)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -20,12 +21,12 @@ import numpy.typing as npt
 
 from pipeline.errors import FencedError, PipelineError, StoreUnavailableError
 from pipeline.ingest.batch import TopicPartition
-from pipeline.store.keys import lease_key, marker_key, partition_tag, row_key
+from pipeline.store.keys import lease_key, marker_key, partition_tag, quarantine_key, row_key
 from pipeline.store.lease import Lease, next_lease, refuse_newer
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Fetched, RowExpiry, RowRead, RowWrite, StoreInfo
 from pipeline.store.registry import Registry
-from pipeline.store.sweep import delay_of, parse_row_key
+from pipeline.store.sweep import delay_of, is_sound, parse_row_key
 from pipeline.store.transaction import check_commit
 
 __all__ = ["MemoryPartition", "MemoryStore", "memory_store"]
@@ -74,6 +75,20 @@ class MemoryStore:
     def sweeper(self, app: str) -> MemorySweeper:
         """A sweeper over the rows of ``app``."""
         return MemorySweeper(self, app)
+
+    def scan(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
+        """Keys that match, ``count`` looked at at a time."""
+        with self.asked():
+            left = sorted(self.values)
+        for first in range(0, len(left), count):
+            with self.asked():
+                page = left[first : first + count]
+                yield [key for key in page if fnmatchcase(_text(key), _text(pattern))]
+
+    def drop(self, keys: Sequence[bytes]) -> int:
+        """Forget these."""
+        with self.asked():
+            return sum(self.values.pop(key, None) is not None for key in keys)
 
     def expire(self, key: bytes, delay_ms: int) -> bool:
         """Forget ``key`` in so many ms, unless it is written before; whether there is one."""
@@ -129,8 +144,9 @@ class MemoryStore:
         partitions = read.partition.tolist()
         tags = {p: partition_tag(read.app, TopicPartition(read.topic, p)) for p in set(partitions)}
         keys = _slices(read.keys, read.key_offsets)
+        name = quarantine_key if read.quarantined else row_key
         rows = [
-            self.values.get(row_key(tags[p], read.fingerprint, key))
+            self.values.get(name(tags[p], read.fingerprint, key))
             for p, key in zip(partitions, keys, strict=True)
         ]
         wanted = tags if read.with_markers else {}
@@ -195,6 +211,7 @@ class MemoryPartition:
             self.finish_commit()
             self._finished = True
         with self._store.asked():
+            self._refuse_changed()
             return [
                 self._store.values.get(
                     row_key(
@@ -323,6 +340,8 @@ class MemorySweeper:
                 if row.fingerprint not in keep_ms or row.key in self._store.deadlines:
                     continue
                 head = self._store.values.get(row.key, b"")
+                if not is_sound(head, row.fingerprint):
+                    continue
                 delay = delay_of(head, keep_ms[row.fingerprint], now_ms)
                 if delay is not None and self._store.expire(row.key, delay):
                     given[row.fingerprint] = given.get(row.fingerprint, 0) + 1
@@ -354,6 +373,10 @@ class _MemoryFields:
         """Write one value unless there is one."""
         return self._values.setdefault(key, {}).setdefault(name, value) is value
 
+    def delete(self, key: bytes, name: str) -> None:
+        """Remove one value."""
+        self._values.get(key, {}).pop(name, None)
+
 
 _Sent: TypeAlias = tuple[list[RowWrite], list[Marker], list[RowExpiry]]
 _named: dict[str, MemoryStore] = {}
@@ -367,3 +390,8 @@ def memory_store(name: str) -> MemoryStore:
 def _slices(data: U8, offsets: I64) -> list[bytes]:
     raw, bounds = data.tobytes(), offsets.tolist()
     return [raw[a:b] for a, b in pairwise(bounds)]
+
+
+def _text(data: bytes) -> str:
+    """Any bytes as as many characters, in which patterns can be looked for."""
+    return data.decode("latin-1")

@@ -14,7 +14,7 @@ another worker's; drop every cached row, ``acquire()``, read the markers, seek t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -105,7 +105,7 @@ class RowRead:
 
     ``keys`` uint8[..] with ``key_offsets`` int64[n+1], entity keys as in Kafka;
     ``partition`` int32[n], the partition each key belongs to. ``with_markers`` asks for the markers
-    of those partitions too.
+    of those partitions too; ``quarantined`` for the copies of corrupt rows instead of the rows.
     """
 
     app: str
@@ -115,6 +115,7 @@ class RowRead:
     key_offsets: I64 = field(repr=False)
     partition: I32 = field(repr=False)
     with_markers: bool = False
+    quarantined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,10 @@ class PartitionStore(Protocol):
     def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
         """Packed rows of the keys ``index`` of ``keys``, None where there is none.
 
+        Of the time of our markers: raises FencedError or StoreUnavailableError where another worker
+        took the partition or the store went back in time, so that nothing is computed (and sent
+        out) on rows that are ahead of their offset or behind it.
+
         A commit under way is awaited first, and raises what it raises; :meth:`finish_commit` is
         still called afterwards.
         """
@@ -224,7 +229,7 @@ class Sweeper(Protocol):
 
         A row of a view in ``keep_ms`` (by fingerprint) expires so many ms from now, later if its
         newest event or broker time is later than ``now_ms``. Left alone are rows that have an
-        expiry, were written within the last hour or know of a deletion. Raises
+        expiry, were written within the last hour, know of a deletion or fail their checks. Raises
         StoreUnavailableError, after which it begins again.
         """
 
@@ -254,6 +259,20 @@ class Store(Protocol):
 
     def sweeper(self, app: str) -> Sweeper:
         """A sweeper over the rows of ``app``; connects when first used."""
+
+    def scan(self, pattern: bytes, count: int) -> Iterator[Sequence[bytes]]:
+        """Keys that match a glob-style ``pattern``, for about ``count`` keys looked at a page.
+
+        What is there from the first page to the last is found, maybe twice. Raises
+        StoreUnavailableError.
+        """
+
+    def drop(self, keys: Sequence[bytes]) -> int:
+        """Remove these keys, of any partitions and not as a whole; how many there were.
+
+        Not fenced: for what nobody keeps up any more. A marker that is gone makes the commit of
+        whoever had read it fail. Raises StoreUnavailableError.
+        """
 
     def verify(self) -> None:
         """Refuse a store that would lose state.

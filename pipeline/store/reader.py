@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.ingest.batch import TopicPartition
-from pipeline.store.keys import marker_key, partition_tag, row_prefix
+from pipeline.store.keys import marker_key, partition_tag, quarantine_prefix, row_prefix
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Fetched, RowRead
 from pipeline.store.pool import Answer, LinkPool
@@ -61,7 +61,9 @@ class _Prepared:
     """
 
     def __init__(self, read: RowRead, scratch: Scratch) -> None:
-        keys = partition_keys(read.app, read.topic, read.fingerprint, highest(read.partition))
+        keys = partition_keys(
+            read.app, read.topic, read.fingerprint, highest(read.partition), read.quarantined
+        )
         index = np.arange(len(read.partition), dtype=np.int64)
         self._partitions: list[int] = (
             np.unique(read.partition).tolist() if read.with_markers else []
@@ -97,12 +99,15 @@ class PartitionKeys:
 
 
 @lru_cache(maxsize=256)
-def partition_keys(app: str, topic: str, fingerprint: int, partitions: int) -> PartitionKeys:
+def partition_keys(
+    app: str, topic: str, fingerprint: int, partitions: int, quarantined: bool = False
+) -> PartitionKeys:
     """The keys of the first ``partitions`` partitions."""
+    start = quarantine_prefix if quarantined else row_prefix
     tags = tuple(partition_tag(app, TopicPartition(topic, p)) for p in range(partitions))
     return PartitionKeys(
         tags,
-        Prefixes.of([row_prefix(tag, fingerprint) for tag in tags]),
+        Prefixes.of([start(tag, fingerprint) for tag in tags]),
         tuple(marker_key(tag, fingerprint) for tag in tags),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import redis
@@ -76,6 +76,22 @@ class RedisStore:
         """A sweeper over the rows of ``app``."""
         return RedisSweeper(app, lambda: [self._open_link], self._address)
 
+    def scan(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
+        """Keys that match, a page of ``count`` looked at at a time."""
+        cursor = 0
+        while True:
+            cursor, found = cast(
+                "tuple[int, list[bytes]]",
+                translated(self._address, self._client.scan, cursor, pattern, count),
+            )
+            yield found
+            if not cursor:
+                return
+
+    def drop(self, keys: Sequence[bytes]) -> int:
+        """UNLINK."""
+        return translated(self._address, self._client.unlink, *keys) if keys else 0
+
     def verify(self) -> None:
         """Refuse a server that is too old, a replica, or may evict state."""
         verify_server(self._client, self._address, cluster=False)
@@ -120,3 +136,7 @@ class HashFields:
     def set_absent(self, key: bytes, name: str, value: bytes) -> bool:
         """HSETNX."""
         return bool(translated(self._address, self._client.hsetnx, key, name, value))
+
+    def delete(self, key: bytes, name: str) -> None:
+        """HDEL."""
+        translated(self._address, self._client.hdel, key, name)

@@ -9,7 +9,7 @@ the partition again asks the cluster anew who serves it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +32,7 @@ from pipeline.store.redislink import (
     open_link,
     redacted,
     server_info,
+    translated,
     unavailable,
     verify_server,
 )
@@ -105,6 +106,23 @@ class ClusterStore:
             return [partial(self._open_link, node) for node in nodes]
 
         return RedisSweeper(app, masters, self._address)
+
+    def scan(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
+        """Keys that match, a page of ``count`` looked at at a time, one master after the other."""
+        client: Any = self._topology.client()
+        for node in translated(self._address, client.get_primaries):
+            cursor, first = 0, True
+            while cursor or first:
+                first = False
+                ask = partial(client.scan, cursor, pattern, count, target_nodes=node)
+                cursors, found = translated(self._address, ask)
+                cursor = cursors[node.name]
+                yield found
+
+    def drop(self, keys: Sequence[bytes]) -> int:
+        """UNLINK, a command for each slot."""
+        client: Any = self._topology.client()
+        return int(translated(self._address, client.unlink, *keys)) if keys else 0
 
     def verify(self) -> None:
         """Refuse a cluster with a master that is too old, may evict state, or serves nothing."""

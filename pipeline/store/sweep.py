@@ -4,7 +4,10 @@ A row gets its expiry when its worker drops it from the cache. A worker that is 
 nothing, so one worker of an application goes through the store's keys with ``SCAN``, a few a
 second. It writes rows of partitions that others own, so each is guarded by itself::
 
-    WATCH row..  PTTL row..  GETRANGE row 0 47 ..      MULTI  PEXPIRE row ms ..  EXEC
+    WATCH row..  PTTL row..  GET row ..      MULTI  PEXPIRE row ms ..  EXEC
+
+after a first look at their headers (GETRANGE row 0 47). A row that fails its checks is left for
+somebody to look at: what its header says cannot be trusted.
 
 A row that its owner writes in between makes EXEC do nothing, and a later sweep finds it again.
 Even without that guard no row would go too early: the time is counted from the moment the server
@@ -18,17 +21,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+import numpy as np
+
 from pipeline.errors import StoreUnavailableError
+from pipeline.kernels.hash import hash_keys
 from pipeline.store.replies import error_of
 from pipeline.store.wire import Link, Replies, Reply, ServerError, command
 
-__all__ = ["HEAD_BYTES", "Candidate", "RedisSweeper", "delay_of", "parse_row_key"]
+__all__ = ["HEAD_BYTES", "Candidate", "RedisSweeper", "delay_of", "is_sound", "parse_row_key"]
 
 HEAD_BYTES = 48
 QUIET_MS = 3_600_000  # rows written lately are most likely cached: their worker sees to them
 
 _HEAD = struct.Struct("<2sBBIQqqq")  # docs/row-layout.md
 _MAGIC = b"FR"
+_CHECKSUM = slice(40, 48)
+_WATCHED_ROWS = 64  # at once: they are read whole
 _SCAN_COUNT = 1_000  # a millisecond or so of the server's time
 _NO_EXPIRY = -1
 _ELSEWHERE = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"})
@@ -68,6 +76,20 @@ def delay_of(head: bytes, keep_ms: int, now_ms: int) -> int | None:
     if magic != _MAGIC or flags or known_ms > now_ms - QUIET_MS:
         return None
     return keep_ms + max(0, max(int(event_ns) // 1_000_000, int(known_ms)) - now_ms)
+
+
+def is_sound(row: bytes, fingerprint: int) -> bool:
+    """Whether these bytes are a whole row of the view, by length, layout and checksum."""
+    if len(row) < HEAD_BYTES:
+        return False
+    magic, _version, _flags, length, layout, _event, _known, _offset = _HEAD.unpack_from(row)
+    if magic != _MAGIC or length != len(row) or layout != fingerprint:
+        return False
+    unsealed = np.frombuffer(bytearray(row), dtype=np.uint8)
+    unsealed[_CHECKSUM] = 0
+    computed = np.empty(1, dtype=np.uint64)
+    hash_keys(unsealed, np.array([0, len(row)], dtype=np.int64), computed)
+    return row[_CHECKSUM] == computed.tobytes()
 
 
 class RedisSweeper:
@@ -142,9 +164,15 @@ class RedisSweeper:
     ) -> list[Candidate]:
         """Those of ``rows`` that were given an expiry."""
         seen = self._look(b"", rows, keep_ms, now_ms)  # most need none: watch only the others
-        if not seen:
-            return []
         chosen = [row for row, _ in seen]
+        parts = range(0, len(chosen), _WATCHED_ROWS)
+        found = (self._guarded(chosen[i : i + _WATCHED_ROWS], keep_ms, now_ms) for i in parts)
+        return [row for part in found for row in part]
+
+    def _guarded(
+        self, chosen: Sequence[Candidate], keep_ms: Mapping[int, int], now_ms: int
+    ) -> list[Candidate]:
+        """The same, with each row watched from before it is read."""
         watch = command(b"WATCH", *(row.key for row in chosen))
         seen = self._look(watch, chosen, keep_ms, now_ms)
         if not seen:
@@ -163,10 +191,13 @@ class RedisSweeper:
     def _look(
         self, first: bytes, rows: Sequence[Candidate], keep_ms: Mapping[int, int], now_ms: int
     ) -> list[tuple[Candidate, int]]:
-        """Rows without an expiry that may have one, and how long each is kept."""
+        """Rows without an expiry that may have one, and how long each is kept; ``first`` a command
+        to be sent before, whose rows are then read whole and checked."""
         end = b"%d" % (HEAD_BYTES - 1)
         asked = [
-            command(b"PTTL", row.key) + command(b"GETRANGE", row.key, b"0", end) for row in rows
+            command(b"PTTL", row.key)
+            + (command(b"GET", row.key) if first else command(b"GETRANGE", row.key, b"0", end))
+            for row in rows
         ]
         answers = self._ask(first + b"".join(asked), 2 * len(rows) + (1 if first else 0))
         if first and answers.pop(0) != b"OK":
@@ -174,6 +205,8 @@ class RedisSweeper:
         found = []
         for row, left, head in zip(rows, answers[::2], answers[1::2], strict=True):
             if left == _NO_EXPIRY and isinstance(head, bytes):
+                if first and not is_sound(head, row.fingerprint):
+                    continue
                 delay = delay_of(head, keep_ms[row.fingerprint], now_ms)
                 if delay is not None:
                     found.append((row, delay))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,16 @@ from pipeline.store.marker import Marker
 from pipeline.store.partition import RowExpiry, RowWrite
 from pipeline.store.wire import array_header, command
 
-__all__ = ["Prefixes", "Scratch", "check_commit", "encode_commit", "encode_mget", "warm_up"]
+__all__ = [
+    "Prefixes",
+    "Scratch",
+    "Sent",
+    "arm",
+    "check_commit",
+    "encode_commit",
+    "encode_mget",
+    "warm_up",
+]
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -122,6 +132,18 @@ def warm_up() -> None:
     write_pairs(none, none, bounds, none, bounds, 0, 0, out, 0)
     empty = np.empty(0, dtype=np.int64)
     write_keys(none, bounds, np.empty(0, np.int32), none, bounds, empty, out, 0)
+
+
+class Sent(NamedTuple):
+    """A transaction under way: the keys and values it leaves behind, its number of commands."""
+
+    expected: dict[bytes, bytes | None]
+    queued: int
+
+
+def arm(keys: Sequence[bytes]) -> bytes:
+    """WATCH, then read what is watched."""
+    return command(b"WATCH", *keys) + command(b"MGET", *keys)
 
 
 def check_commit(

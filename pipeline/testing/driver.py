@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.app.outputs import TopicNames
-from pipeline.app.partition import view_plans
 from pipeline.app.plane import DataPlane, PlaneSettings
 from pipeline.app.sender import Sender
-from pipeline.app.topic import Place, arrange, check_topics, view_record
+from pipeline.app.stored import Registration, kept_up, stored_views
+from pipeline.app.topic import Place, Topic, arrange, check_topics
+from pipeline.app.viewplan import ViewPlan, view_plans
 from pipeline.features.entity import event_key
 from pipeline.features.lookups import row_plans
 from pipeline.features.plan import Plan
@@ -49,9 +50,11 @@ class Clock:
 class Driver:
     """An application's views over in-memory topics.
 
-    ``partitions`` of every source topic; ``max_records`` is the batch size. Several drivers may
-    share ``log`` and ``store``, as workers of one group do. ``FeatureClient(driver.store)`` reads
-    the views. Repartition topics are topics of ``log`` too.
+    ``partitions`` of every source topic; ``max_records`` is the batch size. Views that are more
+    than ``apart`` records (that many by default) behind the first are read apart. Several drivers
+    may share ``log`` and ``store``, as workers of one group do. ``FeatureClient(driver.store)``
+    reads the views. Repartition topics are topics of ``log`` too. ``under_way`` full batches may
+    be computed on top of before they are committed.
     """
 
     def __init__(
@@ -69,6 +72,9 @@ class Driver:
         share: tuple[int, int] = (0, 1),
         replay_horizon_ms: int = 7 * 86_400_000,
         sweep_keys_per_s: int = 0,
+        apart: int | None = None,
+        apart_records_per_s: int = 0,
+        under_way: int = 0,
     ) -> None:
         self.app = app
         self.log = log or MemoryLog()
@@ -80,28 +86,54 @@ class Driver:
         self._views = {v.name: v for v in views}
         self._streams = {s.topic: s for v in views for s in v.sources}
         check_topics(app, views)
-        self._topics = arrange(
-            app,
-            view_plans(views, triggers),
-            lambda topic: self._topic(topic, partitions),
-            lambda topic, count, _: self._topic(topic, count),
+        self._triggers, self._partitions = tuple(triggers), partitions
+        self._settings = PlaneSettings(
+            max_records,
+            0,
+            cache_bytes,
+            1000,
+            1000,
+            replay_horizon_ms,
+            sweep_keys_per_s,
+            max_records if apart is None else apart,
+            apart_records_per_s,
+            under_way,
         )
-        for topic in self._topics:
-            for plan in topic.views:
-                self.store.registry.register(view_record(app, topic, plan.view.plan))
+        self._built = False
+        self._build()
+
+    def _build(self) -> None:
+        """The plane, of these views and of every version that is registered beside them."""
+        registry, views = self.store.registry, list(self._views.values())
+        if self._built:
+            views = kept_up(registry, self.app, views)
+        plans = view_plans(views, self._triggers)
+        if not self._built:
+            Registration.of(registry, self.app, self._arranged(plans)).tell(self.clock.ms())
+        others = stored_views(registry, self.app, views, lambda topic: topic)
+        self._topics = self._arranged([*plans, *view_plans(others, [])])
         self.plane = DataPlane(
             names=self.names,
             topics=self._topics,
-            settings=PlaneSettings(
-                max_records, 0, cache_bytes, 1000, 1000, replay_horizon_ms, sweep_keys_per_s
-            ),
+            settings=self._settings,
             lane=self.lane,
             store=self.store,
             sender=Sender(self.names, self.publisher, self.clock.ms),
             clock_ms=self.clock.ms,
             monotonic=self.clock.monotonic,
+            open_lane=lambda: MemoryLane(self.log),
+            registration=Registration.of(registry, self.app, self._topics),
         )
+        self._built = True
         self.plane.start()
+
+    def _arranged(self, plans: Sequence[ViewPlan]) -> list[Topic]:
+        return arrange(
+            self.app,
+            plans,
+            lambda topic: self._topic(topic, self._partitions),
+            lambda topic, count, _: self._topic(topic, count),
+        )
 
     def pipe(self, topic: str, event: Mapping[str, Any], timestamp_ms: int = -1) -> None:
         """Publish one event as a producer does: JSON, keyed by the stream's key."""
@@ -114,7 +146,10 @@ class Driver:
         idle = 0
         while idle < 2:
             step = self.plane.step()
-            idle = 0 if step.batches or step.resets else idle + 1
+            if step.outdated:
+                self.plane.close()
+                self._build()
+            idle = 0 if step.polled or step.batches or step.resets or step.outdated else idle + 1
 
     def crash(self) -> None:
         """End as a killed process does: nothing more is read, written or given back.
@@ -123,14 +158,14 @@ class Driver:
         """
         self.lane.crash()
 
-    def digest(self, view: str) -> str:
+    def digest(self, view: str | FeatureView) -> str:
         """SHA-256 of every stored row of a view, those it keeps for its look-ups included, and of
         each partition's offset and accounting.
 
         Equal for equal logs, whatever the batches, workers and crashes on the way.
         """
         digest = hashlib.sha256()
-        found = self._views[view]
+        found = self._view(view)
         for plan in row_plans(found.plan):
             for key, row in sorted(self._rows(found, plan).items()):
                 digest.update(b"%d %d " % (len(key), len(row)) + key + row)
@@ -144,10 +179,10 @@ class Driver:
         messages = self.publisher.sent.get(self.names.changes(view), [])
         return pa.concat_tables(pa.ipc.open_stream(value).read_all() for _, _, value in messages)
 
-    def markers(self, view: str) -> list[Marker]:
+    def markers(self, view: str | FeatureView) -> list[Marker]:
         """Markers of a view, by partition; partitions without one are left out."""
-        plan = self._views[view].plan
-        found = (self.store.marker(tag, plan.fingerprint) for tag in self._tags(self._views[view]))
+        given = self._view(view)
+        found = (self.store.marker(tag, given.plan.fingerprint) for tag in self._tags(given))
         return [marker for marker in found if marker is not None]
 
     def route_markers(self, topic: str) -> list[Marker]:
@@ -160,10 +195,14 @@ class Driver:
         found = (self.store.marker(tag, r.fingerprint) for r in routes for tag in tags)
         return [marker for marker in found if marker is not None]
 
-    def rows(self, view: str) -> dict[bytes, bytes]:
+    def rows(self, view: str | FeatureView) -> dict[bytes, bytes]:
         """Packed rows of a view by entity key, over all partitions."""
-        found = self._views[view]
+        found = self._view(view)
         return self._rows(found, found.plan)
+
+    def _view(self, view: str | FeatureView) -> FeatureView:
+        """A view by name, or as it is: a version that is kept up and not defined here."""
+        return self._views[view] if isinstance(view, str) else view
 
     def _rows(self, view: FeatureView, plan: Plan) -> dict[bytes, bytes]:
         self.store.purge()

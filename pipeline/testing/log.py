@@ -95,6 +95,10 @@ class MemoryLane:
         self._assign, self._revoke = on_assign, on_revoke
         self._due = True
 
+    def assign(self, starts: Mapping[TopicPartition, Position]) -> None:
+        """Read exactly these."""
+        self._positions = {s: self._resolve(s, start.offset) for s, start in starts.items()}
+
     def rebalance(self, share: tuple[int, int]) -> None:
         """Own another share from the next :meth:`poll` on."""
         self._share = share
@@ -215,6 +219,7 @@ class MemoryPublisher:
         self._log = log or MemoryLog()
         self._clock_ms = clock_ms
         self._waiting: list[tuple[str, tuple[int | None, bytes | None, bytes]]] = []
+        self._delivered = 0
 
     def publish(
         self, topic: str, value: bytes, *, key: bytes | None = None, partition: int | None = None
@@ -222,9 +227,29 @@ class MemoryPublisher:
         """Queue one message."""
         self._waiting.append((topic, (partition, key, value)))
 
+    def ticket(self) -> int:
+        """The number of messages so far."""
+        return self._delivered + len(self._waiting)
+
+    def acknowledged(self, ticket: int) -> bool:
+        """Whether they are delivered: no sooner than somebody waits for them."""
+        return ticket <= self._delivered
+
+    def wait(self, ticket: int) -> None:
+        """Deliver what was queued before ``ticket`` was taken."""
+        count = max(0, ticket - self._delivered)
+        later, self._waiting = self._waiting[count:], self._waiting[:count]
+        try:
+            self.flush()
+        except BrokerUnavailableError:
+            self._delivered += len(later)  # gone, as all that a producer had queued
+            raise
+        self._waiting = later
+
     def flush(self) -> None:
         """Deliver what is queued."""
         waiting, self._waiting = self._waiting, []
+        self._delivered += len(waiting)
         failing, self.fail_next = self.fail_next, False
         for topic, message in waiting[: self.fail_after] if failing else waiting:
             self._deliver(topic, *message)

@@ -35,6 +35,13 @@ FAULTS: Mapping[str, int] = {
 MOST_WORKERS = 8
 BATCHES = (1, 2, 7, 40, 1000)
 CACHES = (1, 2048, 1 << 24)  # the first evicts every row after its commit
+UNDER_WAY = (0, 1, 2)
+APART = (
+    0,
+    3,
+    40,
+    1 << 30,
+)  # records; the first reads a view apart that is one behind, the last none
 
 
 class Simulation:
@@ -125,6 +132,8 @@ class Simulation:
             clock=self.clock,
             max_records=self._rng.choice(BATCHES),
             cache_bytes=self._rng.choice(CACHES),
+            apart=self._rng.choice(APART),
+            under_way=self._rng.choice(UNDER_WAY),
             share=(0, 1),
         )
         self.publishers.append(made.publisher)

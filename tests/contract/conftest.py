@@ -59,6 +59,20 @@ def open_reader(
 
 
 @pytest.fixture
+def open_lane(cluster: MockCluster, lane_topic: str, kind: Kind) -> Iterator[Callable[[], Lane]]:
+    """A lane that nobody subscribed yet."""
+    opened: list[Lane] = []
+
+    def make() -> Lane:
+        opened.append(kind(LaneConfig(brokers=cluster.brokers, group=lane_topic, properties=QUICK)))
+        return opened[-1]
+
+    yield make
+    for lane in opened:
+        lane.close()
+
+
+@pytest.fixture
 def send(cluster: MockCluster, lane_topic: str) -> Callable[..., None]:
     def produce(records: list[Record], partition: int = 0, first_ms: int = NOW_MS) -> None:
         producer = confluent_kafka.Producer(

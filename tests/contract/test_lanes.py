@@ -15,7 +15,7 @@ from pipeline.errors import (
     PipelineError,
 )
 from pipeline.ingest.batch import TopicPartition
-from pipeline.ingest.lane import BEGINNING, END, LaneConfig
+from pipeline.ingest.lane import BEGINNING, END, Lane, LaneConfig, Position
 from pipeline.ingest.mock import MockCluster
 from pipeline.ingest.native import NativeLane
 from pipeline.kernels.jit import JIT_ENABLED
@@ -295,3 +295,40 @@ def test_the_native_lane_allocates_nothing_for_a_record(
 def _resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
+
+
+def test_partitions_are_read_without_a_group(
+    open_lane: Callable[[], Lane], send: Callable[..., None], lane_topic: str
+) -> None:
+    """Beside a reader of a group of that name, which keeps its own; begun anew where it is told."""
+    first, second = TopicPartition(lane_topic, 0), TopicPartition(lane_topic, 2)
+    for partition in range(PARTITIONS):
+        send(numbered(100), partition)
+    lane = open_lane()
+    read: dict[TopicPartition, list[int]] = {}
+
+    def until(done: Callable[[], bool], max_records: int = 10_000) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not done():
+            assert time.monotonic() < deadline, f"{read} {lane.health}"
+            for batch in lane.poll(max_records, 50):
+                read.setdefault(batch.source, []).extend(batch.offsets.tolist())
+
+    lane.assign({first: Position(90), second: Position(97, 0)})
+    until(lambda: lane.at_end(first) and lane.at_end(second))
+    assert read == {first: list(range(90, 100)), second: [97, 98, 99]}
+    read.clear()
+    lane.assign({first: Position(20)})
+    assert not lane.at_end(first)
+    until(lambda: len(read.get(first, [])) >= 5, max_records=5)
+    at = read[first][-1] + 1
+    lane.assign({first: Position(at), second: Position(50)})
+    until(lambda: lane.at_end(first) and lane.at_end(second))
+    assert read == {first: list(range(20, 100)), second: list(range(50, 100))}
+    read.clear()
+    lane.assign({})
+    for partition in range(PARTITIONS):
+        send(numbered(3), partition)
+    assert lane.poll(100, 300) == []
+    with pytest.raises(PipelineError, match="not assigned"):
+        lane.seek(first, 0)

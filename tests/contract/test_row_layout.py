@@ -22,6 +22,7 @@ from pipeline.features.plan import (
     Ring,
 )
 from pipeline.state.batch import Outcome
+from pipeline.state.columns import feature_columns
 from pipeline.state.status import Status
 from pipeline.state.table import StateTable
 from tests.reference.cases import feed, pack_keys
@@ -36,7 +37,14 @@ V1, V2 = (
     [json.loads((EXAMPLES / name).read_text("utf-8")) for name in names]
     for names in (
         ("row-v1.json", "row-v1-events.json"),
-        ("row-v2.json", "row-v2-sketches.json", "row-v2-ids.json", "row-v2-spread.json"),
+        (
+            "row-v2.json",
+            "row-v2-sketches.json",
+            "row-v2-ids.json",
+            "row-v2-spread.json",
+            "row-v2-extremes.json",
+            "row-v2-texts.json",
+        ),
     )
 )
 
@@ -65,6 +73,7 @@ def plan_of(value: dict[str, Any]) -> Plan:
                     "op": FeatureOp[f["op"]],
                     "type": CellType[f["type"]],
                     "default": float("nan") if f["default"] is None else f["default"],
+                    "words": tuple(f.get("words", ())),
                 }
             )
             for f in value["features"]
@@ -139,13 +148,16 @@ def test_golden_bytes_are_read(plan: Plan, case: dict[str, Any]) -> None:
         got = table.finalize(slots, np.array([read["at_ns"]], dtype=np.int64))
         for feature, status in zip(plan.features, got.status[0], strict=True):
             expected = read["features"][feature.name]
-            span = slice(feature.cell, feature.cell + feature.width)
+            span = slice(feature.cell, feature.cell + feature.cells)
             cells = [
                 int(c) if v else None
                 for c, v in zip(got.cells[0, span], got.valid[0, span], strict=True)
             ]
             assert cells == [None if v is None else bits_of(number(v)) for v in expected["values"]]
             assert Status(int(status)).name.lower() == expected["status"]
+            if feature.words:
+                (shown,) = feature_columns(plan, got.cells, got.valid, [feature.name])
+                assert shown.to_pylist() == [expected["text"]]
 
 
 def test_the_description_in_the_file_is_the_rows_content() -> None:

@@ -29,6 +29,7 @@ from pipeline.store.partition import PartitionStore, RowExpiry, RowRead, RowWrit
 from pipeline.store.redis import RedisStore
 from pipeline.store.rediscluster import ClusterStore
 from tests.rediscluster import ClusterServers
+from tests.reference.hash import xxh64
 
 SOURCE = TopicPartition("views", 3)
 TAG = partition_tag("shop", SOURCE)
@@ -384,8 +385,9 @@ def expiry(delay_ms: int, *keys: bytes, view: int = VIEW) -> RowExpiry:
 
 
 def packed(event_ms: int = 0, known_ms: int = 0, flags: int = 0, magic: bytes = b"FR") -> bytes:
-    """The header of a row; the sweep looks no further."""
-    return struct.pack("<2sBBIQqqqQ", magic, 2, flags, 48, VIEW, event_ms * 10**6, known_ms, 0, 0)
+    """A row that is all header; the sweep looks no further, but at the checksum."""
+    head = struct.pack("<2sBBIQqqq", magic, 2, flags, 48, VIEW, event_ms * 10**6, known_ms, 0)
+    return head + xxh64(head + bytes(8)).to_bytes(8, "little")
 
 
 def test_rows_expire_unless_they_are_written_again(bed: Bed) -> None:
@@ -425,6 +427,9 @@ def test_the_sweep_finds_rows_without_an_expiry_and_nothing_else(bed: Bed) -> No
         b"deleted": packed(5, 5, flags=1),
         b"short": b"FR",
         b"odd": packed(5, 5, magic=b"XX"),
+        b"corrupt": packed(5, 5)[:-1] + b"?",
+        b"longer": packed(5, 5) + b"?",
+        b"of another": packed(5, 5)[:8] + bytes(8) + packed(5, 5)[16:],
         b"leaves": packed(5, 5),
     }
     partition.commit(

@@ -73,6 +73,9 @@ class Clicks:
         self._next += len(offsets)
         return [batch(offsets, self._user(offsets))] if len(offsets) else []
 
+    def assign(self, starts: Any) -> None:
+        """Nothing is read apart here."""
+
     def seek(self, source: TopicPartition, offset: int, leader_epoch: int = -1) -> None:
         """Go on there."""
         self._next = offset

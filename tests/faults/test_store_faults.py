@@ -153,6 +153,28 @@ def test_killed_connection_is_not_opened_again(direct: RedisStore, server: redis
     partition.commit(rows({b"k": b"2"}), [marker(2)])
 
 
+def test_what_cannot_be_sent_is_not_sent_over_another_connection(
+    direct: RedisStore, server: redis.Redis
+) -> None:
+    """A WATCH lives with its connection: on a fresh one the transaction of a zombie would pass."""
+    partition = opened(direct)
+    partition.commit(rows({b"k": b"1"}), [marker(1)])
+    other = opened(direct, generation=2)
+    other.commit(rows({b"k": b"2"}), [marker(2)])
+    link: Any = partition._link  # type: ignore[attr-defined]
+
+    def broken(data: memoryview) -> None:
+        raise StoreUnavailableError("lost the connection while sending")
+
+    link.send = broken
+    with pytest.raises(StoreUnavailableError, match="while sending"):
+        partition.commit(rows({b"k": b"a zombie's"}), [marker(3)])
+    with pytest.raises(StoreUnavailableError):
+        partition.commit(rows({b"k": b"a zombie's"}), [marker(3)])
+    assert server.get(KEY) == b"2"
+    other.commit(rows({b"k": b"3"}), [marker(3)])
+
+
 def test_connection_class_itself_refuses_to_open_again(direct: RedisStore) -> None:
     """The mutation that this project was built against: redis-py's silent reconnect."""
     connection: Any = direct._open_link()._connection  # redis-py leaves its methods untyped

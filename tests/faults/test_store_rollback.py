@@ -21,6 +21,7 @@ from pipeline.store.partition import PartitionStore, RowExpiry, RowWrite
 from pipeline.store.redis import RedisStore
 from tests.conftest import debuggable
 from tests.faults.proxy import Proxy
+from tests.reference.hash import xxh64
 
 pytestmark = pytest.mark.redis
 
@@ -291,8 +292,10 @@ def test_a_zombie_that_sleeps_inside_its_transaction(
 
 
 def packed_row(offset: int) -> bytes:
-    """A header that the sweep takes for a row's."""
-    return b"FR\x02\x00" + bytes(28) + offset.to_bytes(8, "little") + bytes(8)
+    """A row that is all header."""
+    start = b"FR\x02\x00" + (48).to_bytes(4, "little") + VIEW.to_bytes(8, "little") + bytes(16)
+    head = start + offset.to_bytes(8, "little")
+    return head + xxh64(head + bytes(8)).to_bytes(8, "little")
 
 
 def test_a_row_written_while_the_sweep_sleeps_gets_no_expiry(

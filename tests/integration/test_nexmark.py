@@ -180,6 +180,66 @@ def test_statistics_of_an_auction() -> None:
     assert found.rows() == [row[1:] for row in expected]
 
 
+def test_the_last_bid_of_a_bidder_on_an_auction() -> None:
+    """q18: bids are keyed by auction; the view is keyed by both, through a repartition topic."""
+    bid = bids(SEED, 0, 20_000)
+    view = pp.FeatureView(
+        "pair",
+        source=stream("auction"),
+        entity=("bidder", "auction"),
+        features={
+            "price": pp.last("price"),
+            "channel": pp.last("channel"),
+            "placed": pp.last("placed"),
+            "bids": pp.count().over("1d", slide="1d"),
+        },
+    )
+    run = driver(view)
+    publish(run, "auction", bid)
+    expected = sql(
+        "SELECT bidder, auction, price, channel, placed, count(*) OVER pair FROM bid "
+        "WINDOW pair AS (PARTITION BY bidder, auction) "
+        "QUALIFY row_number() OVER (PARTITION BY bidder, auction ORDER BY placed DESC) = 1 "
+        "ORDER BY ALL",
+        bid,
+    )
+    assert len(expected) > 3_000
+    assert max(row[5] for row in expected) > 100
+    keys = {"bidder": [row[0] for row in expected], "auction": [row[1] for row in expected]}
+    found = read(run, "pair", list(view.features), keys, DAY_END)
+    found = found.with_columns(pl.col("placed").cast(pl.Int64))
+    assert found.rows() == [row[2:] for row in expected]
+
+
+def test_the_highest_bids_of_an_auction() -> None:
+    """q19: the ten highest bids, and whose they are; a bid of one number orders as the price."""
+    bid = bids(SEED, 0, 20_000)
+    whose = pl.col("price") * 1_000_000 + pl.col("bidder")
+    top = {"prices": pp.max_n("price", 10), "bids": pp.max_n(whose, 10)}
+    view = pp.FeatureView(
+        "auction",
+        source=stream("auction"),
+        entity="auction",
+        features={n: f.over("1d", slide="1h") for n, f in top.items()}
+        | {"exact": pp.max_n("price", 10).over("1d")},
+    )
+    run = driver(view)
+    publish(run, "auction", bid)
+    expected = sql(
+        "SELECT auction, list(price ORDER BY price DESC)[:10], "
+        "list((price, bidder) ORDER BY price DESC, bidder DESC)[:10] FROM bid GROUP BY ALL "
+        "ORDER BY ALL",
+        bid,
+    )
+    assert {len(row[1]) for row in expected} == set(range(1, 11))
+    found = read(
+        run, "auction", list(view.features), {"auction": [r[0] for r in expected]}, DAY_END
+    )
+    for (_, prices, pairs), row in zip(expected, found.iter_rows(), strict=True):
+        assert row[0] == row[2] == prices
+        assert [divmod(bid, 1_000_000) for bid in row[1]] == pairs
+
+
 @pytest.mark.parametrize(
     ("entity", "feature", "size", "slide"),
     [("auction", pp.count(), 10, 2), ("site", pp.max("price"), 10, 10)],

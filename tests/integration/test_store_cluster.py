@@ -135,6 +135,20 @@ def test_names_lie_on_the_nodes_of_their_own_slots(
     assert len(store.registry.views()) == 8
 
 
+def test_keys_are_found_and_removed_on_every_node(
+    redis_cluster: ClusterServers, store: ClusterStore
+) -> None:
+    keys = [b"{shop:views:%d}:r:%016x:a" % (i, VIEW) for i in range(40)]
+    with redis_cluster.client() as client:
+        for key in [*keys, b"{shop:views:1}:lease"]:
+            client.set(key, b"x")
+    assert len({redis_cluster.owner(key_slot(key)) for key in keys}) == MASTERS
+    pattern = b"{shop:views:*}:r:%016x:*" % VIEW
+    assert {key for page in store.scan(pattern, 10) for key in page} == set(keys)
+    assert store.drop([*keys, b"{shop:views:1}:r:none"]) == 40
+    assert [key for page in store.scan(b"*", 10) for key in page] == [b"{shop:views:1}:lease"]
+
+
 def test_no_node_names_the_address_and_hides_the_password() -> None:
     store = open_store("redis-cluster://me:secret@127.0.0.1:1,127.0.0.1:2", timeout_ms=200)
     for call in (

@@ -32,6 +32,7 @@ WIRE = "tests/faults/test_store_faults.py"
 COMBINE, GROUPED = "pipeline/kernels/combine.py", "pipeline/kernels/grouped.py"
 APPLY, FINALIZE = "pipeline/kernels/apply.py", "pipeline/kernels/finalize.py"
 TILES, EVENTS, LISTS = (f"pipeline/kernels/{name}.py" for name in ("tiles", "events", "lists"))
+COMMITS = "pipeline/app/commits.py"
 PLANES, PARTITION = "pipeline/app/plane.py", "pipeline/app/partition.py"
 FENCE, MEMORY = "pipeline/store/fence.py", "pipeline/store/memory.py"
 TRANSACTION, LEASE = "pipeline/store/transaction.py", "pipeline/store/lease.py"
@@ -327,9 +328,45 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a quantile is of the rank below",
         "pipeline/kernels/ranking.py",
-        "np.int64(np.ceil(q * np.float64(total)))",
-        "np.int64(np.ceil(q * np.float64(total))) - 1",
+        "max(np.int64(1), part_of(q, total))",
+        "max(np.int64(1), part_of(q, total) - 1)",
         (FUZZ, f"{UNIT}/test_state_sketches.py"),
+    ),
+    Mutation(
+        "a string that is too long is cut",
+        "pipeline/features/compile.py",
+        "        self.long.append(self.inputs.longer(column, most, aggregation.where))\n",
+        "",
+        (FUZZ, f"{UNIT}/test_features_texts.py"),
+    ),
+    Mutation(
+        "the words of a string have the status of other features",
+        "pipeline/state/table.py",
+        "status[:, : len(self.plan.features)]",
+        "status[:, -len(self.plan.features) :]",
+        (FUZZ, f"{UNIT}/test_features_texts.py"),
+    ),
+    Mutation(
+        "a tile of largest values keeps the smallest",
+        "pipeline/kernels/counts.py",
+        "    if list_kind == LARGEST:\n        for k",
+        "    if list_kind != LARGEST:\n        for k",
+        (f"{UNIT}/test_state_extremes.py",),
+    ),
+    Mutation(
+        "a largest value that occurred twice is one",
+        "pipeline/kernels/extremes.py",
+        "min(scratch[pair], past - cell)",
+        "min(1, past - cell)",
+        (FUZZ, f"{UNIT}/test_state_extremes.py"),
+    ),
+    Mutation(
+        "a quotient is rounded before it is scaled",
+        "pipeline/kernels/integers.py",
+        "    high, low = _times_power(magnitude(a), max(-scale, 0))",
+        "    if scale > 0:\n        return divide_scaled(a, b, np.int64(0)) / np.float64(power)\n"
+        "    high, low = _times_power(magnitude(a), max(-scale, 0))",
+        (f"{UNIT}/test_kernels_integers.py",),
     ),
     Mutation(
         "an event id is kept for ever",
@@ -356,15 +393,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "offset + 1 is missing",
         "pipeline/ingest/batch.py",
-        "        return int(self.offsets[-1]) + 1 if len(self.offsets) else 0\n",
-        "        return int(self.offsets[-1]) if len(self.offsets) else 0\n",
+        "        return int(self.log_offsets[-1]) + 1 if len(self) else 0\n",
+        "        return int(self.log_offsets[-1]) if len(self) else 0\n",
         (CRASH, PLANE),
     ),
     Mutation(
         "a batch is dropped as a whole if its last record was seen",
         PARTITION,
-        "        fresh = events.log_offsets >= state.marker.next_offset\n",
-        "        seen = binary.next_offset <= state.marker.next_offset\n"
+        "        fresh = events.log_offsets >= state.staged.next_offset\n",
+        "        seen = binary.next_offset <= state.staged.next_offset\n"
         "        fresh = np.full(len(events), not seen)\n",
         (
             f"{FAULTS}::test_a_view_that_joins_catches_up_without_a_gap_and_sends_no_dead_letter_twice",
@@ -374,7 +411,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "every record is fresh",
         PARTITION,
-        "        fresh = events.log_offsets >= state.marker.next_offset\n",
+        "        fresh = events.log_offsets >= state.staged.next_offset\n",
         "        fresh = events.log_offsets >= 0\n",
         (
             f"{FAULTS}::test_a_view_that_joins_catches_up_without_a_gap_and_sends_no_dead_letter_twice",
@@ -398,36 +435,41 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "a batch is committed though its outputs were not taken",
-        PLANES,
-        "            self._sender.drop()\n"
-        "            for partition, _ in staged:\n"
-        "                self._reset(partition, error)\n"
-        "            return Step([], {}, self._resets)\n",
-        "            self._sender.drop()\n            rejected = {}\n",
+        COMMITS,
+        "        except UnavailableError as error:\n            self._lose(error)\n"
+        "            return\n"
+        '        reach("sent")\n',
+        '        except UnavailableError:\n            pass\n        reach("sent")\n',
         (f"{PLANE}::test_outputs_that_no_broker_took_are_not_committed_and_come_again",),
     ),
     Mutation(
-        "outputs are sent after the commit",
-        PLANES,
-        "        try:\n"
-        "            for partition, work in staged:\n"
-        "                self._sender.send(partition, work)\n"
-        "            rejected = self._sender.flush()\n",
-        "        try:\n"
-        "            committed = self._commit(staged)\n"
-        "            for partition, work in staged:\n"
-        "                self._sender.send(partition, work)\n"
-        "            rejected = self._sender.flush()\n"
-        "            self._keep()\n"
-        "            return Step([work for _, work in committed], rejected, self._resets)\n",
+        "a transaction is sent before its outputs are acknowledged",
+        COMMITS,
+        "            self._done.letters(self._sender.wait(self._waiting[0].sent))\n",
+        "            self._done.letters(self._waiting[0].sent.rejected)\n",
         (f"{PLANE}::test_outputs_that_no_broker_took_are_not_committed_and_come_again",),
     ),
     Mutation(
-        "rows are kept after a failed commit",
-        PLANES,
-        "        partition.drop()\n",
-        "",
-        (STORM, FAULTS),
+        "what is under way in a partition outlives its reset",
+        COMMITS,
+        " for w in flight.works if w.partition is not partition]\n",
+        " for w in flight.works]\n",
+        (f"{PLANE}::test_what_is_under_way_in_a_partition_that_is_reset_comes_again_once",),
+    ),
+    Mutation(
+        "a read does not ask whether the rows are of our time",
+        MEMORY,
+        "            self._finished = True\n        with self._store.asked():\n"
+        "            self._refuse_changed()\n",
+        "            self._finished = True\n        with self._store.asked():\n",
+        (f"{SIMULATION}::test_requests_late_and_dead_letters_are_those_of_a_quiet_run",),
+    ),
+    Mutation(
+        "a batch is computed on the markers of the store, not on those under way",
+        PARTITION,
+        "            state.staged = marker\n        return staged\n",
+        "            pass\n        return staged\n",
+        (STORM,),
     ),
     Mutation(
         "nothing is sought after a reset",
@@ -470,9 +512,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "a log that was truncated is read from where it starts",
-        PLANES,
-        "        if start.offset < low:\n",
-        "        if False:\n",
+        "pipeline/app/opening.py",
+        "    if partition.next_offset < low:\n",
+        "    if False:\n",
         (f"{PLANE}::test_a_log_that_starts_after_the_marker_is_a_named_stop",),
     ),
     Mutation(
@@ -555,7 +597,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "nothing is watched",
-        FENCE,
+        TRANSACTION,
         '    return command(b"WATCH", *keys) + command(b"MGET", *keys)\n',
         '    return command(b"WATCH", b"nothing") + command(b"MGET", *keys)\n',
         (f"{WIRE}::test_zombie_that_slept_between_watch_and_exec", STORE),
@@ -563,7 +605,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "only the lease is watched, not the markers",
-        FENCE,
+        TRANSACTION,
         '    return command(b"WATCH", *keys) + command(b"MGET", *keys)\n',
         '    return command(b"WATCH", keys[0]) + command(b"MGET", *keys)\n',
         (STORE, WIRE),

@@ -28,6 +28,7 @@ from pipeline.state.table import StateTable
 from tests.reference.state import Event, Number, bits_of
 
 __all__ = [
+    "RANKED",
     "Columns",
     "columns",
     "feed",
@@ -42,6 +43,12 @@ INPUTS = (CellType.INT, CellType.FLOAT, CellType.DECIMAL, CellType.HASH, CellTyp
 SCALES = (0, 0, 2, 0, 0)
 NAN = math.nan
 GROUPED = (FeatureOp.VAR, FeatureOp.STD, FeatureOp.FIRST)
+RANKED = {
+    ListKind.COUNTS: FeatureOp.QUANTILE,
+    ListKind.FREQUENT: FeatureOp.TOP_K,
+    ListKind.LARGEST: FeatureOp.MAX_N,
+    ListKind.SMALLEST: FeatureOp.MIN_N,
+}
 AGGREGATES = (*list(FeatureOp)[:6], *GROUPED)
 
 
@@ -66,12 +73,14 @@ def make_plan(rng: random.Random, *, ids: bool = True) -> Plan:
             )
             features.append(_feature(FeatureOp.DISTINCT, window, slide, len(lists) - 1, -1, 0, 0))
         for _ in range(rng.choice((0, 1, 1, 2))):
-            kind = rng.choice((ListKind.COUNTS, ListKind.COUNTS, ListKind.FREQUENT))
+            kind = rng.choice(
+                (ListKind.COUNTS, ListKind.COUNTS, *list(RANKED)[1:], *list(RANKED)[1:])
+            )
             source = rng.choice((0, 1, 2) if kind is ListKind.COUNTS else (0, 1, 2, 4))
             bound = rng.choice((1, 4, 8, 20, 300))
             lists.append(ListState(kind, r, source, _mask(rng), bound, 0, INPUTS[source]))
             features += [
-                _ranked(rng, kind is ListKind.COUNTS, window, slide, delay, len(lists) - 1, source)
+                _ranked(rng, RANKED[kind], window, slide, delay, len(lists) - 1, source)
                 for _ in range(rng.randint(1, 2))
             ]
     ttl = rng.choice((0, 0, 500, 2000))
@@ -149,16 +158,17 @@ def _newest_null(
 
 
 def _ranked(
-    rng: random.Random, quantile: bool, window: int, slide: int, delay: int, a: int, source: int
+    rng: random.Random, op: FeatureOp, window: int, slide: int, delay: int, a: int, source: int
 ) -> Feature:
-    """A quantile or the most frequent values of list ``a``."""
+    """A quantile, or the most frequent, largest or smallest values of list ``a``."""
     default = rng.choice((NAN, NAN, 7.0))
-    op = FeatureOp.QUANTILE if quantile else FeatureOp.TOP_K
+    quantile = op is FeatureOp.QUANTILE
     made = _feature(
         op, window, slide, a, -1, source, SCALES[source], default=default, delay=delay,
         width=1 if quantile else rng.choice((1, 3, 9)),
     )  # fmt: skip
-    return replace(made, q=rng.choice((0.0, 0.5, 0.9, 1.0))) if quantile else made
+    q = rng.choice((0.0, 0.07, 0.29, 1 / 3, 0.5, 0.9, 1.0))
+    return replace(made, q=q) if quantile else made
 
 
 def _aggregates(
@@ -230,16 +240,15 @@ def _exact(
     if source >= 0:
         ops += [FeatureOp.DISTINCT]
     if source in (0, 1, 2, 4):
-        ops += [*AGGREGATES[1:], FeatureOp.LAST, FeatureOp.TOP_K]
+        ops += [*AGGREGATES[1:], FeatureOp.LAST, *list(RANKED.values())[1:]]
     if source in (0, 1, 2):
         ops += [FeatureOp.QUANTILE]
     for op in rng.choices(ops, k=rng.randint(1, 3)):
         delay = rng.choice((0, 0, rng.randint(0, horizon - 1)))
         window = rng.choice((horizon - delay, rng.randint(1, horizon - delay)))
         default, scale = rng.choice((NAN, 7.0)), SCALES[source] if source >= 0 else 0
-        if op in (FeatureOp.TOP_K, FeatureOp.QUANTILE):
-            quantile = op is FeatureOp.QUANTILE
-            features.append(_ranked(rng, quantile, window, 0, delay, len(lists) - 1, source))
+        if op in RANKED.values():
+            features.append(_ranked(rng, op, window, 0, delay, len(lists) - 1, source))
             continue
         if op in (FeatureOp.DISTINCT, FeatureOp.LAST):
             n = rng.choice((1, 3)) if op is FeatureOp.LAST else 1

@@ -5,7 +5,15 @@ from __future__ import annotations
 import itertools
 import struct
 
-from pipeline.features.plan import COUNT_OPS, AccOp, CellType, ListKind, ListState, Plan
+from pipeline.features.plan import (
+    COUNT_KINDS,
+    COUNT_OPS,
+    AccOp,
+    CellType,
+    ListKind,
+    ListState,
+    Plan,
+)
 from tests.reference.hash import xxh64
 from tests.reference.sketches import Tally
 from tests.reference.state import FLOATS, Number, Row, bits_of, tile_of
@@ -153,6 +161,8 @@ LISTS = {
     ListKind.IDS: _events,
     ListKind.COUNTS: _counts,
     ListKind.FREQUENT: _counts,
+    ListKind.LARGEST: _counts,
+    ListKind.SMALLEST: _counts,
 }
 
 
@@ -242,7 +252,7 @@ def _read_list(plan: Plan, row: Row, i: int, read: _Reader) -> None:
         row.steps[i] = list(itertools.accumulate(row.steps[i]))
     elif flag:
         row.dropped[i] = read.signed()
-    if state.kind in (ListKind.COUNTS, ListKind.FREQUENT):
+    if state.kind in COUNT_KINDS:
         _read_counts(state, row.counts.setdefault(i, {}), read)
         return
     if state.kind in (ListKind.EVENTS, ListKind.IDS):
@@ -269,7 +279,7 @@ def _read_counts(state: ListState, into: dict[int, Tally], read: _Reader) -> Non
         tile = read.signed() if k == 0 else tile + read.varint()
         n = read.varint()
         tally = into[tile] = Tally(read.varint())
-        raw = state.kind is ListKind.FREQUENT or tally.note == 0
+        raw = state.kind is not ListKind.COUNTS or tally.note == 0
         value = 0
         for e in range(n):
             value = read.signed() if e == 0 else value + read.varint()

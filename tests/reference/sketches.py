@@ -7,6 +7,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 __all__ = [
     "Tally",
@@ -15,6 +16,7 @@ __all__ = [
     "estimate",
     "fit_counts",
     "fit_distinct",
+    "fit_extreme",
     "fit_frequent",
     "level_of",
     "most_common",
@@ -147,11 +149,17 @@ def fit_frequent(tiles: dict[int, Tally], bound: int) -> None:
         tally.counts = {v: c - least for v, c in tally.counts.items() if c > least}
 
 
+def fit_extreme(tally: Tally, bound: int, *, largest: bool) -> None:
+    """Keep the ``bound`` largest, or smallest, values; in place."""
+    kept = sorted(tally.counts, reverse=largest)[:bound]
+    tally.counts = {value: tally.counts[value] for value in kept}
+
+
 def nearest_rank(counts: Iterable[tuple[Number, int]], q: float) -> Number | None:
-    """The value at rank ``max(1, ceil(q * n))``; None without any."""
+    """The value at rank ``max(1, ceil(q * n))``, of q as it is written; None without any."""
     ascending = sorted(counts)
     total = sum(count for _, count in ascending)
-    rank = max(1, math.ceil(q * total))
+    rank = max(1, math.ceil(Fraction(str(q)) * total))
     for value, count in ascending:
         rank -= count
         if rank <= 0:

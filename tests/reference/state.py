@@ -9,7 +9,7 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from pipeline.features.plan import (
@@ -39,6 +39,7 @@ from tests.reference.sketches import (
     estimate,
     fit_counts,
     fit_distinct,
+    fit_extreme,
     fit_frequent,
     level_of,
     most_common,
@@ -63,6 +64,7 @@ START = {
     **dict.fromkeys((AccOp.VAR_INT, AccOp.VAR_FLOAT, AccOp.FIRST_AT, AccOp.FIRST_INT), 0),
     **dict.fromkeys((AccOp.FIRST_FLOAT, *MOMENTS), 0.0),
 }
+RANKED = {FeatureOp.TOP_K, FeatureOp.QUANTILE, FeatureOp.MAX_N, FeatureOp.MIN_N}
 Number = int | float
 Cell = tuple[Number | None, Status]
 
@@ -316,6 +318,9 @@ class ReferenceState:
         if state.kind is ListKind.COUNTS and tally.note:
             value = bucket(value, tally.note)
         tally.counts[value] = tally.counts.get(value, 0) + 1
+        if state.kind in (ListKind.LARGEST, ListKind.SMALLEST):
+            fit_extreme(tally, state.bound, largest=state.kind is ListKind.LARGEST)
+            return
         if state.kind is ListKind.FREQUENT:
             fit_frequent(tiles, state.bound)
             return
@@ -364,14 +369,18 @@ class ReferenceState:
         if self._expired(row, at):
             return [(None, Status.EXPIRED)] * self.plan.cells
         cells: list[Cell] = []
-        for feature in self.plan.features:
-            found = self._feature(row, feature, at)
-            if feature.nulls >= 0:
-                found = self._spoilt(row, feature, at, found)
-            if at < row.time:
-                found = [(value, Status.DEGRADED) for value, _ in found]
-            cells += found
+        for whole in self.plan.features:
+            for a in whole.words or (whole.a,):  # of a string each word is found as a number is
+                cells += self._found(row, replace(whole, a=a), at)
         return cells
+
+    def _found(self, row: Row, feature: Feature, at: int) -> list[Cell]:
+        found = self._feature(row, feature, at)
+        if feature.nulls >= 0:
+            found = self._spoilt(row, feature, at, found)
+        if at < row.time:
+            found = [(value, Status.DEGRADED) for value, _ in found]
+        return found
 
     def _spoilt(self, row: Row, feature: Feature, at: int, found: list[Cell]) -> list[Cell]:
         """What was found, or null if an event of the window says so."""
@@ -410,7 +419,7 @@ class ReferenceState:
     def _feature(self, row: Row, feature: Feature, at: int) -> list[Cell]:
         if feature.op is FeatureOp.LAST:
             return self._last(row, feature, at)
-        if feature.op in (FeatureOp.TOP_K, FeatureOp.QUANTILE):
+        if feature.op in RANKED:
             return self._ranked(row, feature, at)
         if feature.op in (FeatureOp.DECAYED, FeatureOp.EWMA):
             state, late = self.plan.lists[feature.a], max(at, row.time)
@@ -464,12 +473,18 @@ class ReferenceState:
             dropped = row.dropped[i]
             if dropped is not None and dropped >= first:
                 status = Status.DEGRADED
-        if feature.op is FeatureOp.TOP_K:
-            found: list[Number | None] = [*most_common((t.counts for t in tallies), feature.width)]
+        if feature.op is not FeatureOp.QUANTILE:
+            found: list[Number | None] = [*self._chosen(feature, tallies)]
             found = [self._shown(feature, v) if v is not None else None for v in found]
             found += [self._default(feature)] * (feature.width - len(found))
             return [(value, status) for value in found]
         return [(self._at_rank(feature, tallies), status)]
+
+    def _chosen(self, feature: Feature, tallies: Sequence[Tally]) -> list[Number]:
+        if feature.op is FeatureOp.TOP_K:
+            return most_common((t.counts for t in tallies), feature.width)
+        values = [v for t in tallies for v, count in t.counts.items() for _ in range(count)]
+        return sorted(values, reverse=feature.op is FeatureOp.MAX_N)[: feature.width]
 
     def _at_rank(self, feature: Feature, tallies: Sequence[Tally]) -> Number | None:
         if not any(t.note for t in tallies):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
 import pytest
 
 import pipeline as pp
 from pipeline.app.audit import Audit, Result
 from pipeline.app.partition import view_plans
 from pipeline.app.topic import arrange
+from pipeline.features.lookups import row_plans
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.keys import partition_tag, row_key
 from pipeline.testing.driver import Clock, Driver
@@ -145,3 +147,57 @@ def test_an_expired_row_may_be_gone() -> None:
     later = (START + 30 * 86_400_000) * 1_000_000
     found = audit(driver, now_ns=later)["users"]
     assert (found.expired, found.differing) == (1, [])
+
+
+def looking_up() -> pp.FeatureView:
+    """A view that looks up one of users, which looks up another."""
+    count = pp.FeatureView(
+        "counted", source=STREAM, entity="user", features={"n": pp.count().over("1h")},
+        where=pl.col("cents") % 3 != 0,
+    )  # fmt: skip
+    most = pp.FeatureView(
+        "most", source=STREAM, entity="user", lookups={"n": count["n"]},
+        features={"most": pp.max("n").over("1d")},
+    )  # fmt: skip
+    return pp.FeatureView(
+        "risk",
+        source=STREAM,
+        entity="user",
+        lookups={"most": most["most"]},
+        features={"last": pp.last("most")},
+    )
+
+
+def test_the_rows_of_look_ups_are_compared_and_copies_of_corrupt_ones_counted() -> None:
+    view = looking_up()
+    driver = Driver([view], partitions=3, max_records=100, clock=Clock(START))
+    for i in range(700):
+        event = {"user": i * i % 61, "shop": i % 7, "cents": i, "at": START + i * 1000}
+        driver.pipe("sales", event, START + i * 1000)
+    driver.run()
+    sizes = {"sales": 3}
+    topics = arrange("test", view_plans([view], []), lambda topic: ("", sizes[topic]),
+                     lambda topic, *_: ("", sizes[topic]))  # fmt: skip
+
+    def results() -> dict[str, Result]:
+        lane = MemoryLane(driver.log)
+        made = Audit("test", topics, driver.store, lane, sample=1000, now_ns=START * 10**6)
+        return {result.name: result for result in made.run()}
+
+    found = results()
+    assert {n: (r.equal, r.quarantined, len(r.differing)) for n, r in found.items()} == {
+        "risk": (31, 0, 0), "risk/most": (31, 0, 0), "risk/counted": (31, 0, 0),
+    }  # fmt: skip
+    _, most, counted = row_plans(view.plan)
+    values = driver.store.values
+    lost = next(k for k in values if b":r:%016x:" % counted.fingerprint in k)
+    kept = next(k for k in values if b":r:%016x:" % most.fingerprint in k)
+    del values[lost]
+    values[kept.replace(b":r:", b":q:")] = b"what stood there"
+    found = results()
+    assert {n: (r.equal, r.quarantined, len(r.differing)) for n, r in found.items()} == {
+        "risk": (31, 0, 0), "risk/most": (31, 1, 0), "risk/counted": (30, 0, 1),
+    }  # fmt: skip
+    (difference,) = found["risk/counted"].differing
+    assert difference.view == "risk/counted"
+    assert lost.endswith(b":" + difference.key)

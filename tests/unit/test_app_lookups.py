@@ -362,7 +362,7 @@ def test_columns_have_the_type_of_the_feature(op: FeatureOp, type_: CellType) ->
     """A column is read as what a reader of the feature gets."""
     feature = Feature("f", op, 0, 0, 0, 0, 0, 1, type_, 0, 0.0)
     found = column_type(feature)
-    if type_ is CellType.HASH:
+    if type_ in {CellType.HASH, CellType.TEXT, CellType.BINARY}:  # no column is of these
         assert found is None or found.value in {"int64", "float64"}
         return
     assert found is not None

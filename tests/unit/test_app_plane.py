@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 import pipeline as pp
-from pipeline.errors import ConfigurationError, LogTruncatedError
+from pipeline.errors import ConfigurationError, LogTruncatedError, StoreUnavailableError
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.memory import MemoryStore
 from pipeline.testing.driver import Driver
@@ -204,6 +205,69 @@ def test_outputs_that_no_broker_took_are_not_committed_and_come_again(
     identity_holds(driver, 1500)
 
 
+def test_full_batches_are_committed_while_the_next_ones_are_computed(
+    expected: dict[bytes, bytes],
+) -> None:
+    driver = drive(logged(), max_records=100, under_way=2)
+    driver.plane.step()  # markers are compared at once, with nothing under way
+    first = driver.markers("spending")
+    assert driver.plane.step().batches == []
+    assert driver.plane.step().batches == []
+    assert driver.markers("spending") == first  # both wait for their outputs
+    assert len(driver.plane.step().batches) == 1
+    driver.clock.advance(1000)
+    assert len(driver.plane.step().batches) > 3
+    driver.run()
+    assert driver.rows("spending") == expected
+    identity_holds(driver, 1500)
+
+
+def test_what_is_under_way_is_committed_before_partitions_go(expected: dict[bytes, bytes]) -> None:
+    log, store = logged(), MemoryStore()
+    driver = drive(log, store=store, max_records=100, under_way=2)
+    for _ in range(3):
+        driver.plane.step()
+    assert sum(m.consumed for m in driver.markers("spending")) == 100
+    driver.plane.close()
+    assert sum(m.consumed for m in driver.markers("spending")) == 300
+    after = drive(log, store=store)
+    after.run()
+    assert after.rows("spending") == expected
+    identity_holds(after, 1500)
+
+
+def test_what_is_under_way_in_a_partition_that_is_reset_comes_again_once() -> None:
+    log, store = MemoryLog(), MemoryStore()
+    log.create("payments", 1)
+    for event in events(300, seed=7):
+        log.append("payments", str(event["user"]).encode(), json.dumps(event).encode(), -1)
+    driver = drive(log, store=store, max_records=5, under_way=2, cache_bytes=1)
+    steps = [driver.plane.step(), driver.plane.step()]
+    store.refuse = StoreUnavailableError("down, says the test")
+    while not steps[-1].resets:  # until a row that is not cached is wanted
+        steps.append(driver.plane.step())
+    store.refuse = None
+    driver.clock.advance(500)
+    for _ in range(70):
+        steps.append(driver.plane.step())
+    assert sum(len(batch.events) for step in steps for batch in step.batches) == 300
+    quiet = drive(log)
+    quiet.run()
+    assert driver.rows("spending") == quiet.rows("spending")
+    identity_holds(driver, 300)
+
+
+def test_changed_rows_are_published_unless_the_view_says_not(expected: dict[bytes, bytes]) -> None:
+    quiet = dataclasses.replace(view(stream()), publish_changes=False)
+    assert quiet.plan.fingerprint == view(stream()).plan.fingerprint
+    driver = Driver([quiet], log=logged())
+    step = driver.plane.step()
+    assert [v.changes for batch in step.batches for v in batch.views] == [None] * len(step.batches)
+    driver.run()
+    assert driver.rows("spending") == expected
+    assert driver.names.changes("spending") not in driver.publisher.sent
+
+
 def test_a_zombie_is_fenced_and_its_rows_are_not_applied(expected: dict[bytes, bytes]) -> None:
     log, store = logged(), MemoryStore()
     zombie = drive(log, store=store, max_records=50)
@@ -337,10 +401,18 @@ def test_rows_that_nobody_can_compute_again_stop_a_new_worker() -> None:
     Driver([view(source)], log=log, store=store).run()
 
 
-def test_a_store_that_lost_everything_is_told_of_the_views_again() -> None:
+def test_a_store_that_lost_everything_is_told_of_the_views_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     driver = Driver([view(stream())])
     told: list[int] = []
-    driver.plane._register = lambda: told.append(len(driver.store.values))
+    register = driver.store.registry.register
+
+    def tell(*given: Any, **options: Any) -> int:
+        told.append(len(driver.store.values))
+        return register(*given, **options)
+
+    monkeypatch.setattr(driver.store.registry, "register", tell)
     for event in events(20, seed=1):
         driver.pipe("payments", event)
     driver.run()

@@ -175,3 +175,38 @@ def test_whatever_ends_the_plane_is_told(error: Any) -> None:
         return running
 
     assert asyncio.run(main()).failure is error
+
+
+def test_a_retired_version_makes_it_build_another_plane() -> None:
+    """Registered beside another, which readers get; no plane is left open, none fails."""
+    source, taken = driver(30), []
+    registry = source.store.registry
+    total = pp.FeatureView(
+        "total", source=STREAM, entity="user", features={"n": pp.count().over("1h")}
+    )
+    built: list[Driver] = []
+
+    def build() -> DataPlane:
+        views = [VISITS, total] if not built else [VISITS]
+        made = Driver(views, log=source.log, store=source.store, clock=source.clock)
+        built.append(made)
+        return made.plane
+
+    async def take(changes: Any) -> None:
+        taken.append(changes)
+
+    async def main() -> PlaneService:
+        running = service(build, take, lambda: None)
+        await running.start()
+        await until(lambda: sum(m.consumed for m in source.markers("visits")) == 30)
+        registry.retire("test", "total", total.plan.fingerprint, 5, served=True)
+        source.clock.advance(6_000)
+        await until(lambda: len(built) == 2)
+        source.pipe("visits", {"user": "u1", "at": 50}, 50)
+        await until(lambda: sum(m.consumed for m in source.markers("visits")) == 31)
+        await running.stop()
+        return running
+
+    assert asyncio.run(main()).failure is None
+    assert sum(len(changes) for changes in taken) >= 4
+    assert len(built) == 2

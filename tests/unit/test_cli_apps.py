@@ -11,6 +11,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.cli.options import load_app
 from pipeline.errors import ConfigurationError, DefinitionError, UnknownNameError
+from pipeline.kernels.caching import cache_directory
 
 CONTRACT = {
     "title": "visit",
@@ -162,6 +163,8 @@ def test_plan_names_lists_that_become_sketches(
         "high": pp.quantile("spent", 0.95).over("2d", slide="1d", delay="3d"),
         "usual": pp.top_k("spent", 3, bound=100).over("2d", slide="1d"),
         "several": pp.distinct("spent").over("2d", slide="1d"),
+        "dearest": pp.max_n("spent", 5).over("2d", slide="1d"),
+        "cheapest": pp.min_n("spent", 1).over("2d", slide="1d"),
 """
     features.write_text(APP.replace("    features={\n", ranked))
     assert main(["plan", f"{features}:app"]) == 0
@@ -170,7 +173,22 @@ def test_plan_names_lists_that_become_sketches(
         "quantile(spent, q=0.5)", "quantile(spent, q=0.95)", "top_k(spent, k=3)", "float64[3]",
         "4,096 values, then buckets", "100 values, then the frequent ones",
         "4,096 values, then a sample", "counts(spent)", "frequent(spent)",
+        "max_n(spent, n=5)", "float64[5]", "min_n(spent, n=1)", "largest(spent)", "5 values a tile",
     ):  # fmt: skip
+        assert says in text, says
+
+
+def test_plan_names_strings_and_their_words(
+    features: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    texts = """    features={
+        "prices": pp.last(pl.col("spent").cast(pl.String), 3, max_bytes=9),
+"""
+    features.write_text("import polars as pl\n" + APP.replace("    features={\n", texts))
+    assert main(["plan", f"{features}:app"]) == 0
+    text = capsys.readouterr().out
+    for says in ("last(spent.strict_cast(String), n=3)", "string[3]", "[0:8]", "[8:16]"):
         assert says in text, says
 
 
@@ -207,3 +225,12 @@ def test_plan_names_spread_decay_and_nulls(
 def test_plan_of_an_unknown_view(features: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", f"{features}:app", "--view", "shop"]) == 2
     assert "error: no view 'shop'; did you mean 'shops'?" in capsys.readouterr().err
+
+
+def test_compile_says_where_the_kernels_are(
+    features: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in ([], [f"{features}:app"]):
+        assert main(["compile", *arguments]) == 0
+        assert f"kernels in {cache_directory()}, ready after" in capsys.readouterr().err
+    assert main(["compile", "nothing.py"]) == 2

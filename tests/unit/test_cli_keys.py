@@ -13,7 +13,8 @@ from pipeline.cli import main
 from pipeline.cli.keys import key_columns
 from pipeline.cli.produce import read_events
 from pipeline.contracts.contract import Contract, Field, FieldType
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, DefinitionError
+from pipeline.produce.encode import conform
 from tests.unit.test_app_keys import driver_of
 
 SOME = uuid.UUID(int=3)
@@ -76,4 +77,32 @@ def test_bytes_of_a_text_file_are_base64(tmp_path: Path) -> None:
     assert read_events(path, contract)["token"].to_list() == [b"\0|", b""]
     path.write_text('{"src":"a","token":"A"}\n')
     with pytest.raises(ConfigurationError, match=r"some\.jsonl: token is not base64"):
+        read_events(path, contract)
+
+
+def test_a_field_that_lines_lack_is_null(tmp_path: Path) -> None:
+    fields = (
+        Field("src", FieldType.STRING),
+        Field("n", FieldType.INT64),
+        Field("note", FieldType.STRING, nullable=True, required=False),
+        Field("price", FieldType.FLOAT64, nullable=True, required=False),
+    )
+    contract, path = Contract("c", 1, fields), tmp_path / "some.jsonl"
+    path.write_text('{"src":"a","n":1}\n{"src":"b","n":2}\n')  # in no line: no column
+    assert read_events(path, contract).to_dicts() == [
+        {"src": "a", "n": 1}, {"src": "b", "n": 2},
+    ]  # fmt: skip
+    prepared = conform(contract, read_events(path, contract))
+    assert prepared.columns == ["src", "n"]
+    lines = [f'{{"src":"a","n":{i},"more":1}}' for i in range(300)]
+    path.write_text("\n".join([*lines, '{"src":"b","n":300,"price":2}']))  # far down: one does
+    events = read_events(path, contract)
+    assert events["price"].to_list() == [None] * 300 + [2.0]
+    assert events.columns == ["src", "n", "more", "price"]
+    assert events["more"].null_count() == 1
+    path.write_text('{"src":"a"}\n')
+    with pytest.raises(DefinitionError, match="the contract requires it and the data has no"):
+        conform(contract, read_events(path, contract))
+    path.write_text('{"src":"a","n":[\n')
+    with pytest.raises(ConfigurationError, match="cannot read"):
         read_events(path, contract)

@@ -46,7 +46,7 @@ import pyarrow as pa
 import pytest
 
 import pipeline as pp
-from pipeline.app import plane
+from pipeline.app import commits
 from pipeline.errors import StoreFullError
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.memory import MemoryStore
@@ -263,7 +263,7 @@ def test_9_a_crash_at_each_step_of_a_commit(point: str, monkeypatch: pytest.Monk
         if armed and name == point:
             raise CrashError(name)
 
-    monkeypatch.setattr(plane, "reach", reach)
+    monkeypatch.setattr(commits, "reach", reach)
     for _ in range(12):  # crashes at its first batch, the next one after two more
         with pytest.raises(CrashError):
             drive(log, store=store, max_records=4).plane.step()

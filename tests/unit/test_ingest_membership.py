@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pipeline.errors import (
@@ -11,7 +13,7 @@ from pipeline.errors import (
     UnknownNameError,
 )
 from pipeline.ingest.batch import TopicPartition
-from pipeline.ingest.faults import Faults
+from pipeline.ingest.faults import STUCK_AFTER, Faults
 from pipeline.ingest.lane import BEGINNING, END, LaneConfig, Position
 from pipeline.ingest.membership import Membership, start_offset
 
@@ -107,6 +109,25 @@ def test_other_errors_are_counted() -> None:
     assert faults.health.last_error == "_ALL_BROKERS_DOWN: 1/1 brokers are down"
     faults.alive()
     assert faults.health.connected
+
+
+def test_an_offset_that_gives_one_error_again_and_again_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    faults = Faults()
+    for _ in range(STUCK_AFTER - 1):
+        faults.seen(-198, "_BAD_COMPRESSION", "bad", A, 7)
+    faults.seen(-198, "_BAD_COMPRESSION", "bad", A, 8)  # another one: it went on
+    assert faults.health.stuck == {}
+    for _ in range(STUCK_AFTER + 5):
+        faults.seen(-198, "_BAD_COMPRESSION", "bad", A, 8)
+    assert faults.health.stuck == {A: 8}
+    told = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert [re.sub(r" \(.*", "", text) for text in told] == [
+        "kafka: t[0] is stuck at offset 8 after 10 attempts"
+    ]
+    faults.arrived(A)
+    assert faults.health.stuck == {}
 
 
 def test_properties_win_over_defaults_only() -> None:

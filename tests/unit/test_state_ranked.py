@@ -111,7 +111,7 @@ def test_features_of_equal_column_and_bound_share_a_list() -> None:
         "double", "double", "list<item: int64>", "int64"
     ]  # fmt: skip
     assert from_json(to_json(got)) == got
-    assert got.tables().features[1, 4] == bits_of(0.9)
+    assert got.tables().features[1, 4] == 9 * 10**17
 
 
 def test_only_a_quantile_has_a_q() -> None:
@@ -129,6 +129,7 @@ def test_only_a_quantile_has_a_q() -> None:
         (lambda: pp.quantile("units", math.nan).over(9), "v.a.q", "0 to 1"),
         (lambda: pp.quantile("units", "half").over(9), "v.a.q", "0 to 1"),  # type: ignore[arg-type]
         (lambda: pp.quantile("units", True).over(9), "v.a.q", "0 to 1"),
+        (lambda: pp.quantile("units", 1e-19).over(9), "v.a.q", "18 decimal places"),
         (lambda: pp.median("at").over(9), "v.a", "of numbers"),
         (lambda: pp.median("shop").over(9), "v.a", "of numbers"),
         (lambda: pp.median("units"), "v.a", "no window"),
@@ -211,7 +212,7 @@ def test_below_the_bound_answers_are_those_of_counter_sorted_and_set(
         inside = [abs(v) if v == 0 else v for v in inside]
         common = sorted(Counter(inside).items(), key=lambda pair: (-pair[1], pair[0]))[:3]
         top = [shown(v) for v, _ in common]
-        ranks = [max(1, math.ceil(q * len(inside))) for q in (0.0, 0.1, 0.5, 1)]
+        ranks = [max(1, math.ceil(Fraction(str(q)) * len(inside))) for q in (0.0, 0.1, 0.5, 1)]
         ranked = [float(shown(v)) for r in ranks for v in sorted(inside)[r - 1 : r]]
         cells, status = read(table_of(made, events), at)
         assert cells == bits(top, 3) + bits(ranked, 4)
@@ -228,12 +229,14 @@ def test_a_time_can_be_the_most_frequent_and_nulls_are_not_values() -> None:
     assert str(feature_type(made.features[0])) == "list<item: timestamp[ns, tz=UTC]>"
 
 
-def test_a_q_times_n_is_a_float64_product() -> None:
-    made = plan(
-        a=pp.quantile("units", 0.1).over(100), b=pp.quantile("units", 0.1).over(99, slide=9)
-    )
-    table = table_of(made, [event(i, i, i) for i in range(1, 11)])
-    assert read(table, 10)[0] == [bits_of(1.0)] * 2  # 0.1 is a little more than a tenth
+@pytest.mark.parametrize("q", [0.07, 0.1, 0.14, 0.28, 0.29, 0.55, 0.56, 0.57, 0.58, 0.999])
+def test_a_rank_is_of_the_q_that_was_written(q: float) -> None:
+    """0.07 * 100 is 7, although it is more than 7 in float64."""
+    made = plan(a=pp.quantile("units", q).over(2000), b=pp.quantile("units", q).over(2000, slide=9))
+    for n in (7, 100, 1000):
+        table = table_of(made, [event(i, i, i) for i in range(1, n + 1)])
+        rank = float(math.ceil(Fraction(str(q)) * n))
+        assert read(table, n)[0] == [bits_of(rank)] * 2
 
 
 # ---- beyond the bound

@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_quantiles_are_as_near_as_the_stored_levels_say(name: str) -> None:
     assert sum(sum(t.counts.values()) for t in tallies) == len(ascending)
     for q in (0, 1, 10, 50, 90, 99, 100):
         (found,) = read.reals(f"p{q}")
-        wanted = ascending[max(1, math.ceil(q / 100 * len(ascending))) - 1]
+        wanted = ascending[max(1, math.ceil(Fraction(str(q / 100)) * len(ascending))) - 1]
         if math.isinf(wanted) or wanted == 0:
             assert found == wanted
         else:

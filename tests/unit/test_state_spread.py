@@ -197,7 +197,7 @@ def test_what_a_view_keeps() -> None:
         (pp.var("at").over(5), "v.a", "cannot add"),
         (pp.var("price"), "v.a", "no window"),
         (pp.first("price"), "v.a", "no window"),
-        (pp.first("shop").over(5), "v.a", "first() of a string"),
+        (pp.first("shop", max_bytes=0).over(5), "v.a.max_bytes", "1 to 255"),
         (pp.first("nope").over(5), "v.a", "no field"),
     ],
 )

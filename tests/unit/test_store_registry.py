@@ -12,11 +12,12 @@ from pipeline.errors import (
     DefinitionError,
     LogTruncatedError,
     UnknownNameError,
+    ViewVersionError,
 )
 from pipeline.store.keys import ALIASES
 from pipeline.store.memory import MemoryStore
 from pipeline.store.redis import RedisStore
-from pipeline.store.registry import Registry, ViewRecord
+from pipeline.store.registry import Registry, Retired, ViewRecord
 
 RECORD = ViewRecord("spend", "shop", "orders", 12, '{"view": "spend"}', 0xFEDCBA9876543210)
 
@@ -97,3 +98,60 @@ def test_topic_of_another_kafka_is_refused_before_anything_is_taken(registry: Re
     registry.register(RECORD)  # a broker that does not tell
     with pytest.raises(LogTruncatedError, match=r"second-id.*first-id.*another Kafka"):
         registry.register(RECORD, "second-id")
+
+
+def test_a_retired_version_counts_for_nothing_until_it_is_defined_again(
+    registry: Registry,
+) -> None:
+    registry.register(RECORD, at_ms=5)
+    changed = replace(RECORD, fingerprint=2)
+    registry.register(changed)
+    assert registry.active("spend") == ("shop", RECORD.fingerprint, 5)
+    with pytest.raises(ViewVersionError, match="spend fedcba9876543210 is what readers get"):
+        registry.retire("shop", "spend", RECORD.fingerprint, 7)
+    retired = registry.retire("shop", "spend", 2, 7)
+    assert retired == registry.retire("shop", "spend", 2, 8) == Retired(changed, 7, erased=False)
+    assert registry.versions("shop") == [RECORD]
+    with pytest.raises(UnknownNameError, match="was it removed"):
+        registry.activate("shop", "spend", 2)
+
+    registry.register(changed, again=True)  # a worker that believes the store lost it
+    assert registry.versions("shop") == [RECORD]
+    with pytest.raises(ViewVersionError, match="is being erased: wait until 'pipeline views"):
+        registry.register(changed)
+    registry.erased(retired)
+    registry.register(changed, again=True)
+    assert registry.versions("shop") == [RECORD]
+    registry.register(changed)
+    assert registry.versions("shop") == [changed, RECORD]
+    assert registry.retired("shop", "spend", 2) is None
+
+
+def test_activated_and_retired_at_the_same_time_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryStore()
+    store.registry.register(RECORD)
+    store.registry.register(replace(RECORD, fingerprint=2))
+    fields = store.registry._fields
+    written = fields.set
+
+    def interrupted(key: bytes, name: str, value: bytes) -> None:
+        monkeypatch.setattr(fields, "set", written)
+        if key == ALIASES:
+            store.registry.retire("shop", "spend", 2, 7)
+        else:
+            store.registry.activate("shop", "spend", 2)
+        written(key, name, value)
+
+    monkeypatch.setattr(fields, "set", interrupted)
+    with pytest.raises(ViewVersionError, match="spend 0000000000000002 was retired meanwhile"):
+        store.registry.activate("shop", "spend", 2)
+    assert store.registry.resolve("spend") == RECORD
+    store.registry.erased(store.registry.retire("shop", "spend", 2, 7))
+    store.registry.register(replace(RECORD, fingerprint=2))
+    monkeypatch.setattr(fields, "set", interrupted)
+    with pytest.raises(ViewVersionError, match="spend 0000000000000002 is what readers get"):
+        store.registry.retire("shop", "spend", 2, 7)
+    assert store.registry.retired("shop", "spend", 2) is None
+    assert store.registry.resolve("spend").fingerprint == 2

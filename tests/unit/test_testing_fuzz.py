@@ -91,6 +91,7 @@ def test_views_have_every_aggregation_and_every_kind_of_window() -> None:
             found["default"] += a.default is not None
     assert min(found.values()) > 10
     assert set(found) >= {"COUNT", "SUM", "MEAN", "MIN", "MAX", "RATIO", "DISTINCT", "LAST"}
+    assert set(found) >= {"QUANTILE", "TOP_K", "MAX_N", "MIN_N"}
 
 
 @given(messages(STREAM, max_size=5))

@@ -116,7 +116,7 @@ class _Maker:
         makers: list[Callable[[], Aggregation]] = [
             self._count, self._count, self._sum, self._sum, self._mean, self._extreme,
             self._extreme, self._ratio, self._distinct, self._last, self._spread, self._first,
-            self._decayed, self._quantile, self._top_k,
+            self._decayed, self._quantile, self._top_k, self._extremes,
         ]  # fmt: skip
         made = self.rng.choice(makers)()
         if made.column is not None and self.rng.random() < 0.2:
@@ -183,12 +183,17 @@ class _Maker:
         kind = self.rng.choice((agg.min, agg.max))
         return kind(self._column(ORDERED), where=self._where())
 
+    def _extremes(self) -> Aggregation:
+        kind = self.rng.choice((agg.max_n, agg.min_n))
+        return kind(self._column(ORDERED), self.rng.choice((1, 2, 5)), where=self._where())
+
     def _spread(self) -> Aggregation:
         kind = self.rng.choice((agg.var, agg.std))
         return kind(self._column(NUMBERS), ddof=self.rng.choice((0, 1, 1, 2)), where=self._where())
 
     def _first(self) -> Aggregation:
-        return agg.first(self._column(ORDERED), where=self._where())
+        column, max_bytes = self._shown()
+        return agg.first(column, where=self._where(), max_bytes=max_bytes)
 
     def _decayed(self) -> Aggregation:
         half_life = self.unit * self.rng.choice((1, 7, 60, 10**6))
@@ -206,12 +211,26 @@ class _Maker:
         return agg.distinct(column, where=self._where(), bound=self.rng.choice((2, 5, 4096)))
 
     def _quantile(self) -> Aggregation:
-        q, bound = self.rng.choice((0, 0.1, 0.5, 0.9, 1)), self.rng.choice((3, 20, 4096))
+        q = self.rng.choice((0, 0.07, 0.1, 1 / 3, 0.5, 0.58, 0.9, 1))
+        bound = self.rng.choice((3, 20, 4096))
         return agg.quantile(self._column(NUMBERS), q, where=self._where(), bound=bound)
 
     def _top_k(self) -> Aggregation:
         k, bound = self.rng.choice((1, 3)), self.rng.choice((3, 20, 4096))
+        codes = [f.name for f in self.stream.schema.fields if f.type in TEXTS - {FieldType.UUID}]
+        if codes and self.rng.random() < 0.3:
+            column = self.rng.choice(codes)
+            return agg.top_k(column, k, where=self._where(), bound=bound, max_bytes=7)
         return agg.top_k(self._column(ORDERED), k, where=self._where(), bound=bound)
 
     def _last(self) -> Aggregation:
-        return agg.last(self._column(ORDERED), n=self.rng.choice((1, 2, 5)), where=self._where())
+        column, max_bytes = self._shown()
+        n = self.rng.choice((1, 2, 5))
+        return agg.last(column, n=n, where=self._where(), max_bytes=max_bytes)
+
+    def _shown(self) -> tuple[Column, int | None]:
+        """A column of any type; of strings and bytes perhaps with a bound."""
+        texts = [f.name for f in self.stream.schema.fields if f.type in TEXTS]
+        if not texts or self.rng.random() < 0.6:
+            return self._column(ORDERED), None
+        return self.rng.choice(texts), self.rng.choice((None, 15, 40, 64))

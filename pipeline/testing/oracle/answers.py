@@ -43,17 +43,20 @@ def answer(aggregation: Aggregation, kind: Kind, entries: Sequence[Entry]) -> Ex
     if op in {"MIN", "MAX"}:
         chosen = (min if op == "MIN" else max)(values, key=_rank, default=None)
         return Expected(_cell(chosen, kind))
+    if op in {"MAX_N", "MIN_N"}:
+        best = sorted(map(_settled, values), reverse=op == "MAX_N")[: aggregation.n]
+        return _several([_cell(v, kind) for v in best], aggregation.n)
     if op == "FIRST":
         return Expected(_cell(values[0] if values else None, kind))
     if op == "LAST":
         return _several([_cell(v, kind) for v in reversed(values[-aggregation.n :])], aggregation.n)
     if op == "QUANTILE":
         ranked = sorted(_settled(v) for v in values)
-        rank = max(1, math.ceil(aggregation.q * len(ranked)))  # as float64: 0.1 of 10 is 1
+        rank = max(1, math.ceil(Fraction(str(aggregation.q)) * len(ranked)))
         return Expected(float(ranked[rank - 1]) if ranked else None)
     if op == "TOP_K":
         counted = Counter(_settled(v) for v in values)
-        best = sorted(counted, key=lambda v: (-counted[v], v))[: aggregation.n]
+        best = sorted(counted, key=lambda v: (-counted[v], _word(v)))[: aggregation.n]
         return _several([_cell(v, kind) for v in best], aggregation.n)
     raise ValueError(f"the oracle does not know {op}")
 
@@ -110,6 +113,14 @@ def _cell(value: Any, kind: Kind) -> Any:
 def _settled(value: Any) -> Any:
     """-0.0 is the same value as 0.0."""
     return value + 0.0 if isinstance(value, float) else value
+
+
+def _word(value: Any) -> Any:
+    """A string as the number that orders it among others as frequent; a number itself."""
+    text = value.encode() if isinstance(value, str) else value
+    if not isinstance(text, bytes):
+        return value
+    return int.from_bytes((text + b"\1").ljust(8, b"\0"), "little", signed=True)
 
 
 def _rank(value: Any) -> tuple[Any, float]:

@@ -73,7 +73,8 @@ class Rows:
             return Kind("int")
         if dtype.is_float():
             return Kind("float")
-        return Kind("bool" if dtype == pl.Boolean() else "time")
+        names = {pl.Boolean(): "bool", pl.String(): "string", pl.Binary(): "bytes"}
+        return Kind(names.get(dtype, "time"))
 
     def seen(self, event: Event, aggregation: Aggregation) -> Seen:
         """The column and condition of ``aggregation``; raises :class:`ExpressionError`."""

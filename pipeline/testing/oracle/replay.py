@@ -132,6 +132,9 @@ class Oracle:
         for number, feature in enumerate(self._features):
             if self._null(feature, seen[number], "reject"):
                 return "null_value"
+        for number, feature in enumerate(self._features):
+            if any(map(_too_long, feature.parts, seen[number])):
+                return "text_too_long"
         if not selected:
             return "filtered"
         return self._apply(event, seen)
@@ -281,6 +284,14 @@ class Oracle:
         start = reach.start(at)
         lost = any(start is None or e.time > start for e in dropped)
         return [e for e in kept if reach.covers(e.time, at)], lost
+
+
+def _too_long(part: Aggregation, seen: Seen) -> bool:
+    """Whether a string that is to be read back exceeds what is kept of one."""
+    if part.op.name not in {"FIRST", "LAST", "TOP_K"} or not isinstance(seen.value, str | bytes):
+        return False
+    size = len(seen.value.encode() if isinstance(seen.value, str) else seen.value)
+    return seen.passes and size > (39 if part.max_bytes is None else part.max_bytes)
 
 
 def _position(entry: Entry) -> tuple[int, int]:
