@@ -77,7 +77,12 @@ def consume(config: Config, group: str, where: Where) -> Took:
         on_assign=lambda sources: dict.fromkeys(sources, 0),
         on_revoke=lambda *_: None,
     )
-    took = clocked(lambda: sum(map(len, lane.poll(20_000, 10))), where.events)
+
+    def poll() -> tuple[int, int]:
+        read = sum(map(len, lane.poll(20_000, 10)))
+        return read, read
+
+    took = clocked(poll, where.events)
     lane.close()
     return took
 
@@ -86,18 +91,26 @@ def process(config: Config, group: str, where: Where) -> Took:
     """The data plane over the topic, until the commit of the last event is acknowledged."""
     plane = build_plane(group, [view(where.topic)], [], config)
     plane.start()
-    took = clocked(lambda: sum(len(b.events) for b in plane.step().batches), where.events)
+
+    def step() -> tuple[int, int]:
+        told = plane.step()
+        return told.polled, sum(len(batch.events) for batch in told.batches)
+
+    took = clocked(step, where.events)
     plane.close()
     return took
 
 
-def clocked(step: Callable[[], int], total: int) -> Took:
-    """Time until the results of ``step`` come to ``total``, from the step that gives the first."""
-    seen = 0
-    while seen < total:
-        if not seen:
+def clocked(step: Callable[[], tuple[int, int]], total: int) -> Took:
+    """Time until ``step``, which says how many events it read and how many are done with, is done
+    with ``total``; from the beginning of the one that read the first.
+    """
+    wall, cpu, read, done = 0.0, 0.0, 0, 0
+    while done < total:
+        if not read:
             wall, cpu = time.perf_counter(), time.process_time()
-        seen += step()
+        more, finished = step()
+        read, done = read + more, done + finished
     return Took(time.perf_counter() - wall, time.process_time() - cpu)
 
 

@@ -69,6 +69,7 @@ def view(topic: str) -> pp.FeatureView:
         "activity",
         source=source,
         entity="user",
+        publish_changes=False,  # the peers do not either
         features={
             "n_5m": pp.count().over("5m", slide="10s"),
             "spend_1h": pp.sum("price").over("1h", slide="1m"),
