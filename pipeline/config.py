@@ -118,6 +118,10 @@ class AppConfig(_Slice):
     )
     max_records: int = setting(20_000, "most records of a batch", minimum=1)
     max_wait_ms: int = setting(10, "longest wait for a batch to fill", minimum=0)
+    freshness_ms: int = setting(
+        0, "age at which features are to hold an event; older ones are reported (0: no goal)",
+        minimum=0,
+    )  # fmt: skip
     under_way: int = setting(
         2, "batches whose commits may be under way while the next is computed", minimum=0
     )

@@ -86,6 +86,12 @@ STAGE_SECONDS = Metric(
     ("stage",),
     _LATENCY_S,
 )
+FRESHNESS_MISSED = Metric(
+    "pipeline_freshness_missed_records_total",
+    "counter",
+    "Records that were older at their commit than the application's freshness goal.",
+    ("view",),
+)
 FRESHNESS = Metric(
     "pipeline_freshness_seconds",
     "histogram",

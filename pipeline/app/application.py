@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from pipeline.config import Config
 from pipeline.errors import ConfigurationError, DefinitionError
 from pipeline.features.view import Changes, FeatureView, Trigger
 from pipeline.metrics import Registry
+from pipeline.units import parse_duration
 
 __all__ = ["App"]
 
@@ -40,6 +43,8 @@ class App(faust.App):
     data plane, a service that reads the views' topics, keeps their rows in the store and
     feeds ``@app.agent(view.changes)``.
 
+    ``freshness``  age ("20ms") at which features are to hold an event: waits are shortened to it,
+                 events that were older are counted and reported. ``app.freshness_ms`` overrides it
     ``config``   where the servers are (default: file and environment, see :class:`Config`)
     ``options``  passed to Faust as they are
 
@@ -52,6 +57,7 @@ class App(faust.App):
         *,
         views: Sequence[FeatureView],
         triggers: Sequence[Trigger] = (),
+        freshness: str | int | timedelta | None = None,
         config: Config | None = None,
         **options: Any,
     ) -> None:
@@ -60,6 +66,7 @@ class App(faust.App):
         self.views = tuple(views)
         self.triggers = tuple(triggers)
         self.metrics = Registry()
+        self._freshness_ms = _freshness_ms(id, freshness)
         self.plane_config = config or Config.load()
         options.setdefault("web_host", "127.0.0.1")
         options.setdefault("topic_disable_leader", True)
@@ -79,6 +86,9 @@ class App(faust.App):
 
     def configure(self, config: Config) -> None:
         """Use other servers; before the application starts."""
+        if not config.app.freshness_ms:
+            app = dataclasses.replace(config.app, freshness_ms=self._freshness_ms)
+            config = dataclasses.replace(config, app=app)
         self.plane_config = config
         brokers = _faust_brokers(config)
         if self.conf.broker != brokers:
@@ -110,6 +120,7 @@ class App(faust.App):
             self.metrics,
             lambda: time.time_ns() // 1_000_000,
             self.on_plane_failure,
+            self.plane_config.app.freshness_ms,
             loop=self.loop,
             beacon=self.beacon,
         )
@@ -191,3 +202,15 @@ def _check(id: str, views: Sequence[FeatureView], triggers: Sequence[Trigger]) -
         if trigger.name in seen:
             raise DefinitionError(f"{where}.triggers", f"two triggers are called {trigger.name!r}")
         seen.add(trigger.name)
+
+
+def _freshness_ms(app: str, freshness: str | int | timedelta | None) -> int:
+    if freshness is None:
+        return 0
+    try:
+        ns = parse_duration(freshness)
+    except ValueError as error:
+        raise DefinitionError(f"App({app!r}).freshness", str(error)) from error
+    if ns < 1_000_000:
+        raise DefinitionError(f"App({app!r}).freshness", "must be at least 1ms")
+    return ns // 1_000_000

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
 from pipeline.app.audit import Audit
+from pipeline.app.freshness import shortened
 from pipeline.app.outputs import TopicNames
 from pipeline.app.partition import view_plans
 from pipeline.app.plane import DataPlane, PlaneSettings
@@ -33,6 +34,7 @@ __all__ = ["build_plane", "find_topics", "lane_config", "open_audit", "open_lane
 
 log = logging.getLogger(__name__)
 
+LINGER_MS = 5  # outputs of a batch go out together
 OUTPUT_PARTITIONS = 1  # dead letters and late records are few
 
 
@@ -47,10 +49,11 @@ def build_plane(
 ) -> DataPlane:
     """A plane that is ready to join its group; kernels are compiled before that.
 
-    Agents take the changed rows of the views ``delivered``. It keeps up ``views``, and every other version that is registered for the application. A view
-    that was retired begins anew, unless the plane is only built ``again``: then it is left out.
-    Raises :class:`ConfigurationError`, :class:`ViewVersionError` and :class:`UnavailableError` with
-    what to do.
+    Agents take the changed rows of the views ``delivered``. It keeps up ``views``, and every other
+    version that is registered for the application. A view that was retired begins anew, unless the
+    plane is only built ``again``: then it is left out.
+    Raises :class:`ConfigurationError`, :class:`ViewVersionError` (a view is being erased) and
+    :class:`UnavailableError` with what to do.
     """
     names = TopicNames.of(app, config.app)
     store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
@@ -75,13 +78,14 @@ def build_plane(
     started = time.monotonic()
     warm_up(topics)
     log.info("kernels ready in %.1f s", time.monotonic() - started)
-    publisher = Publisher(config.broker, tickets=True)
+    linger_ms = shortened(LINGER_MS, config.app.freshness_ms)
+    publisher = Publisher(config.broker, tickets=True, linger_ms=linger_ms)
     return DataPlane(
         names=names,
         topics=topics,
         settings=PlaneSettings(
             max_records=config.app.max_records,
-            max_wait_ms=config.app.max_wait_ms,
+            max_wait_ms=shortened(config.app.max_wait_ms, config.app.freshness_ms),
             under_way=config.app.under_way,
             cache_bytes=config.app.cache_bytes,
             check_interval_ms=config.store.check_interval_ms,

@@ -14,6 +14,7 @@ import mode
 import pyarrow as pa
 
 from pipeline import metrics
+from pipeline.app.freshness import FreshnessGoal
 from pipeline.app.handover import HandOver
 from pipeline.app.plane import DataPlane, Step
 from pipeline.errors import PipelineError
@@ -37,8 +38,8 @@ class PlaneService(mode.Service):
 
     ``build`` makes the plane (on the thread: it waits for servers), and another where a version
     of a view was retired; ``deliver`` takes (view name, changed rows) on the event loop. An error
-    of the plane is kept in ``failure``; then
-    ``on_failure`` is called on the event loop or, without one, the application crashes.
+    of the plane is kept in ``failure``; then ``on_failure`` is called on the event loop or, without
+    one, the application crashes. Events older than ``freshness_ms`` at their commit are reported.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class PlaneService(mode.Service):
         registry: metrics.Registry,
         clock_ms: Callable[[], int],
         on_failure: Callable[[], object] | None,
+        freshness_ms: int = 0,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -56,6 +58,7 @@ class PlaneService(mode.Service):
         self._registry = registry
         self._clock_ms = clock_ms
         self._on_failure = on_failure
+        self._freshness = FreshnessGoal(freshness_ms, registry, time.monotonic)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -146,6 +149,7 @@ class PlaneService(mode.Service):
         for (view_name, cause), rows in step.expiring.items():
             counted.counter(metrics.EXPIRING, view_name, cause).add(rows)
         self._tell_refused(step)
+        self._freshness.tell()
         for topic, reasons in step.rejected.items():
             for reason, records in reasons.items():
                 counted.counter(metrics.DEAD_LETTERED, topic, reason).add(records)
@@ -162,6 +166,7 @@ class PlaneService(mode.Service):
             for view in batch.views:
                 name = view.plan.label
                 counted.histogram(metrics.FRESHNESS, name).observe(age_s)
+                self._freshness.observe(name, age_s)
                 counted.counter(metrics.ROWS_WRITTEN, name).add(len(view.slots))
                 counted.counter(metrics.BYTES_WRITTEN, name).add(len(view.write.rows.rows))
                 if view.quarantined is not None:

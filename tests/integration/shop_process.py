@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from pipeline.app.outputs import TopicNames
 from pipeline.config import AppConfig, BrokerConfig
 from pipeline.embedded.process import free_port
+from pipeline.features.view import FeatureView
 from pipeline.ingest.batch import TopicPartition
 from pipeline.ingest.scan import ScannedRecord, scan
 from pipeline.produce.publisher import Publisher
@@ -199,6 +200,18 @@ class Shop:
         wrong += self._compare_changes(replay, changes, unfinished)
         wrong += self._compare_requests(replay, requests, unfinished)
         return Verdict(records, len(rows), wrong)
+
+    def exact(self, view: FeatureView) -> list[str]:
+        """What differs in the rows and markers of a version from a replay of the whole log."""
+        kept, self.view = self.view, view
+        try:
+            log = list(scan(self.properties, self.topic))
+            replay, records = self._replay(log, None)
+            rows, expected = self.rows(), replay.rows(view)
+            wrong = [f"{len(rows)} rows, {len(expected)} expected"] if rows != expected else []
+            return wrong + _compare_markers(self.markers(), replay.markers(view), records)
+        finally:
+            self.view = kept
 
     def stop(self) -> None:
         """Kill what still runs."""
