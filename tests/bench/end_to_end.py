@@ -38,12 +38,11 @@ from pipeline.embedded.kafka import KafkaNode
 from pipeline.produce.topics import ensure_topic
 from pipeline.serve.client import FeatureClient
 from tests.bench.peers.systems import BUILD, PEERS, ROOT, Peer, PeerError, Took, Where
-from tests.bench.peers.workload import FEATURES, Log, Rows, expected, mistakes, view
+from tests.bench.peers.workload import FEATURES, PROOF, Log, Rows, expected, mistakes, view
 
 PARTITIONS = 12
 OURS = "pipeline"
 BARE = "bare consumption"
-PROOF = Log("behaviour-proof", events=20_000, step_ms=5_000, users=2_000)
 LIBRARIES = ROOT / "infra" / "kafka" / "target"
 
 

@@ -19,7 +19,7 @@ from confluent_kafka import Producer
 import pipeline as pp
 from pipeline.contracts.contract import Contract
 
-__all__ = ["FEATURES", "Log", "Rows", "expected", "mistakes", "view"]
+__all__ = ["FEATURES", "PROOF", "Log", "Rows", "expected", "mistakes", "view"]
 
 Spread = Literal["zipf", "uniform"]
 Rows = dict[str, list[int | float | None]]
@@ -27,7 +27,7 @@ Rows = dict[str, list[int | float | None]]
 
 FEATURES = ("n_5m", "spend_1h", "mean_dwell_1h", "max_price_24h", "n_24h")
 
-_START_MS = 1_700_000_000_000
+_START_MS = 1_700_000_040_000  # where tiles of ten seconds and of a minute begin
 _BLOCK = 100_000
 _CATEGORIES = np.array(
     [
@@ -82,11 +82,14 @@ def view(topic: str) -> pp.FeatureView:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """``events`` events of ``users`` users, ``step_ms`` apart in event time."""
+    """``events`` events of ``users`` users.
+
+    ``steps`` are pairs of an event's number and the ms of event time between events from there on.
+    """
 
     topic: str
     events: int
-    step_ms: int = 1
+    steps: tuple[tuple[int, int], ...] = ((0, 1),)
     users: int = 100_000
     spread: Spread = "zipf"
     seed: int = 7
@@ -105,7 +108,7 @@ class Log:
             yield pl.DataFrame(
                 {
                     "user": _FIRST_USER + user.astype(np.int64),
-                    "time": _START_MS + self.step_ms * np.arange(first, first + _BLOCK),
+                    "time": self._times(np.arange(first, first + _BLOCK)),
                     "item": _FIRST_ITEM + draw.integers(0, 10**7, _BLOCK),
                     "category": _CATEGORIES[draw.integers(0, len(_CATEGORIES), _BLOCK)],
                     "action": _ACTIONS[draw.integers(0, len(_ACTIONS), _BLOCK)],
@@ -113,6 +116,14 @@ class Log:
                     "dwell": draw.integers(0, 100_000, _BLOCK),
                 }
             ).head(self.events - first)
+
+    def _times(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        times = np.full(len(numbers), _START_MS)
+        before = 0
+        for start, step_ms in self.steps:
+            times += (step_ms - before) * np.maximum(0, numbers - start)
+            before = step_ms
+        return times
 
     def produce(self, brokers: str) -> int:
         """Write the log to its topic, partitioned by murmur2 of the user; bytes of the values."""
@@ -137,6 +148,15 @@ class Log:
         if left := producer.flush(120):
             raise RuntimeError(f"{left} events were not taken by the broker")
         return written
+
+
+PROOF = Log(
+    "behaviour-proof",
+    events=20_000,
+    users=2_000,
+    steps=((0, 12_000), (8_000, 1_250), (12_000, 75)),
+)
+"""28 hours, ever denser: of every window, dozens of events lie in the tile that just left it."""
 
 
 def _send(producer: Producer, topic: str, key: bytes, value: bytes) -> None:
