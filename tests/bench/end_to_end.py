@@ -16,17 +16,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import platform
 import shutil
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -37,35 +35,14 @@ from pipeline.embedded import EmbeddedBroker, EmbeddedRedis
 from pipeline.embedded.kafka import KafkaNode
 from pipeline.produce.topics import ensure_topic
 from pipeline.serve.client import FeatureClient
-from tests.bench.peers.systems import BUILD, PEERS, ROOT, Peer, PeerError, Took, Where
+from tests.bench.peers.systems import PEERS, ROOT, Peer, PeerError, Took, Where
 from tests.bench.peers.workload import FEATURES, PROOF, Log, Rows, expected, mistakes, view
+from tests.bench.report import Figure, machine, record
 
 PARTITIONS = 12
 OURS = "pipeline"
 BARE = "bare consumption"
 LIBRARIES = ROOT / "infra" / "kafka" / "target"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One figure against one peer, as it stands in build/bench.json.
-
-    ``cpu_us`` is CPU an event of our process and of the peer's, without broker and Redis.
-    """
-
-    id: str
-    what: str
-    ours: float
-    peer: str
-    peer_value: float
-    ratio: float
-    goal: float
-    unit: str
-    runs: int
-    spread: tuple[float, float]
-    met: bool
-    cpu_us: tuple[float, float]
-    machine: dict[str, Any] = field(default_factory=dict)
 
 
 def consume(config: Config, group: str, where: Where) -> Took:
@@ -213,23 +190,17 @@ def servers() -> Iterator[tuple[str, str, str]]:
             yield broker.brokers, store.url, "the embedded broker"
 
 
-def machine(broker: str, redis_url: str) -> dict[str, Any]:
-    """What the figures depend on."""
+def about(broker: str, redis_url: str) -> dict[str, Any]:
+    """What the figures depend on, beside the machine."""
     with redis.Redis.from_url(redis_url) as store:
         redis_version = store.info()["redis_version"]
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     wanted = (ROOT / "tests/bench/peers/requirements.txt").read_text().splitlines()
     return {
-        "cores": os.cpu_count(),
-        "cpu": models[0] if models else platform.processor(),
         "load_before": [round(load, 2) for load in os.getloadavg()],
-        "python": platform.python_version(),
         "broker": broker,
         "redis": redis_version,
         "librdkafka": f"confluent-kafka {version('confluent-kafka')}",
         "peers": [line for line in wanted if "==" in line],
-        "command": " ".join(["python -m tests.bench.end_to_end", *sys.argv[1:]]),
     }
 
 
@@ -283,7 +254,7 @@ def measure(
     return taken
 
 
-def results(taken: dict[str, list[Took]], peers: list[Peer], what: str) -> list[Result]:
+def results(taken: dict[str, list[Took]], peers: list[Peer], what: str) -> list[Figure]:
     """A result a system; ratios are of one round, the middle one counts."""
     goals = {peer.name: (peer.target, peer.goal) for peer in peers} | {BARE: ("P1", 0.5)}
 
@@ -293,7 +264,7 @@ def results(taken: dict[str, list[Took]], peers: list[Peer], what: str) -> list[
     def cpu_us(name: str) -> float:
         return round(statistics.median(took.cpu_seconds for took in taken[name]) * 1e6, 2)
 
-    found: list[Result] = []
+    found: list[Figure] = []
     for name, (target, goal) in goals.items():
         if name not in taken:
             continue
@@ -301,7 +272,7 @@ def results(taken: dict[str, list[Took]], peers: list[Peer], what: str) -> list[
         ratios = [other.seconds / ours.seconds for ours, other in pairs]
         ratio = statistics.median(ratios)
         found.append(
-            Result(
+            Figure(
                 id=target,
                 what=what,
                 ours=rate(OURS),
@@ -319,29 +290,19 @@ def results(taken: dict[str, list[Took]], peers: list[Peer], what: str) -> list[
     return found
 
 
-def table(found: list[Result]) -> Iterator[str]:
+def table(found: list[Figure]) -> Iterator[str]:
     """The results as text."""
     yield (
         f"{'':4s}{'peer':18s}{'ours/s':>12s}{'peer/s':>12s}{'ratio':>8s}{'goal':>6s}"
         f"{'from':>8s}{'to':>7s}{'us CPU':>8s}{'peer':>8s}"
     )
     for row in found:
-        low, high = row.spread
+        (low, high), (our_cpu, peer_cpu) = row.spread, row.cpu_us or (math.nan, math.nan)
         yield (
             f"{row.id:4s}{row.peer:18s}{row.ours:12,.0f}{row.peer_value:12,.0f}{row.ratio:8.2f}"
-            f"{row.goal:6.1f}{low:8.2f}{high:7.2f}{row.cpu_us[0]:8.2f}{row.cpu_us[1]:8.2f}"
+            f"{row.goal:6.1f}{low:8.2f}{high:7.2f}{our_cpu:8.2f}{peer_cpu:8.2f}"
             f"{'' if row.met else '  NOT MET'}"
         )
-
-
-def record(found: list[Result], about: dict[str, Any]) -> None:
-    """Add the results to build/bench.json."""
-    place = BUILD / "bench.json"
-    rows = json.loads(place.read_text()) if place.exists() else []
-    after = {"load_after": [round(load, 2) for load in os.getloadavg()]}
-    rows += [{**asdict(row), "machine": {**about, **after}} for row in found]
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def chosen() -> argparse.Namespace:
@@ -364,8 +325,8 @@ def main() -> None:
     if shutil.disk_usage(ROOT).free < 8 << 30:
         say("warning: less than 8 GB of disk are free")
     with servers() as (brokers, redis_url, broker):
-        about = machine(broker, redis_url)
-        say(json.dumps(about, indent=1))
+        described = about(broker, redis_url)
+        say(json.dumps({**machine(), **described}, indent=1))
         bench = Bench(brokers, redis_url, {})
         good = proven(bench, peers)
         for spread in asked.spread:
@@ -379,7 +340,7 @@ def main() -> None:
             what = f"JSON events to windowed features in Redis, {spread} users"
             found = results(taken, good, what)
             say("\n".join(["", what, *table(found), ""]))
-            record(found, about)
+            record(found, described)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ PLACE = Path(__file__).parents[2] / "build" / "bench.json"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure; ``goal`` is the least ``ratio`` unless ``at_most``."""
+    """One figure. ``goal`` is the least ``ratio``, or the most where that was asked for. ``cpu_us``
+    is CPU an event of our process and of the peer's, without servers, where it was taken."""
 
     id: str
     what: str
@@ -37,6 +38,7 @@ class Figure:
     runs: int
     spread: tuple[float, float]
     met: bool
+    cpu_us: tuple[float, float] | None = None
     machine: dict[str, Any] = field(default_factory=dict)
 
 
