@@ -69,7 +69,7 @@ mutation: $(INSTALLED)-test
 	@$(BIN)/python -m tests.mutation.run $(ARGS)
 
 bench: $(INSTALLED)-test
-	@for name in $(if $(ARGS),$(ARGS),$(basename $(notdir $(wildcard tests/bench/[!_]*.py)))); do \
+	@for name in $(if $(ARGS),$(ARGS),$(filter-out report figures,$(basename $(notdir $(wildcard tests/bench/[!_]*.py))))); do \
 	  echo "== $$name"; $(BIN)/python -m "tests.bench.$$name" || exit 1; done
 
 check: lint types contracts

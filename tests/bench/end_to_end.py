@@ -337,7 +337,7 @@ def main() -> None:
                 for name, events in sizes.items()
             }
             taken = measure(bench, good, logs, asked.rounds)
-            what = f"JSON events to windowed features in Redis, {spread} users"
+            what = f"end to end, {spread} users"
             found = results(taken, good, what)
             say("\n".join(["", what, *table(found), ""]))
             record(found, described)
