@@ -29,7 +29,10 @@ _PAUSE_S = 0.01
 
 
 class Ticket:
-    """Messages queued between two calls of :meth:`Publisher.ticket`: how many are on their way."""
+    """Messages queued between two calls of :meth:`Publisher.ticket`: how many are not acknowledged.
+
+    One that was refused, or dropped with the others, stays among them for ever.
+    """
 
     __slots__ = ("_publisher", "left")
 
@@ -39,8 +42,9 @@ class Ticket:
 
     def delivered(self, error: Any, message: Any) -> None:
         """One of them was acknowledged, or was not."""
-        self.left -= 1
-        if error is not None:
+        if error is None:
+            self.left -= 1
+        else:
             self._publisher.failed(error, message)
 
 
