@@ -12,9 +12,10 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
@@ -55,7 +56,8 @@ def alone(kernel: Any) -> Iterator[None]:
         yield
         return
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: each compiles its own
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -99,6 +101,9 @@ class _Locator(UserProvidedCacheLocator):
     def from_function(cls, kernel: Any, file: str) -> _Locator:
         return cls(kernel, file)
 
+    def get_source_stamp(self) -> str:
+        return Path(self._cache_path).name  # some versions of Numba take the time of the file
+
     def ensure_cache_path(self) -> None:
         Path(self._cache_path).mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -108,9 +113,20 @@ class _CacheImpl(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
-    """Numba's index and files of one kernel; an index that cannot be written stops nobody."""
+    """Numba's index and files of one kernel; what cannot be read or written stops nobody."""
 
     _impl_class = _CacheImpl
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        try:
+            return super().load_overload(signature, context)  # type: ignore[no-untyped-call]
+        except OSError:  # another user's, or no directory: whoever saves says so
+            return None
+        except (EOFError, UnpicklingError) as error:  # cut short, as by a power failure
+            _log.warning("kernels in %s are compiled again: %s", self._cache_path, error)
+            with suppress(OSError):
+                self.flush()  # type: ignore[no-untyped-call]
+            return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
         try:
