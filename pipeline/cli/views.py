@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.options import load_config
 from pipeline.cli.screen import console, error_console, plain, table
-from pipeline.errors import ConfigurationError, ViewVersionError
+from pipeline.errors import ConfigurationError, UnknownNameError, ViewVersionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +120,7 @@ def _retire(store: Store, arguments: argparse.Namespace) -> int:
     from pipeline.app.versions import find, look, retire
 
     name = arguments.name
-    app = arguments.app or store.registry.active(name)[0]
+    app = arguments.app or _app_of(store, name)
     fingerprint = _retired_before(store, app, arguments)
     if fingerprint is None:
         versions = look(store, name, app)
@@ -144,14 +144,28 @@ def _retire(store: Store, arguments: argparse.Namespace) -> int:
     return 1
 
 
-def _retired_before(store: Store, app: str, arguments: argparse.Namespace) -> int | None:
-    """The fingerprint, if it is whole and was retired: to be erased further."""
+def _app_of(store: Store, name: str) -> str:
     try:
-        fingerprint = int(arguments.fingerprint, 16)
+        return store.registry.active(name)[0]
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"{error}. If it is to be removed further, say which application had it: --app APP"
+        ) from error
+
+
+def _retired_before(store: Store, app: str, arguments: argparse.Namespace) -> int | None:
+    """The version that was retired and is to be erased further; one that was, by its whole
+    fingerprint."""
+    name, text = arguments.name, arguments.fingerprint.lower()
+    begun = [p for p in store.registry.unerased(app, name) if f"{p:016x}".startswith(text)]
+    live = store.registry.versions(app, name)
+    if len(begun) == 1 and not any(f"{v.fingerprint:016x}".startswith(text) for v in live):
+        return begun[0]
+    try:
+        fingerprint = int(text, 16)
     except ValueError:
         return None
-    known = store.registry.retired(app, arguments.name, fingerprint)
-    return None if known is None else fingerprint
+    return None if store.registry.retired(app, name, fingerprint) is None else fingerprint
 
 
 def _list(store: Store, arguments: argparse.Namespace) -> int:
