@@ -51,10 +51,11 @@ class StoredView:
         try:
             fields = json.loads(source)
             stream, sent = json.dumps(fields["stream"]), tuple(fields["sent"])
-            written = str(fields["polars"])
+            written, tells = str(fields["polars"]), bool(fields.get("publish_changes", True))
         except (ValueError, KeyError, TypeError) as problem:
             raise DefinitionError(f"{where}.source", str(problem)) from problem
-        view = cls(compiled.view, compiled, stream_from_json(stream, where, registries), sent)
+        read = stream_from_json(stream, where, registries)
+        view = cls(compiled.view, compiled, read, sent, tells)
         view._check_expressions(where, written)
         return view
 
@@ -82,7 +83,12 @@ AnyView = FeatureView | StoredView
 def source_json(view: AnyView, sent: Sequence[str]) -> str:
     """What a view's record says of its source; see :class:`StoredView`."""
     stream = json.loads(stream_to_json(view.stream))
-    fields = {"stream": stream, "sent": list(sent), "polars": pl.__version__}
+    fields = {
+        "stream": stream,
+        "sent": list(sent),
+        "polars": pl.__version__,
+        "publish_changes": view.publish_changes,
+    }
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
 

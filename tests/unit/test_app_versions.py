@@ -322,6 +322,9 @@ def test_what_another_program_wrote_is_refused_by_name() -> None:
     view = old()
     plan, source = to_json(view.plan), source_json(view, ())
     made = StoredView.of(plan, source, lambda _: None)
+    assert made.publish_changes
+    quiet = source_json(replace(view, publish_changes=False), ())
+    assert not StoredView.of(plan, quiet, lambda _: None).publish_changes
     assert (made.plan, made.name) == (view.plan, view.name)
     with pytest.raises(DefinitionError, match="another version of this program computes its rows"):
         StoredView.of(plan.replace('"ttl_ns":0', '"ttl_ns":5'), source, lambda _: None)
