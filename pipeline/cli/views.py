@@ -35,14 +35,16 @@ follow within ten seconds. A version that is not where the active one is, in
 every partition, is refused with exit code 1, unless --force. 'retire' ends a
 version that readers do not get: workers stop keeping it up, its registration,
 markers and rows are removed. If it is interrupted, run it again. With --force
-it takes away the view itself, which readers do not find then. FINGERPRINT
-may be cut short where the rest is clear. Only the store is asked."""
+it takes away the view itself, which readers do not find then; --app finds what
+is left of it. FINGERPRINT may be cut short where the rest is clear. Only the
+store is asked."""
 EXAMPLES = """\
   pipeline views list
   pipeline views list spending --json
   pipeline views activate spending 5f0c62b1d2e34a97
   pipeline views retire spending 9e1 --rate 5000
   pipeline views retire gone_from_the_code 7b9 --force
+  pipeline views list --app shop
 """
 HINTS = {
     ViewVersionError: "'pipeline views list' shows every version, and how far each is",
@@ -104,7 +106,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _activate(store: Store, arguments: argparse.Namespace) -> int:
     from pipeline.app.versions import activate, find, look
 
-    versions = look(store, arguments.name)
+    versions = look(store, arguments.name, arguments.app or _app_of(store, arguments.name))
     chosen = find(versions, arguments.name, arguments.fingerprint)
     current = next((v for v in versions if v.active), None)
     if chosen.active:
@@ -149,7 +151,7 @@ def _app_of(store: Store, name: str) -> str:
         return store.registry.active(name)[0]
     except UnknownNameError as error:
         raise UnknownNameError(
-            f"{error}. If it is to be removed further, say which application had it: --app APP"
+            f"{error}. Versions that no reader gets are found by their application: --app APP"
         ) from error
 
 

@@ -182,6 +182,27 @@ def test_a_view_is_taken_away(url: str, store: Store, capsys: pytest.CaptureFixt
     assert "0 markers, 0 rows" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("action", ["activate", "retire"])
+def test_versions_that_are_left_of_a_view_are_found_by_its_application(
+    url: str, store: Store, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    commit(store, NEW, [1, 1, 1])
+    at = ["--store", url]
+    assert main(["views", "retire", "users", fingerprint(OLD), "--force", *at]) == 0
+    capsys.readouterr()
+    assert listed(url, capsys) == {}
+    assert main(["views", "list", "--json", "--pause", "0", "--app", "shop", *at]) == 0
+    (line,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (line["fingerprint"], line["active"]) == (fingerprint(NEW), False)
+    words = ["views", action, "users", fingerprint(NEW), *at]
+    assert main(words) == 2
+    assert "--app APP" in capsys.readouterr().err
+    assert main([*words, "--app", "bank"]) == 2
+    assert main([*words, "--app", "shop"]) == 0
+    assert store.registry.views() == (["users"] if action == "activate" else [])
+    assert len(store.registry.versions("shop")) == (action == "activate")
+
+
 def test_what_was_interrupted_goes_on_when_it_is_called_again(
     url: str, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
