@@ -12,7 +12,7 @@
     |   |-- StoreUnavailableError
     |   `-- StoreFullError        the store is out of memory: back-pressure, never a dead letter
     |-- FencedError               another worker owns the partition: drop state, rejoin
-    |-- ViewVersionError          a version of a view cannot be activated, retired or kept up now
+    |-- ViewVersionError          a version of a view cannot be activated, retired or begun now
     |-- CorruptRowError           a stored row cannot be trusted: quarantined, never decoded
     |-- ModelError                a model or its manifest is refused
     |-- NativeLaneError           librdkafka is not the one the native lane knows: use the portable
@@ -126,7 +126,7 @@ class CorruptRowError(PipelineError):
 
 class ViewVersionError(PipelineError):
     """A version of a view is not in the state that was asked for: it is what readers get, is not
-    caught up, is being erased, or cannot be kept up by this program."""
+    caught up, or is being erased."""
 
 
 class ModelError(PipelineError):

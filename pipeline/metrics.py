@@ -43,6 +43,7 @@ def _spaced(low_exponent: int, high_exponent: int, per_decade: int) -> tuple[flo
 # 10 bounds a decade keep a quantile within 13 % of the truth, interpolation aside.
 _LATENCY_S = _spaced(-5, 1, 10)
 _FRESHNESS_S = _spaced(-4, 5, 10)
+_PARTITION = ("topic", "partition")
 _ROWS = tuple(float(2**k) for k in range(18))
 
 # ---- ingest -----------------------------------------------------------------------------------
@@ -66,6 +67,15 @@ LAG = Metric(
     "gauge",
     "Records between the marker and the end of the log.",
     ("topic", "partition"),
+)
+HELD_BACK_RECORDS = Metric(
+    "pipeline_held_back_records", "gauge", "Offsets behind an open transaction.", _PARTITION
+)
+HELD_BACK_SECONDS = Metric(
+    "pipeline_held_back_seconds", "gauge", "Age of the open transaction, 0: none.", _PARTITION
+)
+LAST_STABLE_OFFSET = Metric(
+    "pipeline_last_stable_offset", "gauge", "Start of the open transaction, -1: none.", _PARTITION
 )
 PARTITIONS = Metric("pipeline_owned_partitions", "gauge", "Partitions that this worker owns.")
 NATIVE_LANE = Metric(

@@ -87,6 +87,12 @@ class ClusterServers:
                 raise TimeoutError("the cluster's nodes do not agree")
             time.sleep(0.05)
 
+    def alive(self, number: int) -> bool:
+        """Whether a node says that the cluster is in order."""
+        with contextlib.suppress(redis.RedisError), self.node(number) as client:
+            return bool(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+        return False
+
     @contextlib.contextmanager
     def node(self, number: int) -> Iterator[Any]:
         """A client of one node alone."""
@@ -165,7 +171,9 @@ class Move:
             chosen = [key for key in found if wanted(key)][:count]
             if chosen:
                 port = self.cluster.ports[self.target]
-                old.execute_command("MIGRATE", LOOPBACK, port, "", 0, 5000, "KEYS", *chosen)
+                old.execute_command(
+                    "MIGRATE", LOOPBACK, port, "", 0, 5000, "REPLACE", "KEYS", *chosen
+                )
         return len(chosen)
 
     def end(self) -> None:

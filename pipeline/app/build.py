@@ -27,7 +27,7 @@ from pipeline.ingest.native import NativeLane
 from pipeline.ingest.portable import PortableLane
 from pipeline.ingest.selfcheck import self_check
 from pipeline.produce.publisher import Publisher
-from pipeline.produce.topics import TopicInfo, describe, ensure_topic
+from pipeline.produce.topics import OUTPUT_CONFIG, TopicInfo, describe, ensure_topic
 from pipeline.store.open import open_store
 
 __all__ = ["build_plane", "find_topics", "lane_config", "open_audit", "open_lane"]
@@ -52,8 +52,8 @@ def build_plane(
     Agents take the changed rows of the views ``delivered``. It keeps up ``views``, and every other
     version that is registered for the application. A view that was retired begins anew, unless the
     plane is only built ``again``: then it is left out.
-    Raises :class:`ConfigurationError`, :class:`ViewVersionError` and :class:`UnavailableError` with
-    what to do.
+    Raises :class:`ConfigurationError`, :class:`ViewVersionError` (a view is being erased) and
+    :class:`UnavailableError` with what to do.
     """
     names = TopicNames.of(app, config.app)
     store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
@@ -179,11 +179,12 @@ def _output_topics(broker: BrokerConfig, names: TopicNames, topics: Sequence[Top
     for topic in topics:
         for plan in topic.views:
             if plan.view.publish_changes:
-                ensure_topic(broker, names.changes(plan.view.name), topic.partitions)
+                name = names.changes(plan.view.name)
+                ensure_topic(broker, name, topic.partitions, OUTPUT_CONFIG)
             for trigger in plan.triggers:
-                ensure_topic(broker, names.requests(trigger.name), topic.partitions)
-    ensure_topic(broker, names.dead_letters, OUTPUT_PARTITIONS)
-    ensure_topic(broker, names.late, OUTPUT_PARTITIONS)
+                ensure_topic(broker, names.requests(trigger.name), topic.partitions, OUTPUT_CONFIG)
+    ensure_topic(broker, names.dead_letters, OUTPUT_PARTITIONS, OUTPUT_CONFIG)
+    ensure_topic(broker, names.late, OUTPUT_PARTITIONS, OUTPUT_CONFIG)
 
 
 def _clock_ms() -> int:

@@ -195,13 +195,16 @@ class Partition:
             state.behind = state.behind and state.marker.next_offset < met
         return not any(state.behind for state in self.states)
 
-    def beat(self, through_ms: Callable[[frozenset[str]], int]) -> list[Marker]:
+    def beat(self, through_ms: Callable[[frozenset[str]], int], now_ms: int) -> list[Marker]:
         """Markers that say a quiet partition was read: up to ``through_ms`` of the fields that a
-        view reads, and those of routes of none."""
+        view reads, and those of routes of none. What a worker with a wrong clock wrote of times
+        that are still to come at ``now_ms`` is taken back."""
         fields = [v.plan.derivation.fields for v in self.views]
         fields += [frozenset()] * len(self.routes)
         return [
-            dataclasses.replace(m, processed_through_ms=max(through_ms(f), m.processed_through_ms))
+            dataclasses.replace(
+                m, processed_through_ms=max(through_ms(f), min(m.processed_through_ms, now_ms))
+            )
             for m, f, state in zip(self.markers, fields, self.states, strict=True)
             if not state.behind
         ]

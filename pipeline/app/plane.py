@@ -134,6 +134,11 @@ class DataPlane:
                 found[source] = max(0, end - partition.next_offset)
         return found
 
+    def held_back(self) -> dict[TopicPartition, tuple[int, int]]:
+        """As :meth:`~pipeline.ingest.lane.Lane.held_back`, of the partitions it does so."""
+        sources = self._partitions.keys() - self._trouble.keys()
+        return {s: found for s in sources if (found := self._lane.held_back(s)) is not None}
+
     def step(self) -> Step:
         """Read one batch a partition, apply, send out, commit; or mend what is broken. Then the
         same for what is read apart.
@@ -239,10 +244,10 @@ class DataPlane:
         begun: list[tuple[Partition, list[Marker], list[RowExpiry]]] = []
         for partition in partitions:
             try:
-                if connected and self._lane.at_end(partition.source):
+                if connected and self._at_end(partition.source):
                     now_ms = self._clock_ms()
                     topic, through = partition.source.topic, self._upstream.through_ms
-                    markers = partition.beat(partial(through, topic, now_ms))
+                    markers = partition.beat(partial(through, topic, now_ms), now_ms)
                     expiries = self._expiry.take(partition.source)
                     partition.store.begin_commit([], markers, expiries)
                     begun.append((partition, markers, expiries))
@@ -258,6 +263,10 @@ class DataPlane:
             else:
                 self._expiry.given(expiries)
                 partition.beaten(markers)
+
+    def _at_end(self, source: TopicPartition) -> bool:
+        """Whether everything was read that was acknowledged to a producer."""
+        return self._lane.at_end(source) and self._lane.held_back(source) is None
 
     def _reset(self, partition: Partition, error: PipelineError) -> None:
         """Drop what is cached, and read no more until it is opened again."""

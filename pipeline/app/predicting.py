@@ -22,7 +22,7 @@ from pipeline.inference.model import load_file
 from pipeline.inference.prediction import Outcome
 from pipeline.inference.worker import InferenceWorker
 from pipeline.produce.publisher import Publisher
-from pipeline.produce.topics import describe, ensure_topic
+from pipeline.produce.topics import OUTPUT_CONFIG, describe, ensure_topic
 from pipeline.store.open import open_store
 
 __all__ = ["run_inference"]
@@ -80,8 +80,10 @@ def _build(app: App, config: Config, opened: ExitStack) -> tuple[InferenceWorker
     }
     consumer = f"{name}.{manifest.name}.{manifest.version}"
     predictions = f"{name}-{manifest.name}-predictions"
-    ensure_topic(config.broker, predictions, max(t.partitions for t in topics.values()))
-    ensure_topic(config.broker, names.dead_letters, 1)
+    ensure_topic(
+        config.broker, predictions, max(t.partitions for t in topics.values()), OUTPUT_CONFIG
+    )
+    ensure_topic(config.broker, names.dead_letters, 1, OUTPUT_CONFIG)
     publisher = Publisher(config.broker, linger_ms=0)
     opened.callback(publisher.close)
     worker = InferenceWorker(

@@ -13,7 +13,13 @@ from pipeline.config import BrokerConfig
 from pipeline.errors import ConfigurationError
 from pipeline.features.plan import Plan
 from pipeline.features.stored import AnyView
-from pipeline.produce.topics import TopicInfo, ensure_topic, find_topic, topic_config
+from pipeline.produce.topics import (
+    OUTPUT_CONFIG,
+    TopicInfo,
+    ensure_topic,
+    find_topic,
+    topic_config,
+)
 from pipeline.units import format_duration
 
 __all__ = ["longest_window_ns", "repartition_topic", "retention_problem"]
@@ -70,7 +76,7 @@ def repartition_topic(
     if found is None:
         reach = longest_window_ns(plans)
         kept = FOREVER if reach == FOREVER else max(SHORTEST_MS, -(-reach // _NS_PER_MS))
-        config = {_POLICY: "delete", _RETENTION: str(kept)}
+        config = {**OUTPUT_CONFIG, _POLICY: "delete", _RETENTION: str(kept)}
         log.info("creating repartition topic %s, %d partitions, %s", topic, partitions, config)
         return ensure_topic(broker, topic, partitions, config)
     config = topic_config(broker, topic)

@@ -140,7 +140,7 @@ def advanced(
         marker,
         next_offset=max(marker.next_offset, events.next_offset),
         leader_epoch=max(marker.leader_epoch, binary.leader_epoch),
-        processed_through_ms=max(marker.processed_through_ms, min(now_ms, newest)),
+        processed_through_ms=min(now_ms, max(marker.processed_through_ms, newest)),
         consumed=marker.consumed + consumed,
         **{name: getattr(marker, name) + n for name, n in outcomes.items()},
     )

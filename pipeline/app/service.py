@@ -17,6 +17,7 @@ from pipeline import metrics
 from pipeline.app.freshness import FreshnessGoal
 from pipeline.app.handover import HandOver
 from pipeline.app.plane import DataPlane, Step
+from pipeline.app.transactions import OpenTransactions
 from pipeline.errors import PipelineError
 
 __all__ = ["PlaneService"]
@@ -65,13 +66,24 @@ class PlaneService(mode.Service):
         self._working = False
         self._refused: Counter[str] = Counter()
         self._refused_at = 0.0
+        self._transactions = OpenTransactions(registry)
         self.failure: BaseException | None = None
 
     async def on_start(self) -> None:
         """Start the thread."""
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._main, name="data-plane", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._main, name="data-plane", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._fail(
+                PipelineError(
+                    f"the data plane got no thread ({error}): raise the limit on processes "
+                    "(ulimit -u, TasksMax=, pids.max of a container)"
+                )
+            )
+        else:
+            self._thread = thread
 
     async def on_stop(self) -> None:
         """Finish the running batch, leave the group."""
@@ -139,6 +151,7 @@ class PlaneService(mode.Service):
             if time.monotonic() >= lag_at:
                 lag_at = time.monotonic() + LAG_INTERVAL_S
                 self._observe_lag(plane)
+                self._transactions.observe(plane.held_back(), time.monotonic())
         return True
 
     def _observe(self, step: Step) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.app.topic import Topic, view_record
-from pipeline.errors import DefinitionError, UnknownNameError, ViewVersionError
+from pipeline.errors import ConfigurationError, DefinitionError, UnknownNameError
 from pipeline.features.stored import StoredView
 from pipeline.features.stream import EventStream
 from pipeline.features.view import FeatureView
@@ -27,8 +27,11 @@ def stored_views(
     """The versions of ``app`` that none of ``views`` is, those that readers get first.
 
     ``find`` raises UnknownNameError for a topic that is gone. A version that cannot be kept up here
-    is told of and left as it is; if readers get it, ViewVersionError says what to do.
+    is told of and left as it is; if readers get it, ConfigurationError says what to do. One with
+    triggers that is newer than every view here is left to the programs that define it: what this
+    one read for it would ask for no predictions.
     """
+    newest = max(registry.since_ms(app, v.name, v.plan.fingerprint) for v in views)
     mine = {view.plan.fingerprint for view in views}
     streams = {s.topic: s for view in views for s in view.sources}
     active = {name: registry.active(name)[:2] for name in registry.views(app)}
@@ -38,9 +41,17 @@ def stored_views(
             continue
         served = active.get(record.name) == (app, record.fingerprint)
         try:
-            found.append((served, _stored(record, streams.get, find)))
+            view = _stored(record, streams.get, find)
         except (DefinitionError, UnknownNameError) as problem:
             _refuse(record, served, problem)
+            continue
+        if view.triggers and registry.since_ms(app, record.name, record.fingerprint) > newest:
+            log.warning(
+                "view %s is left to workers that define it: it is newer than this program, and "
+                "has triggers (%s)", record.version, ", ".join(view.triggers),
+            )  # fmt: skip
+            continue
+        found.append((served, view))
     found.sort(key=lambda one: not one[0])
     return [view for _, view in found]
 
@@ -62,7 +73,7 @@ def _stored(
 
 def _refuse(record: ViewRecord, served: bool, problem: Exception) -> None:
     if served:
-        raise ViewVersionError(
+        raise ConfigurationError(
             f"view {record.version} is what readers get, and cannot be kept up by this program: "
             f"{problem}. Leave workers running that define it until readers get another version "
             "('pipeline views activate', with --force if need be), then start this one; a view "
@@ -75,10 +86,10 @@ def _refuse(record: ViewRecord, served: bool, problem: Exception) -> None:
 
 
 def kept_up(registry: Registry, app: str, views: Sequence[FeatureView]) -> list[FeatureView]:
-    """Those of ``views`` that were not retired. Raises ViewVersionError if none is left."""
+    """Those of ``views`` that were not retired. Raises ConfigurationError if none is left."""
     left = [v for v in views if registry.retired(app, v.name, v.plan.fingerprint) is None]
     if not left:
-        raise ViewVersionError(f"every view that {app!r} defines was retired: nothing is left")
+        raise ConfigurationError(f"every view that {app!r} defines was retired: nothing is left")
     return left
 
 

@@ -154,8 +154,9 @@ def view_record(app: str, topic: Topic, plan: ViewPlan) -> ViewRecord:
     """What readers have to know of a view over ``topic``, and workers that do not define it."""
     compiled, stream = plan.view.plan, plan.view.stream
     sent: tuple[str, ...] = ()
+    triggers = tuple(trigger.name for trigger in plan.triggers)
     if isinstance(plan.view, StoredView):
-        sent = plan.view.sent
+        sent, triggers = plan.view.sent, plan.view.triggers
     elif isinstance(stream, Repartition):
         sent = used_fields(stream, _defined(topic.views))
     return ViewRecord(
@@ -165,7 +166,7 @@ def view_record(app: str, topic: Topic, plan: ViewPlan) -> ViewRecord:
         partitions=topic.partitions,
         plan=to_json(compiled),
         fingerprint=compiled.fingerprint,
-        source=source_json(plan.view, sent),
+        source=source_json(plan.view, sent, triggers),
     )
 
 

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -185,13 +186,27 @@ def _app(name: str, topics: dict[str, int], config: Config) -> Iterator[Finding]
     yield Finding("ok", "app", f"{app.conf.id}: views {names}")
     for topic in dict.fromkeys(s.topic for view in app.views for s in view.sources):
         if topic in topics:
-            yield Finding("ok", "topic", f"{topic}: {topics[topic]} partitions")
+            yield from _one("topic", partial(_source, config, topic, topics[topic]))
         elif topics:
             yield Finding(
                 "fail", "topic", f"{topic} does not exist; 'pipeline produce --create N' makes it"
             )
     if topics:
         yield from _repartitions(app, topics, config)
+
+
+def _source(config: Config, topic: str, partitions: int) -> str:
+    """A source topic; a warning where committed records cannot be read to its end."""
+    from pipeline.produce.stable import held_back
+
+    for partition, (stable, end) in sorted(held_back(config.broker, topic, partitions).items()):
+        warnings.warn(
+            f"{topic}: an open transaction holds partition {partition} back at its last stable "
+            f"offset {stable}, {end - stable} offsets before the end; if it stays, its producer "
+            "hangs: 'kafka-transactions.sh find-hanging' names it, 'abort' ends it",
+            stacklevel=1,
+        )
+    return f"{topic}: {partitions} partitions"
 
 
 def _repartitions(app: App, topics: dict[str, int], config: Config) -> Iterator[Finding]:

@@ -24,8 +24,8 @@ whose views are keyed by --entity, and the workers delete the row, its cached co
 and everything computed from it. Older events cannot bring it back, a rollback of
 the store neither. Copies of corrupt rows are removed, open dead letters of the
 key are closed. Versions of views that are only registered are erased too. The
-events themselves leave Kafka with the topic's retention or compaction. Exits with 1 if no worker
-did it within --wait; it is done as soon as one runs."""
+events themselves leave Kafka with the topic's retention or compaction. Exits
+with 1 if no worker did it within --wait; it is done as soon as one runs."""
 EXAMPLES = """\
   pipeline forget shop.py:app 42 --entity user_id
   pipeline forget shop.py:app 'eu|42' --entity region,user_id

@@ -55,8 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run until stopped, in this process or in several."""
+    from pipeline.app.limits import ensure_descriptors
     from pipeline.kernels.caching import is_warm
 
+    ensure_descriptors(0)  # enough to ask the servers
     count = worker_count(arguments.workers)
     config = load_config(arguments)
     app = load_app(arguments.app)
@@ -64,7 +66,7 @@ def command(arguments: argparse.Namespace) -> int:
     ports = [arguments.web_port + i for i in range(count)]
     for port in ports:
         _check_port(port)
-    _check_servers(app, config, count)
+    ensure_descriptors(_check_servers(app, config, count))
     web = ", ".join(f"http://127.0.0.1:{port}/metrics" for port in ports)
     error_console().print(plain(f"metrics: {web}   Ctrl-C stops", "dim"))
     if not is_warm():
@@ -91,17 +93,21 @@ def _run(app: App, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_servers(app: App, config: Config, workers: int) -> None:
-    """One line about a server that is away, instead of a worker that starts and then fails."""
+def _check_servers(app: App, config: Config, workers: int) -> int:
+    """One line about a server that is away, instead of a worker that starts and then fails.
+
+    Returns how many partitions there are to be read.
+    """
     from pipeline.produce.topics import describe
     from pipeline.store.open import open_store
 
-    screen = error_console()
+    screen, partitions = error_console(), 0
     store = open_store(config.store.url, timeout_ms=config.store.timeout_ms)
     try:
         store.verify()
         for name in dict.fromkeys(s.topic for view in app.views for s in view.sources):
             topic = describe(config.broker, name)
+            partitions += topic.partitions
             over = [v.name for v in app.views if name in {s.topic for s in v.sources}]
             views = ", ".join(over)
             where = f"{name} ({topic.partitions} partitions) at {config.broker.brokers}"
@@ -111,6 +117,7 @@ def _check_servers(app: App, config: Config, workers: int) -> None:
                 print_warning(f"{workers} workers: {idle} of them will have nothing of {name}")
     finally:
         store.close()
+    return partitions
 
 
 def _check_port(port: int) -> None:

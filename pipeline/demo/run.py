@@ -39,7 +39,7 @@ from pipeline.embedded.servers import EmbeddedServers
 from pipeline.errors import ConfigurationError, PipelineError, UnavailableError
 from pipeline.ingest.selfcheck import self_check
 from pipeline.kernels.caching import is_warm
-from pipeline.produce.topics import ensure_topic
+from pipeline.produce.topics import OUTPUT_CONFIG, ensure_topic
 
 __all__ = ["main"]
 
@@ -168,7 +168,9 @@ class _Demo:
         app = start_app(self._directory, self._environment)
         self._stack.callback(app.process.stop)
         names = TopicNames.of(APP, Config().app)
-        ensure_topic(self._servers.brokers, names.requests(self._trigger.name), PARTITIONS)
+        ensure_topic(
+            self._servers.brokers, names.requests(self._trigger.name), PARTITIONS, OUTPUT_CONFIG
+        )
         inference = start_inference(self._directory, self._environment)
         self._stack.callback(inference.process.stop)
         return app, inference

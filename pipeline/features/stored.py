@@ -26,13 +26,15 @@ class StoredView:
     """A version of a view that was registered; it stands where a :class:`FeatureView` does.
 
     ``sent`` are the fields that the repartition topic of such a view was given when its program
-    ran: the way there goes on under the same marker.
+    ran: the way there goes on under the same marker. ``triggers`` are names of what only programs
+    that define it can evaluate.
     """
 
     name: str
     plan: Plan = field(repr=False)
     stream: EventStream | Repartition = field(repr=False)
     sent: tuple[str, ...] = field(repr=False, default=())
+    triggers: tuple[str, ...] = field(repr=False, default=())
     publish_changes: bool = True
 
     @classmethod
@@ -51,11 +53,12 @@ class StoredView:
         try:
             fields = json.loads(source)
             stream, sent = json.dumps(fields["stream"]), tuple(fields["sent"])
-            written, tells = str(fields["polars"]), bool(fields.get("publish_changes", True))
+            triggers, written = tuple(fields["triggers"]), str(fields["polars"])
+            publish = bool(fields["publish_changes"])
         except (ValueError, KeyError, TypeError) as problem:
             raise DefinitionError(f"{where}.source", str(problem)) from problem
-        read = stream_from_json(stream, where, registries)
-        view = cls(compiled.view, compiled, read, sent, tells)
+        made = stream_from_json(stream, where, registries)
+        view = cls(compiled.view, compiled, made, sent, triggers, publish)
         view._check_expressions(where, written)
         return view
 
@@ -80,14 +83,15 @@ AnyView = FeatureView | StoredView
 """What a worker keeps up."""
 
 
-def source_json(view: AnyView, sent: Sequence[str]) -> str:
+def source_json(view: AnyView, sent: Sequence[str], triggers: Sequence[str] = ()) -> str:
     """What a view's record says of its source; see :class:`StoredView`."""
     stream = json.loads(stream_to_json(view.stream))
     fields = {
         "stream": stream,
         "sent": list(sent),
-        "polars": pl.__version__,
+        "triggers": list(triggers),
         "publish_changes": view.publish_changes,
+        "polars": pl.__version__,
     }
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 

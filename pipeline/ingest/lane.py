@@ -197,5 +197,13 @@ class Lane(Protocol):
     def at_end(self, source: TopicPartition) -> bool:
         """Whether the end of the partition was seen since its last record."""
 
+    def held_back(self, source: TopicPartition) -> tuple[int, int] | None:
+        """Return (last stable offset, high watermark) where an open transaction holds reading back.
+
+        The first record of the oldest open transaction has the last stable offset; readers of
+        committed records get nothing from there on, whoever wrote it. None where everything was
+        read, or where records before that offset are left to be read. As last heard by the client.
+        """
+
     def close(self) -> None:
         """Give the partitions back (``on_revoke``), leave the group, free everything."""

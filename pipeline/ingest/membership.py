@@ -23,7 +23,7 @@ class Membership:
 
     ``owned``  partitions whose records may be returned
     ``held``   partitions that the client holds; also those whose ``on_assign`` failed
-    ``ended``  owned partitions whose end was seen since their last record
+    ``ended``  owned partitions whose end was seen since their last record, and its offset
 
     Its methods are called from a C callback, so they never raise: the first exception is kept
     until :meth:`take_failure`.
@@ -32,7 +32,7 @@ class Membership:
     def __init__(self) -> None:
         self.owned: set[TopicPartition] = set()
         self.held: set[TopicPartition] = set()
-        self.ended: set[TopicPartition] = set()
+        self.ended: dict[TopicPartition, int] = {}
         self._failure: BaseException | None = None
         self._on_assign: OnAssign | None = None
         self._on_revoke: OnRevoke | None = None
@@ -70,7 +70,8 @@ class Membership:
         """Tell the application about those partitions that it was given."""
         given = [s for s in sources if s in self.owned]
         self.owned.difference_update(sources)
-        self.ended.difference_update(sources)
+        for source in sources:
+            self.ended.pop(source, None)
         if given and self._on_revoke is not None:
             try:
                 self._on_revoke(given, lost)
@@ -80,12 +81,17 @@ class Membership:
 
     def arrived(self, source: TopicPartition) -> None:
         """A record of ``source`` is being returned."""
-        self.ended.discard(source)
+        self.ended.pop(source, None)
 
-    def reached_end(self, source: TopicPartition) -> None:
-        """The end of ``source`` was seen after its last record."""
+    def reached_end(self, source: TopicPartition, offset: int) -> None:
+        """The end of ``source``, now ``offset``, was seen after its last record."""
         if source in self.owned:
-            self.ended.add(source)
+            self.ended[source] = offset
+
+    def held_back(self, source: TopicPartition, high: int) -> tuple[int, int] | None:
+        """As :meth:`pipeline.ingest.lane.Lane.held_back`, of a log that reaches up to ``high``."""
+        end = self.ended.get(source, high)
+        return (end, high) if 0 <= end < high else None
 
     def require(self, sources: Iterable[TopicPartition]) -> None:
         """Raise ``PipelineError`` for a partition that is not owned."""

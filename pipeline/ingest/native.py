@@ -117,7 +117,7 @@ class NativeLane:
             if error.code != PARTITION_EOF:
                 self._faults.seen(error.code, error.name, error.text, error.source, error.offset)
             elif error.source is not None and error.after_records:
-                self._members.reached_end(error.source)
+                self._members.reached_end(error.source, error.offset)
         if gathered.batches or any(e.code == PARTITION_EOF for e in gathered.errors):
             self._faults.alive()
         if not gathered.batches:
@@ -227,6 +227,13 @@ class NativeLane:
     def at_end(self, source: TopicPartition) -> bool:
         """Whether the end of the partition was seen since its last record."""
         return source in self._members.ended
+
+    def held_back(self, source: TopicPartition) -> tuple[int, int] | None:
+        """See :meth:`pipeline.ingest.lane.Lane.held_back`."""
+        low, high = ctypes.c_int64(-1), ctypes.c_int64(-1)
+        where = (self._open_client(), source.topic.encode(), source.partition)
+        self._rdkafka.rd_kafka_get_watermark_offsets(*where, ctypes.byref(low), ctypes.byref(high))
+        return self._members.held_back(source, high.value)
 
     def close(self) -> None:
         """See :meth:`pipeline.ingest.lane.Lane.close`; again is nothing."""

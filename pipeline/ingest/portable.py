@@ -125,7 +125,7 @@ class PortableLane:
     def _gather(self, messages: list[Any]) -> list[BinaryBatch]:
         owned = self._members.owned
         records: dict[TopicPartition, list[Any]] = {}
-        ended: set[TopicPartition | None] = set()
+        ended: dict[TopicPartition | None, int] = {}
         for (topic, partition), run in groupby(messages, _origin):
             if topic is None or partition < 0:
                 self._errors(run, None, ended)
@@ -135,32 +135,32 @@ class PortableLane:
             good = [m for m in found if m.error() is None]
             if good and source in owned:
                 records.setdefault(source, []).extend(good)
-                ended.discard(source)
+                ended.pop(source, None)
             if len(good) < len(found):
                 self._errors(found, source, ended)
         for source in records:
             self._members.arrived(source)
             self._faults.arrived(source)
-        for last in ended:
+        for last, offset in ended.items():
             if last is not None:
-                self._members.reached_end(last)
+                self._members.reached_end(last, offset)
         return [_batch(source, found, self._max_value_bytes) for source, found in records.items()]
 
     def _errors(
         self,
         messages: Iterable[Any],
         source: TopicPartition | None,
-        ended: set[TopicPartition | None],
+        ended: dict[TopicPartition | None, int],
     ) -> None:
         for message in messages:
             error = message.error()
+            offset = -1 if message.offset() is None else message.offset()
             if error is None:
-                ended.discard(source)
+                ended.pop(source, None)
             elif error.code() != PARTITION_EOF:
-                offset = -1 if message.offset() is None else message.offset()
                 self._faults.seen(error.code(), error.name(), error.str(), source, offset)
             else:
-                ended.add(source)
+                ended[source] = offset
 
     def seek(self, source: TopicPartition, offset: int, leader_epoch: int = -1) -> None:
         """See :meth:`pipeline.ingest.lane.Lane.seek`."""
@@ -252,6 +252,12 @@ class PortableLane:
         """Whether the end of the partition was seen since its last record."""
         return source in self._members.ended
 
+    def held_back(self, source: TopicPartition) -> tuple[int, int] | None:
+        """See :meth:`pipeline.ingest.lane.Lane.held_back`."""
+        where = confluent_kafka.TopicPartition(source.topic, source.partition)
+        found = self._client().get_watermark_offsets(where, cached=True)
+        return None if found is None else self._members.held_back(source, found[1])
+
     def close(self) -> None:
         """See :meth:`pipeline.ingest.lane.Lane.close`; again is nothing."""
         consumer, self._consumer = self._consumer, None
@@ -264,8 +270,7 @@ class PortableLane:
         if failure is not None:
             raise failure
 
-    # ---- confluent-kafka's calls, all on the polling thread; none may raise -------------------
-    # (an exception in one makes the client drop a message that it already took off its queue)
+    # ---- confluent-kafka's calls, on the polling thread; one that raises loses a message ------
 
     def _assign(self, consumer: Any, partitions: list[Any]) -> None:
         starts = self._members.assigned(_sources(partitions))

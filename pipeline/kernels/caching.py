@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
+from numba.core import caching
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
 
 __all__ = ["alone", "cache_directory", "is_warm", "keep"]
@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
 IMPORTED = re.compile(r"^from pipeline\.kernels\.(\w+) import", re.MULTILINE)
 _log = logging.getLogger(__name__)
 
+# An index or code that was cut short when the machine went down.
+TORN = (EOFError, caching.pickle.UnpicklingError)  # type: ignore[attr-defined]
 COMPILERS = ("caching.py", "jit.py", "parts.py")  # a change in them compiles all again
 
 
@@ -117,22 +119,32 @@ class _Cache(FunctionCache):
 
     _impl_class = _CacheImpl
 
-    def load_overload(self, signature: Any, context: Any) -> Any:
+    def load_overload(self, signature: Any, target: Any) -> Any:
         try:
-            return super().load_overload(signature, context)  # type: ignore[no-untyped-call]
-        except OSError:  # another user's, or no directory: whoever saves says so
-            return None
-        except (EOFError, UnpicklingError) as error:  # cut short, as by a power failure
-            _log.warning("kernels in %s are compiled again: %s", self._cache_path, error)
-            with suppress(OSError):
-                self.flush()  # type: ignore[no-untyped-call]
-            return None
+            return super().load_overload(signature, target)  # type: ignore[no-untyped-call]
+        except OSError as error:
+            _tell(error.strerror)
+        except TORN:
+            self._try_flush()
+        return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
         try:
             super().save_overload(signature, result)  # type: ignore[no-untyped-call]
         except OSError as error:
-            _log.warning(
-                "compiled kernels cannot be kept in %s (%s): the next start compiles them again",
-                cache_directory(), error,
-            )  # fmt: skip
+            _tell(error.strerror)
+
+    def _try_flush(self) -> None:
+        try:
+            self.flush()  # type: ignore[no-untyped-call]
+        except OSError as error:
+            _tell(error.strerror)
+
+
+@cache
+def _tell(why: str) -> None:
+    """Warn, once and not for each of a hundred kernels."""
+    _log.warning(
+        "compiled kernels cannot be kept in %s (%s): the next start compiles them again",
+        cache_directory(), why,
+    )  # fmt: skip

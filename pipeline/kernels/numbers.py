@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.kernels.floats import nearest_float
 from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.text import LETTER_E, MINUS, NINE, PLUS, POINT, ZERO, at
 
@@ -157,18 +158,22 @@ def _scaled_digits(data: U8, p: Int, digits: Int, shift: Int) -> tuple[Int, Int]
 
 @inlined
 def fast_float(negative: bool, mantissa: Int, digits: Int, exponent: Int) -> tuple[float, bool]:
-    """The float64 nearest to a number, and whether this short way gives it exactly.
+    """The float64 nearest to a number, and whether this gives it: not for more digits than a
+    mantissa holds, subnormal numbers and those beyond float64.
 
-    Both mantissa and power of ten must be exact float64, so one rounding happens. Source:
-    Clinger, "How to read floating point numbers accurately", PLDI 1990.
+    Where both mantissa and power of ten are exact float64, one rounding happens. Source: Clinger,
+    "How to read floating point numbers accurately", PLDI 1990.
     """
-    if digits > MAX_DIGITS or mantissa > _MAX_EXACT_MANTISSA:
+    if digits > MAX_DIGITS:
         return 0.0, False
     value: Any = np.float64(mantissa)
     if mantissa != 0:
-        if exponent > _MAX_EXACT_POWER or exponent < -_MAX_EXACT_POWER:
-            return 0.0, False
-        if exponent < 0:
+        exact = mantissa <= _MAX_EXACT_MANTISSA
+        if not exact or exponent > _MAX_EXACT_POWER or exponent < -_MAX_EXACT_POWER:
+            value, found = nearest_float(mantissa, exponent)
+            if not found:
+                return 0.0, False
+        elif exponent < 0:
             value /= _FLOAT_POWERS[-exponent]
         else:
             value *= _FLOAT_POWERS[exponent]

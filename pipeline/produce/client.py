@@ -75,12 +75,14 @@ class Connection:
         self.broker = broker
         self.timeout_s = broker.timeout_ms / 1000
         self._complaint = ""
+        self.fatal = ""  # what made a client fail for good
 
     def open(self, client: Callable[..., Any], defaults: Mapping[str, str | bool]) -> Any:
         """A confluent-kafka client with ``defaults``, overridden by the configuration."""
+        self.fatal = ""
         properties = {**defaults, **self.broker.client_properties(), "error_cb": self._heard}
         try:
-            return client(properties, logger=_QUIET)
+            return client(properties, logger=_Quiet(LOG, {"connection": self}))
         except confluent_kafka.KafkaException as error:
             raise ConfigurationError(f"broker: {error.args[0].str()}") from error
 
@@ -111,7 +113,7 @@ class _Quiet(logging.LoggerAdapter[logging.Logger]):
     """Passes every line on at DEBUG: what matters is raised as an exception."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: object) -> None:
+        if args[:1] == ("FATAL",):
+            connection: Any = (self.extra or {}).get("connection")
+            connection.fatal = str(args[-1]).partition("Fatal error: ")[2]
         self.logger.debug(msg, *args)
-
-
-_QUIET = _Quiet(LOG, {})

@@ -6,15 +6,16 @@ and so do the events of :class:`pipeline.produce.producer.EventProducer`.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 import confluent_kafka
 
 from pipeline.config import BrokerConfig
-from pipeline.errors import PipelineError
+from pipeline.errors import BrokerUnavailableError, PipelineError
 from pipeline.produce.client import Connection, broker_config
 
 __all__ = ["Publisher", "Ticket"]
@@ -26,6 +27,7 @@ _QUEUE_KIB = 1 << 20
 _MOST_MESSAGES = 300_000
 _MOST_BYTES = 256 << 20
 _PAUSE_S = 0.01
+_FATAL = (confluent_kafka.KafkaException, SystemError)
 
 
 class Ticket:
@@ -125,7 +127,7 @@ class Publisher:
             return
         # A message that times out says why; one more second lets it.
         patience = self._connection.timeout_s + 1 if timeout_s is None else timeout_s
-        left = self._client.flush(patience)
+        left = self._serve(self._client.flush, patience)
         if self._failed or left:
             raise self._give_up(self._failure(left))
         self._queued_bytes = 0
@@ -151,7 +153,7 @@ class Publisher:
             left_s = until - time.monotonic()
             if left_s <= 0:
                 break
-            self._client.poll(left_s)
+            self._serve(self._client.poll, left_s)
         if self._failed or ticket.left:
             raise self._give_up(self._failure(ticket.left))
 
@@ -160,7 +162,7 @@ class Publisher:
         client, self._client = self._client, None
         if client is not None:
             client.purge()
-            client.poll(0)
+            _call(client.poll, 0)
         self._ticket = Ticket(self)
         self._queued_bytes, self._failed, self._first_failure = 0, 0, None
 
@@ -207,7 +209,7 @@ class Publisher:
     def _make_room(self, topic: str, messages: int, size: int) -> None:
         """Wait until both fit; the bytes are known to have left only when the queue is empty."""
         client = self._producer()
-        client.poll(0)
+        self._serve(client.poll, 0)
         if len(client) == 0:
             self._queued_bytes = 0
         wait_below = _MOST_MESSAGES - messages
@@ -217,12 +219,20 @@ class Publisher:
         while len(client) > max(wait_below, 0):
             if waited_s > self._connection.timeout_s + 1:
                 raise self._give_up(self._connection.unavailable(f"send to topic {topic!r}"))
-            client.poll(_PAUSE_S)
+            self._serve(client.poll, _PAUSE_S)
             waited_s += _PAUSE_S
             if self._failed:
                 raise self._give_up(self._failure(0))
         if wait_below <= 0:
             self._queued_bytes = 0
+
+    def _serve(self, call: Callable[[float], int], seconds: float) -> int:
+        """``flush`` or ``poll``; raises BrokerUnavailableError where the client fails for good."""
+        done = _call(call, seconds)
+        if done is None:
+            where, why = self._connection.broker.brokers, self._connection.fatal
+            raise self._give_up(BrokerUnavailableError(f"could not deliver to {where}: {why}"))
+        return done
 
     def failed(self, error: Any, message: Any) -> None:
         """A message was not taken (None: it was)."""
@@ -243,3 +253,19 @@ class Publisher:
         """Empty the queue; a new client follows, for a fatal error leaves the old one useless."""
         self.close()
         return error
+
+
+def _call(call: Callable[[float], int], seconds: float) -> int | None:
+    """What ``flush`` or ``poll`` returns; None where the client failed for good.
+
+    A message that the broker itself refuses makes it do so. What comes out is a KafkaError, which
+    is no exception and passes ``except BaseException``, or SystemError; reports of delivery that
+    were due are lost, and the next call says that all is well.
+    """
+    try:
+        return call(seconds)
+    except:  # noqa: E722 - what is raised has no class that could be named
+        found: object = sys.exc_info()[1]
+        if isinstance(found, BaseException) and not isinstance(found, _FATAL):
+            raise
+        return None

@@ -17,6 +17,7 @@ from pipeline.produce.client import Connection, broker_config
 from pipeline.settings import suggest
 
 __all__ = [
+    "OUTPUT_CONFIG",
     "Cluster",
     "TopicInfo",
     "describe",
@@ -26,6 +27,9 @@ __all__ = [
     "topic_config",
 ]
 
+# Of topics that workers write. A broker refuses the time of a machine whose clock is an hour ahead
+# (message.timestamp.after.max.ms), and keeps messages by it: let it be the broker's own.
+OUTPUT_CONFIG = {"message.timestamp.type": "LogAppendTime"}
 _LEADER_PAUSE_S = 0.05
 _NOT_TOLD = {
     KafkaError._UNSUPPORTED_FEATURE,

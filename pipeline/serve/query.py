@@ -54,6 +54,7 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 
 _REFRESH_S = 10.0
+_AHEAD_MS = 60_000  # clocks of machines that are set right differ by less
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -194,7 +195,8 @@ class Query:
             if max_staleness is not None:
                 now = self._clock_ns()
                 horizon = now if time_ns is None else min(now, int(np.min(time_ns, initial=now)))
-                _mark_stale(answer, got.markers, (horizon - _nanoseconds(max_staleness)) // 10**6)
+                since_ms = (horizon - _nanoseconds(max_staleness)) // 10**6
+                _mark_stale(answer, got.markers, since_ms, now // 10**6 + _AHEAD_MS)
             answers.append(answer)
         return answers
 
@@ -300,12 +302,17 @@ def _nanoseconds(span: timedelta) -> int:
     return ((span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds) * 1_000
 
 
-def _mark_stale(answer: _Answer, markers: Mapping[int, Marker | None], horizon_ms: int) -> None:
-    """Statuses of rows whose partition was not read up to ``horizon_ms`` are stale, or worse."""
+def _mark_stale(
+    answer: _Answer, markers: Mapping[int, Marker | None], horizon_ms: int, latest_ms: int
+) -> None:
+    """Statuses of rows whose partition was not read up to ``horizon_ms`` are stale, or worse.
+
+    So are those where a worker says that it read beyond ``latest_ms``: its clock is wrong.
+    """
     behind = [
         number
         for number, marker in markers.items()
-        if marker is None or marker.processed_through_ms < horizon_ms
+        if marker is None or not horizon_ms <= marker.processed_through_ms <= latest_ms
     ]
     if behind:
         rows = np.isin(answer.partition, behind)

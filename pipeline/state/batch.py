@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -17,6 +17,7 @@ __all__ = [
     "Leaving",
     "Lookup",
     "Outcome",
+    "PackedRows",
     "TriggerKind",
     "TriggerTables",
 ]
@@ -168,6 +169,49 @@ class EncodedRows:
     def key(self, i: int) -> bytes:
         """Key ``i`` as bytes; not for the hot path."""
         return self.keys[self.key_offsets[i] : self.key_offsets[i + 1]].tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """Packed rows as they came from a store, back to back.
+
+    Row ``i`` is ``data[offsets[i]:offsets[i + 1]]``; there is none where ``absent`` uint8[n] is 1.
+    """
+
+    data: U8 = field(repr=False)
+    offsets: I64 = field(repr=False)
+    absent: U8 = field(repr=False)
+
+    @classmethod
+    def of(cls, rows: Sequence[bytes | None]) -> PackedRows:
+        """Of rows one by one, None where there is none."""
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum([len(row or b"") for row in rows], out=offsets[1:])
+        data = np.frombuffer(bytearray(b"".join(row or b"" for row in rows)), dtype=np.uint8)
+        return cls(data, offsets, np.array([row is None for row in rows], dtype=np.uint8))
+
+    @classmethod
+    def joined(cls, parts: Sequence[PackedRows]) -> PackedRows:
+        """Rows of several, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        sizes = [np.diff(part.offsets) for part in parts]
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), *sizes])
+        data = [part.data for part in parts] or [np.empty(0, dtype=np.uint8)]
+        absent = [part.absent for part in parts] or [np.empty(0, dtype=np.uint8)]
+        return cls(np.concatenate(data), np.cumsum(offsets), np.concatenate(absent))
+
+    def __len__(self) -> int:
+        return len(self.absent)
+
+    def __getitem__(self, i: int) -> bytes | None:
+        """Row ``i`` as bytes; not for the hot path."""
+        if self.absent[i]:
+            return None
+        return self.data[self.offsets[i] : self.offsets[i + 1]].tobytes()
+
+    def __iter__(self) -> Iterator[bytes | None]:
+        return (self[i] for i in range(len(self)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ from pipeline.state.batch import (
     Fired,
     Leaving,
     Lookup,
+    PackedRows,
     TriggerTables,
 )
 from pipeline.state.leaving import leaving
@@ -130,8 +131,8 @@ class StateTable:
         )  # fmt: skip
         return Lookup(slots, missing[:m].copy())
 
-    def load(self, slots: I32, rows: Sequence[bytes | None]) -> list[int]:
-        """Fill slots with stored rows (None: there is none).
+    def load(self, slots: I32, rows: PackedRows | Sequence[bytes | None]) -> list[int]:
+        """Fill slots with stored rows (absent or None: there is none).
 
         Returns the positions of rows that cannot be trusted: cut short, another format or layout,
         wrong checksum, malformed body. Their slots stay unloaded; :meth:`apply` refuses them.
@@ -139,17 +140,15 @@ class StateTable:
         slots = plain(slots, np.int32)
         if not len(slots):
             return []
-        data = np.frombuffer(bytearray(b"".join(row or b"" for row in rows)), dtype=np.uint8)
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum([len(row or b"") for row in rows], out=offsets[1:])
-        absent = np.array([row is None for row in rows], dtype=np.uint8)
+        found = rows if isinstance(rows, PackedRows) else PackedRows.of(rows)
+        data = found.data.copy()  # the kernel blanks each checksum while it takes the sum
         errors = np.zeros(len(rows), dtype=np.uint8)
         done = 0
         while True:
             done = load_slots(
                 self._arena, self._heads, self._slots, slots, done, self._need,
                 self._tables.rings, self._tables.accumulators, self._tables.lists,
-                self._layout_hash, data, offsets, absent, errors,
+                self._layout_hash, data, found.offsets, found.absent, errors,
             )  # fmt: skip
             if done == len(slots):
                 return [int(i) for i in np.flatnonzero(errors)]

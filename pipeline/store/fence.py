@@ -19,11 +19,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import CorruptRowError, FencedError, PipelineError, StoreUnavailableError
+from pipeline.state.batch import PackedRows
 from pipeline.store.keys import lease_key, marker_key, row_prefix
 from pipeline.store.lease import Lease, next_lease, refuse_newer
 from pipeline.store.marker import Marker
@@ -46,6 +48,7 @@ U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
 ACQUIRE_ATTEMPTS = 8
+Got = TypeVar("Got")
 _KEYS_PER_MGET = 1 << 14
 _NONCE_BYTES = 16
 
@@ -120,8 +123,8 @@ class RedisPartition:
                 raise self._give_up(self._lost_writes())
         return found
 
-    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
-        """Packed rows of the keys ``index``, None where there is none.
+    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
+        """Packed rows of the keys ``index``.
 
         A commit under way is awaited first, and raises what it raises. Lease and markers are
         compared after the rows were read: what a newer owner wrote is refused.
@@ -131,7 +134,7 @@ class RedisPartition:
             self.finish_commit()
             self._finished = True
         prefixes = Prefixes.of([row_prefix(self._tag, fingerprint)])
-        rows: list[bytes | None] = []
+        parts: list[PackedRows] = []
         for first in range(0, len(index), _KEYS_PER_MGET):
             part = index[first : first + _KEYS_PER_MGET]
             which = np.zeros(len(part), dtype=np.int32)
@@ -139,10 +142,10 @@ class RedisPartition:
                 self._send(encode_mget(self._scratch, prefixes, which, keys, key_offsets, part))
                 if first + len(part) == len(index):
                     self._send(command(b"MGET", *self._expected))
-                rows += self._read_bulks()
-        if rows and not self._unchanged():
+                parts.append(self._read_packed())
+        if parts and not self._unchanged():
             raise self._again()
-        return rows
+        return PackedRows.joined(parts)
 
     def commit(
         self,
@@ -218,7 +221,7 @@ class RedisPartition:
         self._send(command(b"MULTI"))
         self._read_ok()
         self._send(command(b"SET", self._lease_key, lease.pack()) + command(b"EXEC"))
-        queued, outcome = self._read(), self._read()
+        queued, outcome = self._take(Replies.read), self._take(Replies.read)
         if isinstance(outcome, ServerError):
             refused = queued if isinstance(queued, ServerError) else None
             raise error_of(root_cause(outcome, refused), self._address)
@@ -239,7 +242,7 @@ class RedisPartition:
             self._expected = sent.expected
             self._rearm_after_success()
             return
-        watched, values = self._read(), self._read_bulks_or_error()
+        watched, values = self._take(Replies.read), self._take(Replies.read_bulks)
         if isinstance(outcome, ServerError):
             self._keep_if_unchanged(sent, watched, values)
             raise error_of(outcome, self._address)
@@ -248,13 +251,13 @@ class RedisPartition:
 
     def _read_outcome(self, queued: int) -> Reply:
         """Reply of EXEC: a list when applied, None when fenced, else the error that refused it."""
-        started = self._read()
+        started = self._take(Replies.read)
         refused: ServerError | None = None
         for _ in range(queued):
-            reply = self._read()
+            reply = self._take(Replies.read)
             if isinstance(reply, ServerError) and refused is None:
                 refused = reply
-        outcome = self._read()
+        outcome = self._take(Replies.read)
         if isinstance(started, ServerError):
             # Without its MULTI the rest was carried out command by command, or not at all.
             raise self._give_up(error_of(started, self._address))
@@ -272,7 +275,7 @@ class RedisPartition:
         """Read the answer that arms the next commit; what is wrong there is raised by the next."""
         keys = list(self._expected)
         try:
-            watched, values = self._read(), self._read_bulks_or_error()
+            watched, values = self._take(Replies.read), self._take(Replies.read_bulks)
         except StoreUnavailableError:
             return
         for reply in (watched, values):
@@ -333,34 +336,31 @@ class RedisPartition:
             self._lose(gone)
             raise
 
-    def _read(self) -> Reply:
+    def _take(self, read: Callable[[Replies], Got]) -> Got:
         if self._replies is None:
             raise self._again()
         try:
-            return self._replies.read()
+            return read(self._replies)
         except StoreUnavailableError as gone:
             self._lose(gone)
             raise
 
     def _read_ok(self) -> None:
-        reply = self._read()
+        reply = self._take(Replies.read)
         if isinstance(reply, ServerError):
             raise self._give_up(error_of(reply, self._address))
 
-    def _read_bulks_or_error(self) -> list[bytes | None] | ServerError:
-        if self._replies is None:
-            raise self._again()
-        try:
-            return self._replies.read_bulks()
-        except StoreUnavailableError as gone:
-            self._lose(gone)
-            raise
-
     def _read_bulks(self) -> list[bytes | None]:
-        values = self._read_bulks_or_error()
+        values = self._take(Replies.read_bulks)
         if isinstance(values, ServerError):
             raise self._give_up(error_of(values, self._address))
         return values
+
+    def _read_packed(self) -> PackedRows:
+        rows = self._take(Replies.read_packed)
+        if isinstance(rows, ServerError):
+            raise self._give_up(error_of(rows, self._address))
+        return rows
 
     def _require_held(self) -> None:
         if not self.held:

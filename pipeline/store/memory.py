@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from pipeline.errors import FencedError, PipelineError, StoreUnavailableError
 from pipeline.ingest.batch import TopicPartition
+from pipeline.state.batch import PackedRows
 from pipeline.store.keys import lease_key, marker_key, partition_tag, quarantine_key, row_key
 from pipeline.store.lease import Lease, next_lease, refuse_newer
 from pipeline.store.marker import Marker
@@ -204,7 +205,7 @@ class MemoryPartition:
             self._refuse_changed()
         return found
 
-    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
+    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
         """Packed rows of the keys ``index``; a commit under way is applied first."""
         self._require_held()
         if self._sent is not None:
@@ -212,14 +213,9 @@ class MemoryPartition:
             self._finished = True
         with self._store.asked():
             self._refuse_changed()
-            return [
-                self._store.values.get(
-                    row_key(
-                        self._tag, fingerprint, keys[key_offsets[i] : key_offsets[i + 1]].tobytes()
-                    )
-                )
-                for i in index.tolist()
-            ]
+            prefix, find = row_key(self._tag, fingerprint, b""), self._store.values.get
+            names = (keys[key_offsets[i] : key_offsets[i + 1]].tobytes() for i in index.tolist())
+            return PackedRows.of([find(prefix + name) for name in names])
 
     def commit(
         self,

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.ingest.batch import TopicPartition
-from pipeline.state.batch import EncodedRows
+from pipeline.state.batch import EncodedRows, PackedRows
 from pipeline.store.keys import quarantine_prefix, row_prefix
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
@@ -168,8 +168,8 @@ class PartitionStore(Protocol):
         Raises StoreUnavailableError, CorruptRowError.
         """
 
-    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> list[bytes | None]:
-        """Packed rows of the keys ``index`` of ``keys``, None where there is none.
+    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
+        """Packed rows of the keys ``index`` of ``keys``.
 
         Of the time of our markers: raises FencedError or StoreUnavailableError where another worker
         took the partition or the store went back in time, so that nothing is computed (and sent

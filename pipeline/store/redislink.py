@@ -155,8 +155,8 @@ def link_options(given: dict[str, Any], timeout_ms: int) -> dict[str, Any]:
 def open_link(kind: type[AbstractConnection], options: dict[str, Any], address: str) -> RedisLink:
     """An open link of redis-py's connection class ``kind``; raises StoreUnavailableError."""
     once = {SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}.get(kind, _Tcp)
-    connection = once(**options)
     try:
+        connection = once(**options)  # looks up the version of redis-py, in a file
         connection.open()
     except (RedisError, OSError) as error:
         raise unavailable(address, error) from error

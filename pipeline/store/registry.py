@@ -5,6 +5,7 @@ Kept in the store, in hashes::
     pipeline:<app>    "topic:<topic>"                {"partitions": N, "topic_id": ID}
                       "view:<name>:<fingerprint>"    the view's record, JSON
                       "retired:<name>:<fingerprint>" {"at_ms": T, "erased": bool, "record": ...}
+                      "since:<name>:<fingerprint>"   T, when it was registered first, ms
                       "active:<name>"                {"fingerprint": ..., "at_ms": T}
     pipeline:views    "<name>"                       "<app>/<fingerprint>": what readers get
 
@@ -149,6 +150,8 @@ class Registry:
             if retired is not None:
                 self._revive(key, retired)
             self._fields.set(key, _field(record.name, record.fingerprint), record.to_json())
+            if at_ms is not None:
+                self._fields.set_absent(key, _since(record), str(at_ms).encode())
             target = _alias(record.app, record.fingerprint)
             if self._fields.set_absent(ALIASES, record.name, target):
                 self._note(record, at_ms)
@@ -215,6 +218,11 @@ class Registry:
     def erased(self, retired: Retired) -> None:
         """Nothing is stored of it any more: a program that defines it may start again."""
         self._mark(dataclasses.replace(retired, erased=True))
+
+    def since_ms(self, app: str, view: str, fingerprint: int) -> int:
+        """When this version was registered first; -1 if that is not known."""
+        found = self._fields.get(registry_key(app), f"since:{view}:{fingerprint:016x}")
+        return -1 if found is None else int(found)
 
     def retired(self, app: str, view: str, fingerprint: int) -> Retired | None:
         """Whether this version was retired."""
@@ -293,6 +301,7 @@ class Registry:
                 f"{retired.record.version} is being erased: wait until 'pipeline views retire' is "
                 "done with it, or run it again"
             )
+        self._fields.delete(key, _since(retired.record))
         self._fields.delete(key, _mark(retired.record.name, retired.record.fingerprint))
 
     def _mark(self, retired: Retired) -> None:
@@ -355,6 +364,10 @@ def _field(view: str, fingerprint: int) -> str:
 
 def _mark(view: str, fingerprint: int) -> str:
     return f"retired:{view}:{fingerprint:016x}"
+
+
+def _since(record: ViewRecord) -> str:
+    return f"since:{record.name}:{record.fingerprint:016x}"
 
 
 def _alias(app: str, fingerprint: int) -> bytes:

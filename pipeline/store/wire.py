@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from pipeline.errors import StoreUnavailableError
 from pipeline.kernels.resp import MALFORMED, scan_bulks
+from pipeline.kernels.take import take_spans
+from pipeline.state.batch import PackedRows
 
 __all__ = ["Link", "Replies", "Reply", "ServerError", "array_header", "command"]
 
@@ -112,6 +114,33 @@ class Replies:
             self._at, begin = after, done
             if need == 0:
                 return values
+            self._fill(need)
+
+    def read_packed(self) -> PackedRows | ServerError:
+        """As :meth:`read_bulks`, in columns."""
+        line = self._line()
+        if line[:1] == b"-":
+            return ServerError(line[1:].decode("utf-8", "replace"))
+        if line[:1] != b"*":
+            raise self._nonsense(line)
+        size = max(self._number(line[1:]), 0)
+        start, length = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
+        done, parts = 0, []
+        while True:
+            begin = done
+            done, after, need = scan_bulks(self._buffer, self._at, self._end, start, length, done)
+            if need == MALFORMED:
+                raise self._nonsense(self._buffer[after : after + 40].tobytes())
+            sizes = length[begin:done]
+            absent = (sizes < 0).astype(np.uint8)
+            offsets = np.zeros(done - begin + 1, dtype=np.int64)
+            np.cumsum(np.maximum(sizes, 0), out=offsets[1:])
+            data = np.empty(int(offsets[-1]), dtype=np.uint8)
+            take_spans(self._buffer, start[begin:done], sizes, offsets, data)
+            parts.append(PackedRows(data, offsets, absent))
+            self._at = after
+            if need == 0:
+                return PackedRows.joined(parts)
             self._fill(need)
 
     def _line(self) -> bytes:

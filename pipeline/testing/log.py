@@ -155,6 +155,10 @@ class MemoryLane:
         """Whether everything was returned."""
         return self._positions[source] >= self.watermarks(source)[1]
 
+    def held_back(self, source: TopicPartition) -> tuple[int, int] | None:
+        """A log in memory has no transactions."""
+        return None
+
     def close(self) -> None:
         """Give the partitions back."""
         owned = sorted(self._positions)

@@ -25,6 +25,7 @@ from pipeline.store.marker import Marker
 from pipeline.store.partition import RowWrite
 from pipeline.store.redis import RedisStore
 from pipeline.store.wire import Replies, command
+from tests.bench.report import compared, record
 
 SOURCE = TopicPartition("views", 0)
 VIEW = 0xFEDCBA9876543210
@@ -102,6 +103,9 @@ def main() -> None:
         )
     ratios = [c / m for c, m in zip(rates["commit"], rates["mset"], strict=True)]
     print(f"commit / mset, median of pairs: {statistics.median(ratios):.2f}")
+    what = f"rows of {asked.bytes} bytes, fenced, against raw MSET"
+    figure = compared("P7", what, rates["commit"], "raw MSET", rates["mset"], "rows/s", 0.8)
+    record([figure], {"redis": version})
 
 
 if __name__ == "__main__":

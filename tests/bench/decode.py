@@ -3,7 +3,8 @@
 Prints ns an event (best and median of 25) for JsonDecoder over behaviour events (7 fields, about
 140 bytes), and over the same with spaces, with unknown fields, and with floats of 17 digits;
 beside it polars.read_ndjson with the same schema on the same bytes, and a plain copy of them.
-The runs alternate. Prints only: a figure on a shared machine is no test.
+The runs alternate. Decides nothing: a figure on a shared machine is no test. build/bench.json gets
+them too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import polars as pl
 from pipeline.contracts.contract import Contract
 from pipeline.ingest.batch import BinaryBatch
 from pipeline.ingest.decode import JsonDecoder
+from tests.bench.report import compared, record
 from tests.reference.records import binary_batch
 
 ROUNDS = 25
@@ -113,6 +115,8 @@ def main(n: int) -> None:
         for key, values in times.items():
             best, median = min(values) / n * 1e9, statistics.median(values) / n * 1e9
             print(f"  {key:20} {best:8.1f} ns best {median:8.1f} ns median {1e3 / best:8.2f} M/s")
+        ours, peer = ([n / t for t in times[key]] for key in ("decode", "polars.read_ndjson"))
+        record([compared("P4", f"JSON, {name}", ours, "polars.read_ndjson", peer, "events/s", 3)])
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Prints ns an event (best and median of 25) for AvroDecoder and ProtobufDecoder over the events of
 ``tests.bench.decode``, with keys and times checked, beside fastavro's and google.protobuf's own
-reading of the same bytes one by one, into Python objects. The runs alternate. Prints only: a figure
-on a shared machine is no test.
+reading of the same bytes one by one, into Python objects. The runs alternate. Decides nothing: a
+figure on a shared machine is no test. build/bench.json gets them too.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pipeline.ingest.batch import BinaryBatch
 from pipeline.ingest.envelope import Decoder, Envelope
 from pipeline.ingest.formats import make_decoder
 from tests.bench.decode import ROUNDS, timed
+from tests.bench.report import compared, record
 from tests.reference.records import binary_batch
 
 AVRO: Any = {
@@ -68,6 +69,9 @@ def event(r: random.Random) -> dict[str, Any]:
         "event_time": 1_704_067_200_000 + r.randrange(86_400_000),
         "session": f"{r.getrandbits(64):016x}",
     }
+
+
+GOALS = {"avro": 15.0, "protobuf": 8.0}
 
 
 def decoder(source: Any) -> Decoder:
@@ -135,6 +139,8 @@ def main(n: int) -> None:
         for key, spent in times.items():
             best, median = min(spent) / n * 1e9, statistics.median(spent) / n * 1e9
             print(f"  {key:20} {best:8.1f} ns best {median:8.1f} ns median {1e3 / best:8.2f} M/s")
+        fast, slow = ([n / t for t in times[key]] for key in ("decode", peer))
+        record([compared("P5", name, fast, peer, slow, "events/s", GOALS[name])])
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def marker(next_offset: int, view: int = VIEW, **fields: Any) -> Marker:
 
 
 def read(partition: PartitionStore, *keys: bytes, view: int = VIEW) -> list[bytes | None]:
-    return partition.read(view, *columns(list(keys)), np.arange(len(keys), dtype=np.int64))
+    return [*partition.read(view, *columns(list(keys)), np.arange(len(keys), dtype=np.int64))]
 
 
 class Bed:

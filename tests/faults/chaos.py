@@ -10,6 +10,7 @@ import struct
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.embedded.kafka import KafkaNode
 from pipeline.embedded.process import LOOPBACK
 from pipeline.embedded.redis import EmbeddedRedis
 from pipeline.errors import CorruptRowError, PipelineError
+from pipeline.ingest.scan import scan
 from pipeline.produce.publisher import Publisher
 from pipeline.serve.client import FeatureClient
 from pipeline.store.keys import marker_key, row_key
@@ -119,6 +121,22 @@ class Chaos:
             done.set()
             thread.join()
 
+    def end(self, worker: subprocess.Popen[bytes]) -> None:
+        """SIGTERM, and what is to come of it."""
+        started = time.monotonic()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(15) == 0, self.shop.last_words()
+        assert time.monotonic() - started < 10
+
+    def metrics(self, worker: subprocess.Popen[bytes]) -> dict[str, float]:
+        """What a worker's metrics page says: a value by name and labels."""
+        arguments = list(map(str, worker.args)) if isinstance(worker.args, list) else []
+        port = arguments[arguments.index("--web-port") + 1]
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in pairs}
+
     def progress(self, records: int) -> None:
         """Wait until so many more records are consumed than now."""
         self.shop.wait_until_consumed(self.shop.consumed() + records)
@@ -130,15 +148,25 @@ class Chaos:
         wrong = verdict.mismatches + self._watcher.wrong
         assert not wrong, f"{wrong[:5]}\n{self.shop.last_words()}"
 
-    def settle(self) -> None:
-        """Liveness: all lag drains once the faults are over; then everything is compared."""
-        ends = self._ends()
-        self.shop.wait_until_consumed(sum(ends.values()))
-        self.shop.wait(lambda: self._committed() == ends, lambda: f"{self._committed()} of {ends}")
+    def settle(self, *, gaps: bool = False) -> None:
+        """Liveness: all lag drains once the faults are over; then everything is compared.
+
+        ``gaps``: there were transactions, so that some offsets are no records.
+        """
+        if gaps:
+            records = sum(1 for _ in scan(self.shop.properties, self.shop.topic))
+            self.shop.wait_until_consumed(records)
+        else:
+            ends = self._ends()
+            records = sum(ends.values())
+            self.shop.wait_until_consumed(records)
+            self.shop.wait(
+                lambda: self._committed() == ends, lambda: f"{self._committed()} of {ends}"
+            )
         verdict = self.shop.compare()
         wrong = verdict.mismatches + self._watcher.wrong
         assert not wrong, f"{wrong[:5]}\n{self.shop.last_words()}"
-        assert verdict.records == sum(ends.values())
+        assert verdict.records == records
         with FeatureClient(self.shop.redis_url) as client:  # readers find what is there
             read = client.prepare(["spending:last_shop"]).read({"user": [1]}, at="event")
         assert read.column("last_shop").null_count == 0

@@ -23,9 +23,10 @@ from pipeline.embedded.redis import EmbeddedRedis
 from tests.conftest import KAFKA_LIBRARIES, absent, debuggable
 from tests.faults.chaos import Chaos, Cluster
 from tests.faults.proxy import Proxy
-from tests.faults.run import REPORT_VARIABLE, SEED_VARIABLE
+from tests.faults.run import REPORT_VARIABLE, SEED_VARIABLE, not_run
 
 ROWS = pytest.StashKey[list[dict[str, Any]]]()
+LEFT_OUT = pytest.StashKey[set[str]]()
 SEEN = pytest.StashKey[list[str]]()
 
 
@@ -40,7 +41,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A Kafka node of the fault tests' own; its second listener is reached through a proxy."""
     if not KafkaNode.available(KAFKA_LIBRARIES):
         absent("Apache Kafka that may be killed", "run `make kafka`")
-    port, behind, controller = _lasting_port(), _lasting_port(), _lasting_port()
+    port, behind, controller = lasting_port(), lasting_port(), lasting_port()
     with Proxy((LOOPBACK, behind)) as proxy:
         settings = {
             "listeners": f"PLAINTEXT://{LOOPBACK}:{port},PROXIED://{LOOPBACK}:{behind},"
@@ -50,13 +51,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,"
             "CONTROLLER:PLAINTEXT",
             "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         }
         directory = tmp_path_factory.mktemp("faulty-kafka")
         with KafkaNode(KAFKA_LIBRARIES, directory=directory, port=port, settings=settings) as node:
             yield Cluster(node, directory, proxy, f"{LOOPBACK}:{proxy.port}")
 
 
-def _lasting_port() -> int:
+def lasting_port() -> int:
     """A free port that no client is given while its server is down: below the ephemeral ones."""
     while True:
         port = random.randint(16_000, 31_000)
@@ -76,7 +78,7 @@ def chaos(
     print(f"seed {seed}")
     cluster.heal()
     directory = tmp_path / "redis"
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)  # it may be a disk of its own
     with EmbeddedRedis(
         directory=directory,
         appendonly=getattr(request, "param", False),
@@ -105,6 +107,7 @@ def pytest_runtest_makereport(
     item.config.stash.setdefault(ROWS, []).append(
         {
             "id": name,
+            "test": item.nodeid,
             "what": what,
             "case": item.callspec.id if hasattr(item, "callspec") else "",
             "expected": expected,
@@ -118,6 +121,14 @@ def pytest_runtest_makereport(
         }
     )
     return report
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Faults whose tests were left out: the table says so."""
+    for item in items:
+        fault = item.get_closest_marker("fault")
+        if fault is not None:
+            item.config.stash.setdefault(LEFT_OUT, set()).add(fault.args[0])
 
 
 def _error(report: pytest.TestReport) -> str:
@@ -138,4 +149,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the rows where the runner wants them."""
     if path := os.environ.get(REPORT_VARIABLE):
         rows = session.config.stash.get(ROWS, [])
+        rows += not_run(rows, session.config.stash.get(LEFT_OUT, set()))
         Path(path).write_text(json.dumps(rows, indent=1))

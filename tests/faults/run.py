@@ -16,11 +16,12 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["REPORT_VARIABLE", "SEED_VARIABLE", "main"]
+__all__ = ["FAULTS", "REPORT_VARIABLE", "SEED_VARIABLE", "main", "not_run"]
 
 REPORT_VARIABLE = "PIPELINE_FAULTS_REPORT"
 SEED_VARIABLE = "PIPELINE_FAULTS_SEED"
 REPORT = Path("build/faults.json")
+FAULTS = tuple(f"F{number}" for number in range(1, 25))  # interleavings: I1 to I7; inputs: B
 HERE = Path(__file__).resolve().parent
 
 
@@ -43,11 +44,26 @@ def main() -> int:
     return code
 
 
+def not_run(rows: list[dict[str, Any]], left_out: set[str]) -> list[dict[str, Any]]:
+    """A row for each fault that has none, with the reason."""
+    found = {row["id"] for row in rows}
+    return [
+        {
+            "id": name, "test": "", "what": "", "case": "", "expected": "", "seen": "",
+            "identity": "skipped", "mismatches": 0, "ok": False, "outcome": "skipped",
+            "seconds": 0.0,
+            "error": "left out: long forms only" if name in left_out else "no test was selected",
+        }
+        for name in FAULTS
+        if name not in found
+    ]  # fmt: skip
+
+
 def _table(rows: list[dict[str, Any]], seed: int) -> Table:
     table = Table(title=f"faults (seed {seed}) -> {REPORT}", title_justify="left")
     for column in ("id", "what", "expected", "seen", "s", ""):
         table.add_column(column, overflow="fold")
-    for row in sorted(rows, key=lambda r: int(r["id"][1:])):
+    for row in sorted(rows, key=lambda r: (r["id"][0], int(r["id"][1:]))):
         what = f"{row['what']} [{row['case']}]" if row["case"] else row["what"]
         mark = {"ok": "[green]ok[/]", "failed": "[red]FAILED[/]"}.get(row["outcome"], "skipped")
         seen = row["seen"] or row["error"][:200]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 
 import confluent_kafka
@@ -10,6 +12,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
+from pipeline.ingest.batch import TopicPartition
 from pipeline.produce.topics import ensure_topic
 from tests.faults.chaos import Chaos, cpu_seconds, paused
 from tests.integration.shop_process import PARTITIONS
@@ -54,6 +57,67 @@ def test_frozen(chaos: Chaos, seconds: int) -> None:
         chaos.progress(200)
     chaos.settle()
     assert worker.poll() is None
+
+
+HANGING = """
+import os, signal, sys, confluent_kafka
+brokers, topic, partition, timeout_ms = sys.argv[1:]
+producer = confluent_kafka.Producer({"bootstrap.servers": brokers, "transactional.id": topic,
+                                     "transaction.timeout.ms": timeout_ms})
+producer.init_transactions(30)
+producer.begin_transaction()
+for _ in range(7):
+    producer.produce(topic, b'{"user": 1}', b"1", int(partition))
+assert producer.flush(30) == 0
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.fault(
+    "F22", "a producer is killed within its transaction",
+    "told with its last stable offset; stale for readers; goes on after the time-out, exact",
+)  # fmt: skip
+@pytest.mark.parametrize("lane", ["native", pytest.param("portable", marks=pytest.mark.slow)])
+def test_open_transaction(chaos: Chaos, lane: str) -> None:
+    worker = chaos.start(PIPELINE_APP__LANE=lane)
+    chaos.publish(300)
+    chaos.settle()
+    before = {m.partition: m for m in chaos.shop.markers()}
+    partition = min(before, key=lambda p: -before[p].next_offset)
+    stable = before[partition].next_offset
+    started = time.monotonic()
+    arguments = [chaos.shop.brokers, chaos.shop.topic, str(partition), "20000"]
+    killed = subprocess.run([sys.executable, "-c", HANGING, *arguments], timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    chaos.publish(600)
+    behind = f"{TopicPartition(chaos.shop.topic, partition)}: an open transaction"
+    chaos.wait_for(worker, f"{behind} at last stable offset {stable} has held back")
+    labels = f'{{topic="{chaos.shop.topic}",partition="{partition}"}}'
+    told = chaos.metrics(worker)
+    assert told[f"pipeline_last_stable_offset{labels}"] == stable
+    assert told[f"pipeline_held_back_records{labels}"] > 7
+    assert told[f"pipeline_held_back_seconds{labels}"] >= 5
+    doctor = chaos.shop.command("doctor", "--timeout", "10s")
+    text = " ".join(doctor.stdout.split())
+    assert f"holds partition {partition} back at its last stable offset {stable}," in text, text
+    held, others = _through(chaos, partition)
+    assert stable == next(m.next_offset for m in chaos.shop.markers() if m.partition == partition)
+    time.sleep(2.5)
+    later = _through(chaos, partition)
+    assert later[0] == held, "a reader would take it for fresh"
+    assert later[1] > others, "a partition beside it stands still"
+    chaos.wait_for(worker, f"the transaction at offset {stable} is over")
+    lasted = time.monotonic() - started
+    chaos.settle(gaps=True)
+    assert worker.poll() is None
+    assert chaos.metrics(worker)[f"pipeline_last_stable_offset{labels}"] == -1
+    chaos.seen.append(f"held back at {stable}, over after {lasted:.0f} s")
+
+
+def _through(chaos: Chaos, partition: int) -> tuple[int, int]:
+    """Broker time that this partition was read through, and the earliest of the others."""
+    found = {m.partition: m.processed_through_ms for m in chaos.shop.markers()}
+    return found.pop(partition), min(found.values())
 
 
 @pytest.mark.slow

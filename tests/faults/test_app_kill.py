@@ -75,6 +75,28 @@ def test_zombie(chaos: Chaos) -> None:
     chaos.seen.append(f"{refused} refusals")
 
 
+@pytest.mark.fault("F4", "stuck in compute for longer than max.poll.interval.ms", "as F3")
+@pytest.mark.parametrize("lane", ["native", pytest.param("portable", marks=pytest.mark.slow)])
+def test_stuck_in_compute(chaos: Chaos, lane: str) -> None:
+    """The client's own threads beat on, then leave the group for the worker that does not poll."""
+    limit = {"PIPELINE_BROKER__PROPERTIES__MAX__POLL__INTERVAL__MS": "4000"}
+    stuck = chaos.start(PIPELINE_CRASH_AT="computed:4:SLEEP:12", PIPELINE_APP__LANE=lane, **limit)
+    chaos.publish(1_500)
+    chaos.wait_for(stuck, "asleep at computed")
+    assert chaos.shop.consumed() < 1_500, "it was not stuck"
+    other = chaos.start(PIPELINE_APP__LANE=lane, **limit)
+    chaos.shop.wait_until_consumed(1_500)
+    chaos.wait_for(stuck, "another worker took the lease")
+    chaos.publish(1_500)
+    chaos.wait_for(stuck, "assigned payments", 2)
+    chaos.publish(500)
+    chaos.settle()
+    assert stuck.poll() is None
+    assert other.poll() is None
+    refused = chaos.shop.log_of(stuck).count("starting again from its marker")
+    chaos.seen.append(f"{refused} refusals")
+
+
 @pytest.mark.fault("F5", "members that join and leave all the time", "exact; nobody crashes")
 @pytest.mark.parametrize("seconds", [8, pytest.param(120, marks=pytest.mark.slow)])
 def test_rebalance_storm(chaos: Chaos, seconds: int) -> None:

@@ -105,6 +105,10 @@ class Clicks:
         """Whether everything was read."""
         return self._next >= self._count
 
+    def held_back(self, source: TopicPartition) -> tuple[int, int] | None:
+        """Never."""
+        return None
+
     def close(self) -> None:
         """Nothing to give back."""
 

@@ -117,6 +117,7 @@ def child(url: str) -> None:
 
 
 @pytest.mark.redis
+@pytest.mark.fault("F19", "SIGKILL the worker in mid-batch", "every row answered once")
 def test_kill_9_loses_and_repeats_no_row(redis_url: str) -> None:
     rng = random.Random(SEED)
     print(f"seed {SEED}")

@@ -94,6 +94,7 @@ def store(proxy: Proxy, redis_url: str) -> Iterator[RedisStore]:
 # -- zombies
 
 
+@pytest.mark.fault("I1", "a zombie sleeps after WATCH", "fenced")
 def test_zombie_that_slept_between_watch_and_exec(
     proxy: Proxy, store: RedisStore, direct: RedisStore, server: redis.Redis
 ) -> None:
@@ -110,6 +111,7 @@ def test_zombie_that_slept_between_watch_and_exec(
     owner.commit(rows({b"k": b"2"}), [marker(2)])
 
 
+@pytest.mark.fault("I1", "a zombie sleeps before WATCH", "fenced")
 def test_zombie_that_slept_between_exec_and_watch(
     proxy: Proxy, store: RedisStore, direct: RedisStore, server: redis.Redis
 ) -> None:
@@ -134,6 +136,7 @@ def test_zombie_that_slept_between_exec_and_watch(
 # -- connections
 
 
+@pytest.mark.fault("I2", "the connection is lost after WATCH", "never opened again by itself")
 def test_killed_connection_is_not_opened_again(direct: RedisStore, server: redis.Redis) -> None:
     partition = opened(direct)
     partition.commit(rows({b"k": b"1"}), [marker(1)])
@@ -215,7 +218,7 @@ def test_one_byte_at_a_time(proxy: Proxy, store: RedisStore, server: redis.Redis
     partition.commit(rows(data), [marker(1)])
     columns = rows(data)[0].rows
     got = partition.read(VIEW, columns.keys, columns.key_offsets, np.arange(40, dtype=np.int64))
-    assert got == list(data.values())
+    assert list(got) == list(data.values())
     assert partition.check()
 
 
@@ -248,7 +251,7 @@ def test_cut_anywhere_leaves_all_or_nothing(
         columns = rows(data)[0].rows
         index = np.arange(20, dtype=np.int64)
         got = partition.read(VIEW, columns.keys, columns.key_offsets, index)
-        assert got == [b"%060d" % committed if committed else None] * 20
+        assert list(got) == [b"%060d" % committed if committed else None] * 20
     assert 0 < committed < 60, "the cuts hit neither side of EXEC"
 
 
@@ -413,6 +416,7 @@ def test_restart_without_files_is_seen(own: Own) -> None:
     assert partition.markers([VIEW]) == [None]
 
 
+@pytest.mark.fault("F15", "too few replicas", "refused and named, then written")
 def test_too_few_replicas(own: Own) -> None:
     _, client, store = own
     partition = opened(store)
@@ -423,6 +427,7 @@ def test_too_few_replicas(own: Own) -> None:
     partition.commit(rows({b"k": b"1"}), [marker(1)])
 
 
+@pytest.mark.fault("F15", "an endless script", "refused and named, then written")
 def test_endless_script(own: Own) -> None:
     _, client, store = own
     partition = opened(store)
@@ -438,6 +443,7 @@ def test_endless_script(own: Own) -> None:
     assert partition.markers([VIEW]) == [None]
 
 
+@pytest.mark.fault("F16", "a dump cannot be written", "refused and named, then written")
 def test_disk_that_cannot_be_written(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

@@ -28,8 +28,9 @@ CONTRACT = {
 }
 
 
-def definitions(topic: str) -> tuple[pp.FeatureView, pp.Trigger]:
-    """The view and the trigger over ``topic``."""
+def definitions(topic: str, changed: bool = False) -> tuple[pp.FeatureView, pp.Trigger]:
+    """The view and the trigger over ``topic``; the view as it is, or as it is ``changed`` later."""
+    more = {"payments_2d": pp.count().over("2d", slide="1h")} if changed else {}
     payments = pp.EventStream(topic, contract=pp.Contract.load(CONTRACT), key="user", time="at")
     view = pp.FeatureView(
         "spending",
@@ -45,13 +46,28 @@ def definitions(topic: str) -> tuple[pp.FeatureView, pp.Trigger]:
             "shops_3d": pp.distinct("shop").over("3d", slide="6h"),
             "last_shops": pp.last("shop", n=3),
             "last_shop": pp.last("shop"),
+            **more,
         },
     )
     return view, pp.Trigger("new_shop", view=view, when=pp.changed("shop"), features=["spent_3d"])
 
 
-spending, new_shop = definitions(TOPIC)
-app = pp.App(APP, views=[spending], triggers=[new_shop])
+def added(view: pp.FeatureView) -> pp.FeatureView:
+    """A view that a later version of the application has too, over the topic of this one."""
+    return pp.FeatureView(
+        "visiting",
+        source=view.source,
+        entity="user",
+        features={
+            "visits_2d": pp.count().over("2d", slide="1h"),
+            "last_visits": pp.last("shop", n=2),
+        },
+    )
+
+
+spending, new_shop = definitions(TOPIC, "SHOP_CHANGED" in os.environ)
+later = [added(spending)] if "SHOP_LATER" in os.environ else []
+app = pp.App(APP, views=[spending, *later], triggers=[new_shop])
 
 
 @app.agent(spending.changes)

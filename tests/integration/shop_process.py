@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from pipeline.app.outputs import TopicNames
 from pipeline.config import AppConfig, BrokerConfig
 from pipeline.embedded.process import free_port
+from pipeline.features.view import FeatureView
 from pipeline.ingest.batch import TopicPartition
 from pipeline.ingest.scan import ScannedRecord, scan
 from pipeline.produce.publisher import Publisher
@@ -79,7 +80,8 @@ class Shop:
         self.brokers, self.redis_url, self.topic = brokers, redis_url, topic
         self.worker_brokers = worker_brokers or brokers
         self.worker_redis = worker_redis or redis_url
-        self.app = topic.replace(".", "-")[:40]
+        # the end: what makes the name of a topic new, or tests would read one another's outputs
+        self.app = topic.replace(".", "-")[-40:].lstrip("-")
         self.directory = directory
         self.properties = BrokerConfig(brokers=brokers).client_properties()
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -113,23 +115,46 @@ class Shop:
         self.workers.append(worker)
         return worker
 
+    def command(self, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """A ``pipeline`` command about the application, with its output."""
+        servers = ["--brokers", self.brokers, "--store", self.redis_url]
+        return subprocess.run(
+            [sys.executable, "-c", MAIN, name, f"{APPLICATION}:app", *options, *servers],
+            cwd=self.directory,
+            env={**os.environ, "SHOP_TOPIC": self.topic, "SHOP_APP": self.app, "COLUMNS": "200"},
+            capture_output=True, text=True, timeout=PATIENCE_S,
+        )  # fmt: skip
+
     def markers(self) -> list[Marker]:
         """Markers in Redis."""
         with self.client() as store:
             found = [store.get(marker_key(t, self.view.plan.fingerprint)) for t in self.tags()]
         return [Marker.unpack(m) for m in found if isinstance(m, bytes)]
 
-    def rows(self) -> dict[bytes, bytes]:
-        """Rows in Redis by entity key."""
+    def rows(self, fingerprint: int | None = None) -> dict[bytes, bytes]:
+        """Rows in Redis by entity key, of the view or of another plan."""
         rows: dict[bytes, bytes] = {}
         with self.client() as store:
             for tag in self.tags():
-                prefix = row_key(tag, self.view.plan.fingerprint, b"")
+                prefix = row_key(tag, fingerprint or self.view.plan.fingerprint, b"")
                 keys = list(store.scan_iter(match=prefix + b"*", count=1000))
                 for key, value in zip(keys, store.mget(keys) if keys else [], strict=True):
                     assert isinstance(value, bytes)
                     rows[key[len(prefix) :]] = value
         return rows
+
+    def added_rows(self) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+        """Rows of the view that a later version has, in Redis and as a replay of it alone makes."""
+        view = shop.added(self.view)
+        log = MemoryLog()
+        log.create(self.topic, PARTITIONS)
+        for record in scan(self.properties, self.topic):
+            log.records(TopicPartition(self.topic, record.partition)).append(
+                LoggedRecord(record.offset, record.key, record.value, record.timestamp_ms)
+            )
+        replay = Driver([view], app=self.app, log=log, max_records=REPLAY_RECORDS)
+        replay.run()
+        return self.rows(view.plan.fingerprint), replay.rows(view.name)
 
     def client(self) -> Any:
         """For looking into the store; of a cluster, one that follows its slots."""
@@ -152,6 +177,14 @@ class Shop:
     def wait_until_consumed(self, records: int) -> None:
         """Wait; workers that all ended meanwhile are a failure with their last words."""
         self.wait(lambda: self.consumed() >= records, lambda: f"{self.consumed()} of {records}")
+
+    def wait_until_quiet(self, seconds: float = 2.0) -> int:
+        """Wait until no more records are consumed for so long; how many are."""
+        while True:
+            before = self.consumed()
+            time.sleep(seconds)
+            if before and self.consumed() == before:
+                return before
 
     def wait(self, until: Callable[[], bool], doing: Callable[[], str]) -> None:
         """Wait until something is so, while at least one worker lives."""
@@ -199,6 +232,18 @@ class Shop:
         wrong += self._compare_changes(replay, changes, unfinished)
         wrong += self._compare_requests(replay, requests, unfinished)
         return Verdict(records, len(rows), wrong)
+
+    def exact(self, view: FeatureView) -> list[str]:
+        """What differs in the rows and markers of a version from a replay of the whole log."""
+        kept, self.view = self.view, view
+        try:
+            log = list(scan(self.properties, self.topic))
+            replay, records = self._replay(log, None)
+            rows, expected = self.rows(), replay.rows(view)
+            wrong = [f"{len(rows)} rows, {len(expected)} expected"] if rows != expected else []
+            return wrong + _compare_markers(self.markers(), replay.markers(view), records)
+        finally:
+            self.view = kept
 
     def stop(self) -> None:
         """Kill what still runs."""
@@ -248,7 +293,9 @@ class Shop:
             t.sort("source_offset").group_by("user", maintain_order=True).last().sort("user")
             for t in (sent, expected)
         ]
-        return [] if unfinished or last[0].equals(last[1]) else ["the last changed rows differ"]
+        if unfinished or last[0].equals(last[1]):
+            return []
+        return [f"the last changed rows differ: {_first_difference(*last)}"]
 
     def _compare_requests(
         self, replay: Driver, found: list[ScannedRecord], unfinished: bool
@@ -262,7 +309,11 @@ class Shop:
         sent, expected = (t.drop(when).unique().sort(keys) for t in (sent, expected))
         if unfinished:
             sent = sent.join(expected, on=keys, how="semi").sort(keys)
-        return [] if sent.equals(expected) else ["the requests differ"]
+        return (
+            []
+            if sent.equals(expected)
+            else [f"the requests differ: {_first_difference(sent, expected)}"]
+        )
 
 
 def _outputs(
@@ -271,6 +322,13 @@ def _outputs(
     """What the workers sent, repetitions included, and what the replay sent."""
     expected = (value for _, _, value in replay.publisher.sent.get(topic, []))
     return _table(record.value for record in found), _table(expected)
+
+
+def _first_difference(sent: pl.DataFrame, expected: pl.DataFrame) -> str:
+    """Numbers of rows, and the first that only one side has."""
+    odd = (t.join(u, on=t.columns, how="anti", nulls_equal=True).head(1).to_dicts()
+           for t, u in ((sent, expected), (expected, sent)))  # fmt: skip
+    return f"{len(sent)} sent, {len(expected)} expected; only sent, only expected: {list(odd)}"
 
 
 def _table(messages: Iterable[bytes | None]) -> pl.DataFrame:

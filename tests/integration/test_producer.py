@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import confluent_kafka
 import numpy as np
@@ -185,6 +185,30 @@ def test_a_refused_message_is_named_and_the_publisher_goes_on(brokers: str) -> N
             publisher.publish("large", bytes(17 << 20))
         publisher.publish("large", b"small")
     assert [m.value() for m in consume(brokers, "large", 1)] == [b"small"]
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("refused", ["too large", "from the future"])
+def test_what_the_broker_itself_refuses_fails_the_flush_and_is_sent_again(
+    kafka_brokers: str, topic: Callable[[str], str], refused: str
+) -> None:
+    """The client fails for good and raises what is no exception; the next one carries on."""
+    name = topic("narrow")
+    ensure_topic(kafka_brokers, name, 1, {"max.message.bytes": "1000"})
+    with Publisher(kafka_brokers, timeout_s=5) as publisher:
+        publisher.publish(name, b"before")
+        publisher.flush()
+        for _ in range(3):
+            if refused == "too large":
+                publisher.publish(name, np.random.default_rng(1).bytes(5_000))
+            else:
+                at = int((time.time() + 400 * 86_400) * 1000)
+                publisher._producer().produce(name, b"x", timestamp=at)
+            publisher.publish(name, b"behind it")
+            with pytest.raises(BrokerUnavailableError, match=r"Message size|Invalid timestamp"):
+                publisher.flush()
+        publisher.publish(name, b"after")
+    assert [m.value() for m in consume(kafka_brokers, name, 1)] == [b"before", b"after"]
 
 
 def test_a_wrong_partition_fails_the_flush(brokers: str) -> None:

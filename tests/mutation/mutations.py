@@ -21,6 +21,7 @@ FAULTS = f"{UNIT}/test_app_faults.py"
 SIMULATION = f"{UNIT}/test_testing_simulation.py"
 CASES = f"{UNIT}/test_engine_cases.py"
 CRASH = f"{SIMULATION}::test_a_crash_after_any_batch_changes_nothing"
+WRONG_CLOCK = "test_what_a_worker_with_a_wrong_clock_said_of_the_future_is_taken_back"
 CACHE = f"{SIMULATION}::test_bytes_do_not_depend_on_what_the_cache_evicts"
 STORM = f"{SIMULATION}::test_whatever_a_simulation_does_the_bytes_are_those_of_a_quiet_run"
 SPREAD = f"{UNIT}/test_state_spread.py"
@@ -518,6 +519,34 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{PLANE}::test_a_log_that_starts_after_the_marker_is_a_named_stop",),
     ),
     Mutation(
+        "a view that is read apart joins the others five records early",
+        PARTITION,
+        "state.behind = state.behind and state.marker.next_offset < met",
+        "state.behind = state.behind and state.marker.next_offset < met - 5",
+        (f"{UNIT}/test_app_catchup.py",),
+    ),
+    Mutation(
+        "a view that is read apart is said to be read to the end",
+        PARTITION,
+        "            if not state.behind\n",
+        "",
+        (f"{UNIT}/test_app_catchup.py::test_nothing_is_said_to_be_read_that_was_not",),
+    ),
+    Mutation(
+        "all versions of a view read a topic by one contract",
+        PARTITION,
+        "        events = usual if own is None else own\n",
+        "        events = usual\n",
+        (f"{UNIT}/test_app_versions.py",),
+    ),
+    Mutation(
+        "a retired version is registered again by whoever lost its marker",
+        "pipeline/store/registry.py",
+        "        if retired is None or not again:\n",
+        "        if True:\n",
+        (f"{UNIT}/test_store_registry.py", f"{UNIT}/test_app_versions.py"),
+    ),
+    Mutation(
         "a marker need not add up",
         "pipeline/store/marker.py",
         "        if self.consumed != sum(counts) or min(counts) < 0:\n",
@@ -527,14 +556,28 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a partition beats without a broker",
         PLANES,
-        "                if connected and self._lane.at_end(partition.source):\n",
-        "                if self._lane.at_end(partition.source):\n",
+        "                if connected and self._at_end(partition.source):\n",
+        "                if self._at_end(partition.source):\n",
         (f"{FAULTS}::test_a_heartbeat_needs_a_broker_that_answers",),
+    ),
+    Mutation(
+        "a heartbeat takes no notice of open transactions",
+        "pipeline/app/plane.py",
+        "        return self._lane.at_end(source) and self._lane.held_back(source) is None\n",
+        "        return self._lane.at_end(source)\n",
+        (f"{FAULTS}::test_a_heartbeat_needs_a_log_that_no_open_transaction_holds_back",),
+    ),
+    Mutation(
+        "freshness of a wrong clock is for ever",
+        "pipeline/app/partition.py",
+        "max(through_ms(f), min(m.processed_through_ms, now_ms))",
+        "max(through_ms(f), m.processed_through_ms)",
+        (f"{FAULTS}::{WRONG_CLOCK}",),
     ),
     Mutation(
         "a record's time says how far was read, even from the future",
         "pipeline/app/routing.py",
-        "max(marker.processed_through_ms, min(now_ms, newest)),",
+        "min(now_ms, max(marker.processed_through_ms, newest)),",
         "max(marker.processed_through_ms, newest),",
         (f"{FAULTS}::test_a_record_from_the_future_does_not_say_that_the_future_was_read",),
     ),

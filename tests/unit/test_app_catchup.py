@@ -19,6 +19,8 @@ from pipeline.store.memory import MemoryStore
 from pipeline.testing.driver import Clock, Driver
 from pipeline.testing.log import MemoryLane, MemoryLog
 
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
+
 PARTITIONS = 2
 CONTRACT = {
     "title": "sale",

@@ -274,6 +274,24 @@ def test_a_heartbeat_needs_a_broker_that_answers(monkeypatch: pytest.MonkeyPatch
     assert driver.markers("visits")[0].processed_through_ms == driver.clock.ms() - 60_000
 
 
+def test_a_heartbeat_needs_a_log_that_no_open_transaction_holds_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = drive(logged(10, partitions=1))
+    driver.run()
+    held: list[tuple[int, int] | None] = [(10, 17)]
+    monkeypatch.setattr(MemoryLane, "held_back", lambda *_: held[0])
+    driver.clock.advance(5000)
+    driver.run()
+    assert driver.markers("visits")[0].processed_through_ms == driver.clock.ms() - 5000
+    assert driver.plane.held_back() == {TopicPartition("visits", 0): (10, 17)}
+    held[0] = None
+    driver.clock.advance(5000)
+    driver.run()
+    assert driver.markers("visits")[0].processed_through_ms == driver.clock.ms()
+    assert driver.plane.held_back() == {}
+
+
 def test_a_record_from_the_future_does_not_say_that_the_future_was_read() -> None:
     log = logged(10, partitions=1)
     event = json.dumps({"user": "u1", "page": "p", "at": START_MS}).encode()
@@ -358,3 +376,15 @@ def test_kernels_are_compiled_whatever_bounds_a_stream_sets(
     monkeypatch.setattr(StateTable, "load", load)
     warm_up([Topic(source, "", 1, tuple(view_plans([late], [])))])
     assert loaded == [1, 1, 1]  # a made-up one; of the event: none yet, then its own
+
+
+def test_what_a_worker_with_a_wrong_clock_said_of_the_future_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver, ahead_ms = drive(logged(10, partitions=1)), 0
+    monkeypatch.setattr(driver.plane, "_clock_ms", lambda: driver.clock.ms() + ahead_ms)
+    for ahead_ms in (0, 400 * 24 * HOUR_MS, 0, -HOUR_MS, 0):
+        driver.clock.advance(2000)
+        driver.run()
+        found = driver.markers("visits")[0].processed_through_ms
+        assert found == driver.clock.ms() + ahead_ms

@@ -15,12 +15,13 @@ import pytest
 import pipeline as pp
 from pipeline.app.versions import activate, find, look, retire
 from pipeline.contracts.avro import AvroLayout
-from pipeline.errors import DefinitionError, ViewVersionError
+from pipeline.errors import ConfigurationError, DefinitionError, ViewVersionError
 from pipeline.features.planjson import to_json
 from pipeline.features.repartition import Repartition
 from pipeline.features.stored import StoredView, source_json
 from pipeline.features.streamjson import stream_from_json, stream_to_json
 from pipeline.features.view import FeatureView
+from pipeline.inference.request import decode_requests
 from pipeline.serve.client import FeatureClient
 from pipeline.store.memory import MemoryStore
 from pipeline.testing.driver import Clock, Driver
@@ -134,7 +135,7 @@ def alone(view: FeatureView, log: MemoryLog) -> Driver:
     return driver
 
 
-@pytest.mark.parametrize("changed", [new(), wider()], ids=["other features", "other contract"])
+@pytest.mark.parametrize("changed", [new(), wider()], ids=["features", "contract"])
 def test_readers_get_the_old_version_fresh_until_they_are_moved_and_after_they_are_moved_back(
     changed: FeatureView,
 ) -> None:
@@ -242,6 +243,41 @@ def test_whatever_happens_while_old_and_new_programs_share_the_partitions(
         assert driver.digest(view) == quiet.digest(view), f"seed {seed}"
 
 
+def test_requests_of_a_new_version_are_not_lost_to_an_old_program_that_starts_again() -> None:
+    world, first, second = World(), old(), new()
+    asks = pp.Trigger("asks", view=second)
+
+    def start_old() -> Driver:
+        world.clock.advance(1)
+        return world.deploy(first)
+
+    def start_new() -> Driver:
+        world.clock.advance(1)
+        return Driver(
+            [second], [asks], log=world.log, store=world.store, clock=world.clock,
+            partitions=PARTITIONS, max_records=50,
+        )  # fmt: skip
+
+    driver = start_old()
+    sell(driver, 1)
+    driver.run()
+    driver.plane.close()
+    sent = []
+    for seed, start in enumerate([start_new, start_old, start_new, start_old, start_new], 2):
+        driver = start()
+        sell(driver, seed, 60)
+        driver.run()
+        sent += driver.publisher.sent.get("test-asks-requests", [])
+        driver.plane.close()
+    driver = start_new()
+    driver.run()
+    sent += driver.publisher.sent.get("test-asks-requests", [])
+    applied = sum(m.applied for m in driver.markers(second))
+    assert sum(len(decode_requests(value)) for _, _, value in sent) == applied > 500
+    for view in (first, second):
+        assert driver.digest(view) == alone(view, world.log).digest(view)
+
+
 def test_a_retired_version_is_dropped_by_running_workers() -> None:
     world, first, second = World(), old(), new()
     world.deploy(first).plane.close()
@@ -284,7 +320,7 @@ def test_a_quiet_worker_hears_that_its_own_view_was_retired() -> None:
         world.clock.advance(1_000)
         outdated.append(worker.plane.step().outdated)
     assert True in outdated
-    with pytest.raises(ViewVersionError, match="every view that 'test' defines was retired"):
+    with pytest.raises(ConfigurationError, match="every view that 'test' defines was retired"):
         worker.run()
 
 
@@ -305,7 +341,7 @@ def test_a_version_that_cannot_be_kept_up_is_named(caplog: pytest.LogCaptureFixt
         f"view spending {first.plan.fingerprint:016x} is what readers get, and cannot be kept up "
         "by this program: .* does not say what its events come from. Leave workers running"
     )
-    with pytest.raises(ViewVersionError, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         world.deploy(second)
     assert {v.record.fingerprint for v in look(world.store)} == {
         first.plan.fingerprint, second.plan.fingerprint,
@@ -322,10 +358,10 @@ def test_what_another_program_wrote_is_refused_by_name() -> None:
     view = old()
     plan, source = to_json(view.plan), source_json(view, ())
     made = StoredView.of(plan, source, lambda _: None)
-    assert made.publish_changes
-    quiet = source_json(replace(view, publish_changes=False), ())
-    assert not StoredView.of(plan, quiet, lambda _: None).publish_changes
-    assert (made.plan, made.name) == (view.plan, view.name)
+    assert (made.plan, made.name, made.publish_changes) == (view.plan, view.name, True)
+    silent = source_json(replace(made, publish_changes=False), (), ("asks",))
+    made = StoredView.of(plan, silent, lambda _: None)
+    assert (made.publish_changes, made.triggers) == (False, ("asks",))
     with pytest.raises(DefinitionError, match="another version of this program computes its rows"):
         StoredView.of(plan.replace('"ttl_ns":0', '"ttl_ns":5'), source, lambda _: None)
     with pytest.raises(DefinitionError, match=r"spending [0-9a-f]{16}\.source: format 9"):

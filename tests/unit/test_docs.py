@@ -53,5 +53,4 @@ def test_every_guarantee_names_tests_that_there_are() -> None:
         text = (ROOT / "tests" / file).read_text(encoding="utf-8")
         assert f"def {test}(" in text, f"{file}::{test}"
     items = re.findall(r"^\d+\. (.*?)(?=^\d+\. |^#|^Kafka|\Z)", page, re.MULTILINE | re.DOTALL)
-    without = [item[:60] for item in items if "::test_" not in item]
-    assert [item.split(".")[0] for item in without] == ["*Clocks"]
+    assert not [item[:60] for item in items if "::test_" not in item]

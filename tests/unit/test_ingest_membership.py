@@ -35,12 +35,12 @@ def _members(starts: dict[TopicPartition, int]) -> tuple[Membership, list[tuple[
 def test_assign_and_revoke_pass_through() -> None:
     members, told = _members({A: 5, B: BEGINNING})
     assert members.assigned([A, B]) == {A: Position(5), B: Position(BEGINNING)}
-    members.reached_end(A)
-    members.reached_end(C)
-    assert members.ended == {A}
+    members.reached_end(A, 7)
+    members.reached_end(C, 7)
+    assert members.ended == {A: 7}
     members.revoked([A], lost=True)
     assert told == [("assign", [A, B]), ("revoke", ([A], True))]
-    assert (members.owned, members.held, members.ended) == ({B}, {B}, set())
+    assert (members.owned, members.held, members.ended) == ({B}, {B}, {})
     with pytest.raises(PipelineError, match=r"t\[0\] is not assigned"):
         members.require([B, A])
 
@@ -158,3 +158,15 @@ def test_wrong_settings_name_their_field(changes: dict[str, object], field: str)
     settings: dict[str, object] = {"brokers": "b:1", "group": "g", **changes}
     with pytest.raises(ConfigurationError, match=field.replace(".", r"\.")):
         LaneConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_held_back_is_what_lies_between_the_end_that_was_seen_and_the_high_watermark() -> None:
+    members, _ = _members({A: 0, B: 0})
+    members.assigned([A, B])
+    assert members.held_back(A, 9) is None  # records may be left to be read
+    members.reached_end(A, 7)
+    assert members.held_back(A, 7) is None
+    assert members.held_back(A, 9) == (7, 9)
+    assert members.held_back(B, 9) is None
+    members.arrived(A)
+    assert members.held_back(A, 9) is None

@@ -64,19 +64,9 @@ def test_scaled_integers_are_exact(text: str, scale: int) -> None:
 @given(st.integers(0, 10**18), st.integers(-30, 30), st.booleans())
 def test_the_short_way_gives_the_nearest_float_or_says_no(m: int, e: int, negative: bool) -> None:
     value, decided = fast_float(negative, np.int64(m), len(str(m)), e)
+    assert decided == (m < 10**18)
     if decided:
         assert float(value).hex() == float(f"{'-' if negative else ''}{m}e{e}").hex()
-    else:
-        assert m > 2**53 or abs(e) > 22
-
-
-def test_the_short_way_is_refused_where_it_rounds_twice() -> None:
-    rng = np.random.default_rng(5)
-    wrong = 0
-    for m in rng.integers(2**53, 10**18, 2000).tolist():
-        assert not fast_float(False, np.int64(m), 18, -7)[1]
-        wrong += np.float64(m) / 1e7 != float(f"{m}e-7")
-    assert wrong
 
 
 @pytest.mark.parametrize("text", ["", "-", "+1", ".5", "1.", "1.e2", "1e", "1e+", "-e1", "e1"])

@@ -177,6 +177,19 @@ def test_stale_is_told_by_the_marker_of_the_keys_partition(client: FeatureClient
     assert "stale" not in query.read({"user": keys})["spend__status"].to_pylist()
 
 
+def test_a_marker_from_times_to_come_says_nothing(
+    client: FeatureClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partition p was processed through START + p ms; the clock says START - 1 min + 2 ms."""
+    now = START // 1_000_000 - 60_000 + 2
+    query = client.prepare(["spend:units"])
+    monkeypatch.setattr(query, "_clock_ns", lambda: now * 1_000_000)
+    table = query.read({"user": list(range(50))}, max_staleness=timedelta(days=1))
+    stale = [s == "stale" for s in table["spend__status"].to_pylist()]
+    partitions: list[Any] = table["spend__partition"].to_pylist()
+    assert stale == [p > 2 for p in partitions]
+
+
 def test_several_entities_side_by_side(client: FeatureClient) -> None:
     query = client.prepare(["spend:units", "shops:sold"])
     table = query.read({"user": [1, 2], "shop": ["B", "Ä"]})

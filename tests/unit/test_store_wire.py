@@ -7,6 +7,7 @@ import random
 import pytest
 
 from pipeline.errors import StoreFullError, StoreUnavailableError
+from pipeline.state.batch import PackedRows
 from pipeline.store.replies import error_of, root_cause
 from pipeline.store.wire import Replies, ServerError, command
 
@@ -69,6 +70,29 @@ def test_replies_in_pieces(seed: int) -> None:
     assert replies.read() == b"long" * 400
     with pytest.raises(StoreUnavailableError, match="end"):
         replies.read()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_in_pieces_come_as_columns(seed: int) -> None:
+    chance = random.Random(seed)
+    values = [
+        chance.choice((None, b"", chance.randbytes(chance.randrange(400)))) for _ in range(99)
+    ]
+    wire = b"*99\r\n" + b"".join(
+        b"$-1\r\n" if v is None else b"$%d\r\n%b\r\n" % (len(v), v) for v in values
+    )
+    sizes = [chance.choice((1, 2, 50, 5000)) for _ in range(40_000)]
+    replies = Replies(Script(wire + b"*0\r\n-ERR no\r\n*1\r\n+OK\r\n", sizes if seed else []))
+    rows = replies.read_packed()
+    assert not isinstance(rows, ServerError)
+    assert list(rows) == values
+    assert len(PackedRows.of(values).data) == len(rows.data) == rows.offsets[-1]
+    none = replies.read_packed()
+    assert not isinstance(none, ServerError)
+    assert list(none) == []
+    assert replies.read_packed() == ServerError("ERR no")
+    with pytest.raises(StoreUnavailableError, match="Redis protocol"):
+        replies.read_packed()
 
 
 @pytest.mark.parametrize("wire", [b"HTTP/1.1 400\r\n", b":x\r\n", b"a\n", b"*1\r\n+OK\r\n"])
