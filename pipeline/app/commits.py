@@ -95,15 +95,22 @@ class Commits:
     def _go_on(self, under_way: int) -> None:
         while self._waiting or self._begun is not None:
             count = len(self._waiting) + (self._begun is not None)
-            if self._waiting and (
-                count > under_way or self._sender.acknowledged(self._waiting[0].sent)
-            ):
+            if self._waiting and (count > under_way or self._acknowledged()):
                 self._finish()
                 self._begin()
             elif count > under_way:
                 self._finish()
             else:
                 break
+
+    def _acknowledged(self) -> bool:
+        """Whether the outputs of the oldest that waits were taken; nothing waits if they are
+        lost."""
+        try:
+            return self._sender.acknowledged(self._waiting[0].sent)
+        except UnavailableError as error:
+            self._lose(error)
+            return False
 
     def discard(self, partition: Partition) -> None:
         """Forget what is under way in a partition: it is read again."""

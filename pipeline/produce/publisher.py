@@ -138,9 +138,10 @@ class Publisher:
         return ticket
 
     def acknowledged(self, ticket: Ticket) -> bool:
-        """Whether :meth:`wait` would return at once."""
+        """Whether :meth:`wait` would return at once; raises as :meth:`wait` where the client
+        failed for good."""
         if ticket.left and self._client is not None:
-            self._client.poll(0)
+            self._serve(self._client.poll, 0)
         return not ticket.left and not self._failed
 
     def wait(self, ticket: Ticket) -> None:

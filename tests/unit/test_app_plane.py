@@ -14,6 +14,7 @@ import pytest
 
 import pipeline as pp
 from pipeline.errors import (
+    BrokerUnavailableError,
     ConfigurationError,
     FencedError,
     LogTruncatedError,
@@ -281,6 +282,25 @@ def test_outputs_that_are_refused_for_good_are_not_committed_when_partitions_go_
         driver.plane.step()
     driver.plane.close()
     assert sum(m.consumed for m in driver.markers("spending")) == 100
+
+
+def test_outputs_that_are_found_lost_before_they_are_waited_for_come_again(
+    expected: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = drive(logged(), max_records=100, under_way=2)
+    driver.plane.step()
+
+    def lost(ticket: int) -> bool:
+        raise BrokerUnavailableError("fatal, says the test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.publisher, "acknowledged", lost)
+        step = driver.plane.step()
+    assert (step.batches, step.resets) == ([], 1)
+    driver.clock.advance(1000)
+    driver.run()
+    assert driver.rows("spending") == expected
+    identity_holds(driver, 1500)
 
 
 def test_an_error_that_ends_the_plane_is_not_hidden_by_what_is_under_way(
