@@ -8,7 +8,8 @@ before, so a failure loses the batches behind it and nothing else: they are read
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline.app.crashpoints import reach
@@ -74,36 +75,62 @@ class Commits:
             return
         reach("computed")
         works = [_Work(partition, batch) for partition, batch in staged]
-        try:
-            for partition, batch in staged:
-                self._sender.send(partition, batch)
-        except UnavailableError as error:
+        with self._or_nothing():
+            try:
+                for partition, batch in staged:
+                    self._sender.send(partition, batch)
+            except UnavailableError as error:
+                self._waiting.append(_Flight(works, self._sender.seal()))
+                self._lose(error)
+                return
             self._waiting.append(_Flight(works, self._sender.seal()))
-            self._lose(error)
-            return
-        self._waiting.append(_Flight(works, self._sender.seal()))
 
     def go_on(self, under_way: int) -> Done:
         """Until at most so many polls are under way; what was done since the last call."""
+        with self._or_nothing():
+            self._go_on(under_way)
+        done, self._done = self._done, Done()
+        return done
+
+    def _go_on(self, under_way: int) -> None:
         while self._waiting or self._begun is not None:
             count = len(self._waiting) + (self._begun is not None)
-            if self._waiting and (
-                count > under_way or self._sender.acknowledged(self._waiting[0].sent)
-            ):
+            if self._waiting and (count > under_way or self._acknowledged()):
                 self._finish()
                 self._begin()
             elif count > under_way:
                 self._finish()
             else:
                 break
-        done, self._done = self._done, Done()
-        return done
+
+    def _acknowledged(self) -> bool:
+        """Whether the outputs of the oldest that waits were taken; nothing waits if they are
+        lost."""
+        try:
+            return self._sender.acknowledged(self._waiting[0].sent)
+        except UnavailableError as error:
+            self._lose(error)
+            return False
 
     def discard(self, partition: Partition) -> None:
         """Forget what is under way in a partition: it is read again."""
         for flight in (*self._waiting, self._begun):
             if flight is not None:
                 flight.works = [w for w in flight.works if w.partition is not partition]
+
+    @contextmanager
+    def _or_nothing(self) -> Iterator[None]:
+        """An error that ends the plane ends what is under way: partitions are still given back
+        then, and nothing may be committed whose outputs went with the error."""
+        try:
+            yield
+        except BaseException:
+            for flight in (*self._waiting, self._begun):
+                for work in [] if flight is None else flight.works:
+                    work.partition.drop()
+            self._waiting.clear()
+            self._begun = None
+            raise
 
     def _lose(self, error: UnavailableError) -> None:
         """Outputs were not taken, and with them none behind: nothing of that may be committed.
@@ -138,9 +165,8 @@ class Commits:
 
     def _finish(self) -> None:
         """Await the answers to what :meth:`_begin` sent."""
-        flight, self._begun = self._begun, None
         committed = False
-        for work in [] if flight is None else flight.works:
+        for work in [] if self._begun is None else list(self._begun.works):
             try:
                 work.partition.store.finish_commit()
             except (UnavailableError, FencedError) as error:
@@ -148,6 +174,7 @@ class Commits:
             else:
                 self._settle(work)
                 committed = True
+        self._begun = None
         if committed:
             reach("committed")
 

@@ -37,7 +37,7 @@ class Outbox(Protocol):
         """For what was queued since the last ticket."""
 
     def acknowledged(self, ticket: Any) -> bool:
-        """Whether all of a ticket has been acknowledged."""
+        """Whether all of a ticket has been acknowledged; raises as :meth:`wait`."""
 
     def wait(self, ticket: Any) -> None:
         """Wait until it is; raises UnavailableError if it is not."""
@@ -103,7 +103,7 @@ class Sender:
         return Sent(self._publisher.ticket(), rejected)
 
     def acknowledged(self, sent: Sent) -> bool:
-        """Whether :meth:`wait` would return at once."""
+        """Whether :meth:`wait` would return at once; raises as it does."""
         return self._publisher.acknowledged(sent.ticket)
 
     def wait(self, sent: Sent) -> Mapping[str, Mapping[str, int]]:

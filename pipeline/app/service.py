@@ -138,8 +138,6 @@ class PlaneService(mode.Service):
         while not self._stopping.is_set():
             step = plane.step()
             self._observe(step)
-            if step.outdated:
-                return False
             for batch in step.batches:
                 for view in batch.views:
                     if view.changes is not None and not view.plan.stored:
@@ -147,6 +145,8 @@ class PlaneService(mode.Service):
             patience_s = PATIENCE_S if not full else 0.0 if step.batches else PAUSE_S
             behind = agents.wait(patience_s)
             full = bool(behind)
+            if step.outdated:
+                return False
             plane.hold(behind)
             if time.monotonic() >= lag_at:
                 lag_at = time.monotonic() + LAG_INTERVAL_S

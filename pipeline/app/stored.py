@@ -76,7 +76,8 @@ def _refuse(record: ViewRecord, served: bool, problem: Exception) -> None:
         raise ConfigurationError(
             f"view {record.version} is what readers get, and cannot be kept up by this program: "
             f"{problem}. Leave workers running that define it until readers get another version "
-            "('pipeline views activate', with --force if need be), then start this one"
+            "('pipeline views activate', with --force if need be), then start this one; a view "
+            "that nobody wants any more is taken away with 'pipeline views retire --force'"
         ) from problem
     log.warning(
         "view %s stands still, nobody keeps it up: %s. If it served, 'pipeline views retire' "

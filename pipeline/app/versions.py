@@ -7,7 +7,7 @@ be moved while no broker answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from pipeline.ingest.batch import TopicPartition
 from pipeline.store.keys import marker_key, partition_tag, quarantine_prefix, row_prefix
 from pipeline.store.marker import Marker
 from pipeline.store.partition import RowRead, Store
-from pipeline.store.registry import ViewRecord, unknown_name
+from pipeline.store.registry import Registry, ViewRecord, unknown_name
 
 __all__ = ["Erased", "Version", "activate", "find", "look", "retire"]
 
@@ -73,17 +73,18 @@ def _offset(marker: Marker | None) -> int:
 
 def look(store: Store, name: str | None = None, app: str | None = None) -> list[Version]:
     """The versions of a view, or of all, by name and fingerprint; the active one of a view is read
-    first, so that what stands beside it is never behind only because time went on.
+    first, so that what stands beside it is never behind only because time went on. Versions of a
+    view that readers do not find are those of ``app``, if it is named.
 
     Raises UnknownNameError, StoreUnavailableError, CorruptRowError.
     """
     registry = store.registry
-    names = registry.views(app) if name is None else [name]
+    unserved = set() if app is None else {record.name for record in registry.versions(app)}
+    unserved.difference_update(registry.views())
+    names = sorted({*registry.views(app), *unserved}) if name is None else [name]
     found: list[Version] = []
     for view in names:
-        owner, fingerprint, since_ms = registry.active(view)
-        if app not in (None, owner):
-            raise unknown_name("view", view, registry.views(app))
+        owner, fingerprint, since_ms = _served(registry, view, app, unserved)
         records = registry.versions(owner, view)
         records.sort(key=lambda record: record.fingerprint != fingerprint)
         for record in records:
@@ -91,6 +92,18 @@ def look(store: Store, name: str | None = None, app: str | None = None) -> list[
             markers = _markers(store, record)
             found.append(Version(record, active, since_ms if active else None, markers))
     return found
+
+
+def _served(
+    registry: Registry, view: str, app: str | None, unserved: Collection[str]
+) -> tuple[str, int | None, int | None]:
+    """Application, fingerprint that readers get (None: none), and since when (ms) if known."""
+    if app is not None and view in unserved:
+        return app, None, None
+    owner, fingerprint, since_ms = registry.active(view)
+    if app not in (None, owner):
+        raise unknown_name("view", view, registry.views(app))
+    return owner, fingerprint, since_ms
 
 
 def find(versions: Sequence[Version], name: str, fingerprint: str) -> Version:

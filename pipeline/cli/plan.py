@@ -79,6 +79,10 @@ def _print_view(out: Console, app: str, view: FeatureView, triggers: list[Trigge
         out.print(plain(f"  only events where {_expression(plan.masks[plan.filter])}"))
     if plan.reject >= 0:
         out.print(plain(f"  dead-lettered where {_expression(plan.masks[plan.reject])}"))
+    if plan.long >= 0:
+        out.print(plain("  dead-lettered where a string is longer than max_bytes"))
+    if not view.publish_changes:
+        out.print(plain("  changed rows are not published"))
     out.print()
     _print_features(out, plan)
     _print_state(out, plan)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.options import load_config
 from pipeline.cli.screen import console, error_console, plain, table
-from pipeline.errors import ConfigurationError, ViewVersionError
+from pipeline.errors import ConfigurationError, UnknownNameError, ViewVersionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,14 +35,16 @@ follow within ten seconds. A version that is not where the active one is, in
 every partition, is refused with exit code 1, unless --force. 'retire' ends a
 version that readers do not get: workers stop keeping it up, its registration,
 markers and rows are removed. If it is interrupted, run it again. With --force
-it takes away the view itself, which readers do not find then. FINGERPRINT
-may be cut short where the rest is clear. Only the store is asked."""
+it takes away the view itself, which readers do not find then; --app finds what
+is left of it. FINGERPRINT may be cut short where the rest is clear. Only the
+store is asked."""
 EXAMPLES = """\
   pipeline views list
   pipeline views list spending --json
   pipeline views activate spending 5f0c62b1d2e34a97
   pipeline views retire spending 9e1 --rate 5000
   pipeline views retire gone_from_the_code 7b9 --force
+  pipeline views list --app shop
 """
 HINTS = {
     ViewVersionError: "'pipeline views list' shows every version, and how far each is",
@@ -104,7 +106,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _activate(store: Store, arguments: argparse.Namespace) -> int:
     from pipeline.app.versions import activate, find, look
 
-    versions = look(store, arguments.name)
+    versions = look(store, arguments.name, arguments.app or _app_of(store, arguments.name))
     chosen = find(versions, arguments.name, arguments.fingerprint)
     current = next((v for v in versions if v.active), None)
     if chosen.active:
@@ -120,7 +122,7 @@ def _retire(store: Store, arguments: argparse.Namespace) -> int:
     from pipeline.app.versions import find, look, retire
 
     name = arguments.name
-    app = arguments.app or store.registry.active(name)[0]
+    app = arguments.app or _app_of(store, name)
     fingerprint = _retired_before(store, app, arguments)
     if fingerprint is None:
         versions = look(store, name, app)
@@ -144,14 +146,28 @@ def _retire(store: Store, arguments: argparse.Namespace) -> int:
     return 1
 
 
-def _retired_before(store: Store, app: str, arguments: argparse.Namespace) -> int | None:
-    """The fingerprint, if it is whole and was retired: to be erased further."""
+def _app_of(store: Store, name: str) -> str:
     try:
-        fingerprint = int(arguments.fingerprint, 16)
+        return store.registry.active(name)[0]
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"{error}. Versions that no reader gets are found by their application: --app APP"
+        ) from error
+
+
+def _retired_before(store: Store, app: str, arguments: argparse.Namespace) -> int | None:
+    """The version that was retired and is to be erased further; one that was, by its whole
+    fingerprint."""
+    name, text = arguments.name, arguments.fingerprint.lower()
+    begun = [p for p in store.registry.unerased(app, name) if f"{p:016x}".startswith(text)]
+    live = store.registry.versions(app, name)
+    if len(begun) == 1 and not any(f"{v.fingerprint:016x}".startswith(text) for v in live):
+        return begun[0]
+    try:
+        fingerprint = int(text, 16)
     except ValueError:
         return None
-    known = store.registry.retired(app, arguments.name, fingerprint)
-    return None if known is None else fingerprint
+    return None if store.registry.retired(app, name, fingerprint) is None else fingerprint
 
 
 def _list(store: Store, arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ def alone(kernel: Any) -> Iterator[None]:
         yield
         return
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: each compiles its own
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -101,6 +102,9 @@ class _Locator(UserProvidedCacheLocator):
     @classmethod
     def from_function(cls, kernel: Any, file: str) -> _Locator:
         return cls(kernel, file)
+
+    def get_source_stamp(self) -> str:
+        return Path(self._cache_path).name  # some versions of Numba take the time of the file
 
     def ensure_cache_path(self) -> None:
         Path(self._cache_path).mkdir(mode=0o700, parents=True, exist_ok=True)

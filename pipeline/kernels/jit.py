@@ -3,7 +3,7 @@
 A kernel is a plain function over arrays. It is compiled with the GIL released
 and without ``fastmath`` (float sums must keep their order), and cached on disk
 in a directory private to the user. ``PIPELINE_JIT=off`` leaves every kernel as the plain
-Python function, which the test-suite uses to prove both ways equal.
+Python function, which the test-suite uses to prove both ways equal; so does ``NUMBA_DISABLE_JIT``.
 
 Four primitives let a kernel work on memory that C owns: :func:`load_i64`, :func:`copy_bytes`,
 :func:`call_i64` and :func:`call_void`. Addresses are int64; whoever passes one vouches for it.
@@ -32,7 +32,9 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 Int: TypeAlias = Any  # integer scalar of a kernel: int64 when compiled, else int or a NumPy scalar
 
-JIT_ENABLED = os.environ.get("PIPELINE_JIT", "on") != "off"
+JIT_ENABLED = os.environ.get("PIPELINE_JIT", "on") != "off" and os.environ.get(
+    "NUMBA_DISABLE_JIT", "0"
+) in {"", "0"}
 
 if JIT_ENABLED:
     import numba

@@ -31,7 +31,10 @@ _FATAL = (confluent_kafka.KafkaException, SystemError)
 
 
 class Ticket:
-    """Messages queued between two calls of :meth:`Publisher.ticket`: how many are on their way."""
+    """Messages queued between two calls of :meth:`Publisher.ticket`: how many are not acknowledged.
+
+    One that was refused, or dropped with the others, stays among them for ever.
+    """
 
     __slots__ = ("_publisher", "left")
 
@@ -41,8 +44,9 @@ class Ticket:
 
     def delivered(self, error: Any, message: Any) -> None:
         """One of them was acknowledged, or was not."""
-        self.left -= 1
-        if error is not None:
+        if error is None:
+            self.left -= 1
+        else:
             self._publisher.failed(error, message)
 
 
@@ -134,9 +138,10 @@ class Publisher:
         return ticket
 
     def acknowledged(self, ticket: Ticket) -> bool:
-        """Whether :meth:`wait` would return at once."""
+        """Whether :meth:`wait` would return at once; raises as :meth:`wait` where the client
+        failed for good."""
         if ticket.left and self._client is not None:
-            self._client.poll(0)
+            self._serve(self._client.poll, 0)
         return not ticket.left and not self._failed
 
     def wait(self, ticket: Ticket) -> None:

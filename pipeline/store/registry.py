@@ -239,6 +239,14 @@ class Registry:
             raise CorruptRowError(f"{where} is not a note of a version: {problem}") from problem
         return Retired(ViewRecord.from_json(record, where), at_ms, erased)
 
+    def unerased(self, app: str, view: str) -> list[int]:
+        """Fingerprints of the versions of a view that were retired and are not erased yet."""
+        start = _mark(view, 0)[:-16]
+        fields = self._fields.get_all(registry_key(app))
+        prints = [int(name.removeprefix(start), 16) for name in fields if name.startswith(start)]
+        found = ((p, self.retired(app, view, p)) for p in sorted(prints))
+        return [p for p, retired in found if retired is not None and not retired.erased]
+
     def resolve(self, view: str, app: str | None = None) -> ViewRecord:
         """What readers get for ``view``; of application ``app`` only, if named.
 

@@ -252,8 +252,32 @@ def test_a_failed_message_fails_every_ticket_on_its_way(brokers: str) -> None:
         later = publisher.ticket()
         with pytest.raises(PipelineError, match="failing-tickets"):
             publisher.wait(bad)
+        with pytest.raises(PipelineError):
+            publisher.wait(bad)  # it never was, though nothing is queued any more
         assert later.left in {0, 1}
         publisher.publish("failing-tickets", b"b", partition=0)
+        publisher.wait(publisher.ticket())
+
+
+def test_a_client_that_failed_for_good_is_no_reason_to_end_when_asked(brokers: str) -> None:
+    class Failed:
+        """Raises what librdkafka's wrapper does after a fatal error."""
+
+        def poll(self, _: float) -> int:
+            raise SystemError("returned a result with an exception set")
+
+        def purge(self) -> None:
+            """Nothing is queued."""
+
+    ensure_topic(brokers, "fatal", 1)
+    with Publisher(brokers, tickets=True, linger_ms=50) as publisher:
+        publisher.publish("fatal", b"a", partition=0)
+        ticket = publisher.ticket()
+        working, publisher._client = publisher._client, Failed()
+        with pytest.raises(BrokerUnavailableError, match="could not deliver"):
+            publisher.acknowledged(ticket)
+        working.flush(5)
+        publisher.publish("fatal", b"b", partition=0)
         publisher.wait(publisher.ticket())
 
 

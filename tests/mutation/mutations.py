@@ -444,6 +444,15 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{PLANE}::test_outputs_that_no_broker_took_are_not_committed_and_come_again",),
     ),
     Mutation(
+        "a batch is committed though an error took its outputs along",
+        COMMITS,
+        "            self._waiting.clear()\n            self._begun = None\n            raise\n",
+        "            raise\n",
+        (
+            f"{PLANE}::test_outputs_that_are_refused_for_good_are_not_committed_when_partitions_go_back",
+        ),
+    ),
+    Mutation(
         "a transaction is sent before its outputs are acknowledged",
         COMMITS,
         "            self._done.letters(self._sender.wait(self._waiting[0].sent))\n",
@@ -507,8 +516,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "rows that are evicted come back empty",
         "pipeline/state/table.py",
-        "        absent = np.array([row is None for row in rows], dtype=np.uint8)\n",
-        "        absent = np.ones(len(rows), dtype=np.uint8)\n",
+        "data, found.offsets, found.absent, errors,",
+        "data, found.offsets, np.ones_like(found.absent), errors,",
         (CACHE, CRASH),
     ),
     Mutation(

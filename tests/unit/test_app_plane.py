@@ -13,7 +13,14 @@ import pyarrow as pa
 import pytest
 
 import pipeline as pp
-from pipeline.errors import ConfigurationError, LogTruncatedError, StoreUnavailableError
+from pipeline.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    FencedError,
+    LogTruncatedError,
+    PipelineError,
+    StoreUnavailableError,
+)
 from pipeline.ingest.batch import TopicPartition
 from pipeline.store.memory import MemoryStore
 from pipeline.testing.driver import Driver
@@ -255,6 +262,62 @@ def test_what_is_under_way_in_a_partition_that_is_reset_comes_again_once() -> No
     quiet.run()
     assert driver.rows("spending") == quiet.rows("spending")
     identity_holds(driver, 300)
+
+
+def test_outputs_that_are_refused_for_good_are_not_committed_when_partitions_go_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = drive(logged(), max_records=100, under_way=2)
+    for _ in range(3):
+        driver.plane.step()
+    assert sum(m.consumed for m in driver.markers("spending")) == 100
+    refusals = [PipelineError("too large, says the test")]  # and the queue is emptied with it
+
+    def wait(_: int) -> None:
+        if refusals:
+            raise refusals.pop()
+
+    monkeypatch.setattr(driver.publisher, "wait", wait)
+    with pytest.raises(PipelineError, match="too large"):
+        driver.plane.step()
+    driver.plane.close()
+    assert sum(m.consumed for m in driver.markers("spending")) == 100
+
+
+def test_outputs_that_are_found_lost_before_they_are_waited_for_come_again(
+    expected: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = drive(logged(), max_records=100, under_way=2)
+    driver.plane.step()
+
+    def lost(ticket: int) -> bool:
+        raise BrokerUnavailableError("fatal, says the test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.publisher, "acknowledged", lost)
+        step = driver.plane.step()
+    assert (step.batches, step.resets) == ([], 1)
+    driver.clock.advance(1000)
+    driver.run()
+    assert driver.rows("spending") == expected
+    identity_holds(driver, 1500)
+
+
+def test_an_error_that_ends_the_plane_is_not_hidden_by_what_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, store = logged(), MemoryStore()
+    zombie = drive(log, store=store, max_records=400, under_way=2)
+    for _ in range(3):
+        zombie.plane.step()
+    monkeypatch.setattr("pipeline.app.plane.LONGEST_REFUSAL_S", -1.0)
+    drive(log, store=store, max_records=50).plane.step()  # takes every lease
+    with pytest.raises(FencedError):
+        zombie.run()
+    zombie.plane.close()
+    after = drive(log, store=store)
+    after.run()
+    identity_holds(after, 1500)
 
 
 def test_changed_rows_are_published_unless_the_view_says_not(expected: dict[bytes, bytes]) -> None:

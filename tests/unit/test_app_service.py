@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 
 import pipeline as pp
-from pipeline.app.plane import DataPlane
+from pipeline.app.plane import DataPlane, Step
 from pipeline.app.service import PlaneService
 from pipeline.errors import StoreUnavailableError
 from pipeline.metrics import Registry
@@ -56,6 +57,37 @@ async def until(condition: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.01)
     pytest.fail("it did not come to pass")
+
+
+def test_agents_get_what_the_last_step_of_a_plane_committed() -> None:
+    source = driver(50)
+    given: list[int] = []
+
+    class Last(DataPlane):
+        """Its first step commits, and says that another plane is to be built."""
+
+        def step(self) -> Step:
+            return dataclasses.replace(super().step(), outdated=True)
+
+    source.plane.__class__ = Last
+    planes = [source.plane]
+
+    def build() -> DataPlane:
+        if not planes:
+            raise StoreUnavailableError("there is no other, says the test")
+        return planes.pop()
+
+    async def deliver(rows: Any) -> None:
+        given.append(len(rows))
+
+    async def run() -> None:
+        made = service(build, deliver, lambda: None)
+        await made.start()
+        await until(lambda: made.failure is not None)
+        await made.stop()
+
+    asyncio.run(run())
+    assert given == [3]
 
 
 def test_a_full_channel_holds_the_plane_back_and_stopping_is_no_failure() -> None:

@@ -188,6 +188,7 @@ def test_plan_names_strings_and_their_words(
     features.write_text("import polars as pl\n" + APP.replace("    features={\n", texts))
     assert main(["plan", f"{features}:app"]) == 0
     text = capsys.readouterr().out
+    assert "dead-lettered where a string is longer than max_bytes" in text
     for says in ("last(spent.strict_cast(String), n=3)", "string[3]", "[0:8]", "[8:16]"):
         assert says in text, says
 

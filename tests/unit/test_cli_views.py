@@ -23,6 +23,7 @@ from pipeline.store.keys import marker_key, partition_tag, quarantine_key, row_k
 from pipeline.store.marker import Marker
 from pipeline.store.open import open_store
 from pipeline.store.partition import RowWrite, Store
+from pipeline.store.registry import Registry
 
 TOPIC, PARTITIONS = "sales", 3
 CONTRACT = {
@@ -174,9 +175,53 @@ def test_a_view_is_taken_away(url: str, store: Store, capsys: pytest.CaptureFixt
     assert main(words) == 0
     assert store.registry.views() == []
     assert main(words) == 2
-    assert "no view 'users'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no view 'users'" in said
+    assert "--app APP" in said
     assert main([*words, "--app", "shop"]) == 0
     assert "0 markers, 0 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", ["activate", "retire"])
+def test_versions_that_are_left_of_a_view_are_found_by_its_application(
+    url: str, store: Store, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    commit(store, NEW, [1, 1, 1])
+    at = ["--store", url]
+    assert main(["views", "retire", "users", fingerprint(OLD), "--force", *at]) == 0
+    capsys.readouterr()
+    assert listed(url, capsys) == {}
+    assert main(["views", "list", "--json", "--pause", "0", "--app", "shop", *at]) == 0
+    (line,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (line["fingerprint"], line["active"]) == (fingerprint(NEW), False)
+    words = ["views", action, "users", fingerprint(NEW), *at]
+    assert main(words) == 2
+    assert "--app APP" in capsys.readouterr().err
+    assert main([*words, "--app", "bank"]) == 2
+    assert main([*words, "--app", "shop"]) == 0
+    assert store.registry.views() == (["users"] if action == "activate" else [])
+    assert len(store.registry.versions("shop")) == (action == "activate")
+
+
+def test_what_was_interrupted_goes_on_when_it_is_called_again(
+    url: str, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(store, OLD, [1, 1, 1])
+    commit(store, NEW, [1, 1, 1])
+    words = ["views", "retire", "users", fingerprint(NEW)[:5], "--store", url]
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "erased", interrupted)
+        assert main(words) == 130
+    assert main([*words[:3], "ffffffffffffffff", *words[4:]]) == 2
+    capsys.readouterr()
+    assert main(words) == 0
+    assert f"retired users {fingerprint(NEW)}: 0 markers" in capsys.readouterr().out
+    assert store.registry.unerased("shop", "users") == []
+    assert list(listed(url, capsys)) == [fingerprint(OLD)]
 
 
 def test_a_worker_that_has_not_heard_is_waited_for(url: str, store: Store) -> None:

@@ -58,3 +58,35 @@ def test_a_change_in_an_imported_kernel_is_seen(tmp_path: Path) -> None:
     assert before[0] == after[0]
     assert after[2] == "0"
     assert len(after[1].split()) == 2
+
+
+def _result(cache: Path, **environment: str) -> str:
+    code = CALL.splitlines()[1:4]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(code)],
+        env={**os.environ, "PIPELINE_CACHE": str(cache), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_a_directory_that_cannot_be_used_stops_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert _result(file) == _result(tmp_path / "cache")
+
+
+def test_what_was_cut_short_is_compiled_again(tmp_path: Path) -> None:
+    good = _result(tmp_path)
+    for pattern in ("*.nbi", "*.nbc"):
+        for path in tmp_path.rglob(pattern):
+            path.write_bytes(b"")
+        assert _result(tmp_path) == good
+        assert all(path.stat().st_size for path in tmp_path.rglob("*.nb?"))
+
+
+def test_numba_that_is_switched_off_leaves_kernels_plain(tmp_path: Path) -> None:
+    assert _result(tmp_path, NUMBA_DISABLE_JIT="1") == _result(tmp_path)
+    assert len({path.parent for path in tmp_path.rglob("*.nbc")}) == 1
