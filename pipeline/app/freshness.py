@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 F64 = npt.NDArray[np.float64]
 TOLD_INTERVAL_S = 10.0
+NO_TIME_S = 1e9  # older than Kafka: the age of a record whose time is -1
 SHARE = 4  # no single wait takes more than this part of the goal
 
 
@@ -41,7 +42,9 @@ class FreshnessGoal:
         self._oldest_s = 0.0
 
     def observe(self, view: str, age_s: F64) -> None:
-        """The ages of a batch of events of one view, at its commit."""
+        """The ages of a batch of events of one view, at its commit; those without a broker time
+        have none."""
+        age_s = age_s[age_s < NO_TIME_S]
         if not self._goal_s or not len(age_s):
             return
         missed = int((age_s > self._goal_s).sum())

@@ -179,7 +179,8 @@ class PlaneService(mode.Service):
             for view in batch.views:
                 name = view.plan.label
                 counted.histogram(metrics.FRESHNESS, name).observe(age_s)
-                self._freshness.observe(name, age_s)
+                if not batch.behind:
+                    self._freshness.observe(name, age_s)
                 counted.counter(metrics.ROWS_WRITTEN, name).add(len(view.slots))
                 counted.counter(metrics.BYTES_WRITTEN, name).add(len(view.write.rows.rows))
                 if view.quarantined is not None:

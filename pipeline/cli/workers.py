@@ -1,7 +1,7 @@
 """Several workers on one machine: processes of their own, watched by the one that started them.
 
-A worker that ends though nobody asked it to is started again, later each time; one that never ran
-for long, or that was never started rightly (exit code 2), ends them all. Ctrl-C and SIGTERM are
+A worker that ends though nobody asked it to is started again, later each time; one that ends again
+and again, or that could not be started at all (exit code 2), ends them all. Ctrl-C and SIGTERM are
 passed on once; whoever still runs after :data:`STOP_TIMEOUT_S` is killed.
 """
 
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 20.0
 RAN_S = 60.0  # a worker that ended sooner did not run for long
-FAILURES = 3  # so many times in a row
+FAILURES = 6  # so many times in a row, over half a minute
 FIRST_PAUSE_S = 1.0
-NOT_STARTED = 2  # exit code of a wrong argument, configuration or definition
+NOT_STARTED = 2  # exit code of a wrong argument, configuration or definition, or a server away
 FAILED = 1
 _spawn = multiprocessing.get_context("spawn")
 
@@ -99,6 +99,7 @@ class _Worker:
     started_at: float = 0.0
     failures: int = 0
     again_at: float = 0.0
+    started_before: bool = False
 
     @property
     def name(self) -> str:
@@ -122,7 +123,8 @@ class _Worker:
         if code is None:
             return None
         self.failures = self.failures + 1 if now - self.started_at < RAN_S else 1
-        if code == NOT_STARTED or self.failures >= FAILURES:
+        first, self.started_before = not self.started_before, True
+        if (code == NOT_STARTED and first) or self.failures >= FAILURES:
             log.error("%s ended with %s, the %d. time in a row", self.name, code, self.failures)
             return code if code > 0 else FAILED
         pause_s = FIRST_PAUSE_S * 2 ** (self.failures - 1)
@@ -143,7 +145,7 @@ class _Worker:
             self.process.kill()
             self.process.join()
         code, self.process = self.process.exitcode, None
-        return code or 0
+        return 0 if code in (None, -signal.SIGTERM) else code  # before it listens, it dies of that
 
 
 def _work(

@@ -103,10 +103,10 @@ def test_workers_that_fail_at_once_are_not_started_for_ever(running: Shop) -> No
     parent = running.start(*two(), PIPELINE_CRASH_AT="computed:1")
     running.publish([shop.message(e) for e in shop.events(500, seed=33)])
     try:
-        assert parent.wait(60) == 1, running.last_words()
+        assert parent.wait(120) == 1, running.last_words()
     except subprocess.TimeoutExpired:
         pytest.fail(running.last_words())
-    assert "the 3. time in a row" in running.log_of(parent)
+    assert "the 6. time in a row" in running.log_of(parent)
     running.start()
     running.wait_until_consumed(500)
     running.check(500)

@@ -25,7 +25,7 @@ def test_what_is_older_is_counted_and_told_once_in_a_while(
     now, registry = [0.0], metrics.Registry()
     goal = FreshnessGoal(20, registry, lambda: now[0])
     with caplog.at_level(logging.WARNING):
-        goal.observe("v", np.array([0.001, 0.020, 0.021, 1.5]))
+        goal.observe("v", np.array([0.001, 0.020, 0.021, 1.5, 1.7e9]))
         goal.tell()
         assert caplog.messages == []
         now[0] = 10.0
