@@ -219,9 +219,9 @@ class EventBatch:
         In a repartition topic a message without a value does; rows of others never do.
         """
         if self.origin is not None:
-            own: U8 = ((self.origin.topic < 0) & (self.reason == Reason.OK)).view(np.uint8)
+            own: U8 = ((self.origin.topic < 0) & (self.reason == 0)).view(np.uint8)
             return own
-        found: U8 = ((self.binary.value_null != 0) & (self.reason == Reason.OK)).view(np.uint8)
+        found: U8 = ((self.binary.value_null != 0) & (self.reason == 0)).view(np.uint8)
         return found
 
     def rejects(self) -> Rejects:

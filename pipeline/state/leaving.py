@@ -17,7 +17,10 @@ from pipeline.kernels.table import (
 )
 from pipeline.state.batch import Leaving
 
-__all__ = ["Leaving", "leaving"]
+__all__ = ["NOBODY", "Leaving", "leaving"]
+
+_NONE = np.empty(0, dtype=np.int64)
+NOBODY = Leaving(np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64), _NONE, _NONE)
 
 
 def leaving(slots: npt.NDArray[np.int64], keys: npt.NDArray[np.uint8]) -> Leaving:

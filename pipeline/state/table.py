@@ -48,7 +48,7 @@ from pipeline.state.batch import (
     PackedRows,
     TriggerTables,
 )
-from pipeline.state.leaving import leaving
+from pipeline.state.leaving import NOBODY, leaving
 from pipeline.state.room import scratch_needed, words_needed
 from pipeline.state.watch import Watch
 
@@ -298,7 +298,7 @@ class StateTable:
     def evict_rows(self) -> Leaving:
         """As :meth:`evict`; returns the dropped rows that may expire, none if the plan's do not."""
         if self.nbytes <= self.max_bytes:
-            return leaving(self._slots[:0], self._keys)
+            return NOBODY
         order = self._by_age()
         known = self._slots[order if self.plan.ttl_ns else order[:0], :SECTION]
         removed = evict_slots(
