@@ -21,6 +21,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from pipeline.cli.execute import execute
 from pipeline.errors import ConfigurationError
 
 __all__ = ["supervise", "worker_count"]
@@ -152,8 +153,6 @@ def _work(
     command: Callable[[argparse.Namespace], int], arguments: argparse.Namespace, name: str
 ) -> None:
     """What a process does: as ``pipeline`` itself, but for Ctrl-C, which its parent passes on."""
-    from pipeline.cli.entry import execute
-
     os.setsid()
     threading.Thread(target=_follow_parent, daemon=True, name="parent").start()
     sys.exit(execute(arguments, command, name))
