@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 
-import pipeline as pp
 from pipeline.features.derive import Derivation
 from pipeline.ingest.decode import JsonDecoder
 from pipeline.ingest.envelope import Envelope
@@ -33,6 +32,7 @@ from pipeline.store.keys import partition_tag
 from pipeline.store.marker import Marker
 from pipeline.store.partition import RowWrite
 from pipeline.store.transaction import Scratch, encode_commit
+from tests.bench.peers.workload import view
 from tests.reference.records import binary_batch
 
 __all__ = ["KEPT", "STAGES", "measured", "worse"]
@@ -44,37 +44,12 @@ EVENTS, USERS = 2_000, 500
 AGAIN = dict.fromkeys(STAGES, 200) | dict.fromkeys(STAGES[4:], 1_000)
 TOLERANCE = 1.1
 GENERIC = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "PYTHONHASHSEED": "0"}
-CONTRACT = {
-    "type": "object",
-    "title": "behaviour",
-    "properties": {
-        "user": {"type": "integer"},
-        "time": {"type": "integer", "x-unix-time": "ms"},
-        "item": {"type": "integer"},
-        "category": {"type": "string"},
-        "action": {"type": "string"},
-        "price": {"type": "number", "x-decimal": 2},
-        "dwell": {"type": "number"},
-    },
-    "required": ["user", "time", "item", "category", "action", "price", "dwell"],
-}
 
 
 def stages() -> dict[str, Callable[[], object]]:
     """Each stage of one batch as a call that may be repeated."""
-    view = pp.FeatureView(
-        "activity",
-        source=pp.EventStream("behaviour", pp.Contract.load(CONTRACT), key="user", time="time"),
-        entity="user",
-        features={
-            "n_5m": pp.count().over("5m", slide="10s"),
-            "spend_1h": pp.sum("price").over("1h", slide="1m"),
-            "mean_dwell_1h": pp.mean("dwell").over("1h", slide="1m"),
-            "max_price_24h": pp.max("price").over("24h", slide="30m"),
-            "n_24h": pp.count().over("24h", slide="30m"),
-        },
-    )
-    plan, stream = view.plan, view.sources[0]
+    activity = view("behaviour")
+    plan, stream = activity.plan, activity.sources[0]
     batch = binary_batch(
         [_event(i) for i in range(EVENTS)], [b"%d" % _user(i) for i in range(EVENTS)]
     )

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -17,67 +16,22 @@ from hypothesis import strategies as st
 import pipeline as pp
 from pipeline.errors import DefinitionError
 from pipeline.features.aggregations import Aggregation
-from pipeline.features.plan import ListKind, Plan
+from pipeline.features.plan import ListKind
 from pipeline.features.planjson import from_json, to_json
 from pipeline.kernels.jit import JIT_ENABLED
 from pipeline.state.columns import feature_type
 from pipeline.state.status import Status
 from pipeline.state.table import StateTable
 from tests.reference.cases import feed, pack_keys
+from tests.reference.payer import bits, event, plan, read, row_of, table_of
 from tests.reference.rows import decode_row, encode_row, reseal
-from tests.reference.state import Event, ReferenceState, bits_of
+from tests.reference.state import Event, ReferenceState
 
 # Without the compiler, NumPy scalars warn where 64-bit kernels are meant to wrap or overflow.
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
 
-CONTRACT = pp.Contract.load(
-    {
-        "title": "payment",
-        "type": "object",
-        "properties": {
-            "user": {"type": "string"},
-            "shop": {"type": "string"},
-            "units": {"type": "integer"},
-            "price": {"type": "number"},
-            "cents": {"type": "number", "x-decimal": 2},
-            "paid": {"type": "boolean"},
-            "at": {"type": "string", "format": "date-time"},
-        },
-        "required": ["user", "shop", "units", "price", "cents", "paid", "at"],
-    }
-)
-STREAM = pp.EventStream("payments", contract=CONTRACT, key="user", time="at")
 EXAMPLES = 60 if JIT_ENABLED else 15
 KINDS = {"max": pp.max_n, "min": pp.min_n}
-
-
-def plan(**features: Aggregation) -> Plan:
-    return pp.FeatureView("v", source=STREAM, entity="user", features=features).plan
-
-
-def event(time: int, offset: int, *inputs: float | None) -> Event:
-    return Event(b"k", offset, offset, time, True, inputs, ())
-
-
-def table_of(made: Plan, events: list[Event]) -> StateTable:
-    table = StateTable(made)
-    feed(table, events, {})
-    return table
-
-
-def read(table: StateTable, at: int) -> tuple[list[int | None], list[Status]]:
-    slots = table.lookup(*pack_keys([b"k"])).slots
-    got = table.finalize(slots, np.array([at], dtype=np.int64))
-    cells = [int(c) if v else None for c, v in zip(got.cells[0], got.valid[0], strict=True)]
-    return cells, [Status(int(s)) for s in got.status[0]]
-
-
-def row_of(table: StateTable) -> bytes:
-    return table.encode(table.lookup(*pack_keys([b"k"])).slots).row(0)
-
-
-def bits(values: list[Any], width: int) -> list[int | None]:
-    return [*map(bits_of, values), *[None] * (width - len(values))]
 
 
 # ---- definitions
