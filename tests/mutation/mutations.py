@@ -416,6 +416,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        fresh = events.log_offsets >= 0\n",
         (
             f"{FAULTS}::test_a_view_that_joins_catches_up_without_a_gap_and_sends_no_dead_letter_twice",
+            f"{CASES}::test_8_a_batch_that_overlaps_what_a_view_has_seen_is_deduplicated_row_by_row",
         ),
     ),
     Mutation(
