@@ -2,7 +2,8 @@
 
 Prints ns an event (best and median of 25) for JsonDecoder over behaviour events (7 fields, about
 140 bytes), and over the same with spaces, with unknown fields, and with floats of 17 digits;
-beside it polars.read_ndjson with the same schema on the same bytes, and a plain copy of them.
+beside it polars.read_ndjson (one thread too) with the same schema on the same bytes, and a plain
+copy of them.
 The runs alternate. Decides nothing: a figure on a shared machine is no test. build/bench.json gets
 them too.
 """
@@ -10,6 +11,7 @@ them too.
 from __future__ import annotations
 
 import json
+import os
 import random
 import statistics
 import sys
@@ -18,6 +20,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+os.environ["POLARS_MAX_THREADS"] = "1"  # read when it is imported
 import polars as pl
 
 from pipeline.contracts.contract import Contract

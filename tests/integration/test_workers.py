@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,16 +96,3 @@ def test_a_worker_that_cannot_be_started_ends_them_all(running: Shop) -> None:
     parent = running.start("--workers", "two")
     assert parent.wait(30) == 2
     assert "--workers: must be 'auto' or a number from 1" in running.log_of(parent)
-
-
-def test_workers_that_fail_at_once_are_not_started_for_ever(running: Shop) -> None:
-    parent = running.start(*two(), PIPELINE_CRASH_AT="computed:1")
-    running.publish([shop.message(e) for e in shop.events(500, seed=33)])
-    try:
-        assert parent.wait(120) == 1, running.last_words()
-    except subprocess.TimeoutExpired:
-        pytest.fail(running.last_words())
-    assert "the 6. time in a row" in running.log_of(parent)
-    running.start()
-    running.wait_until_consumed(500)
-    running.check(500)
