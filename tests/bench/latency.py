@@ -21,8 +21,8 @@ from confluent_kafka import Producer
 
 from pipeline.app.build import build_plane
 from pipeline.config import Config
-from pipeline.embedded import EmbeddedServers
 from pipeline.produce.topics import ensure_topic
+from tests.bench.end_to_end import servers
 from tests.bench.peers.workload import Log, view
 from tests.bench.report import Figure, record
 
@@ -65,11 +65,11 @@ def produce(brokers: str, rate: int, seconds: float) -> None:
 def measure(rate: int, seconds: float, warm: float) -> tuple[np.ndarray, int]:
     """Ages in ms of the events after ``warm`` seconds, and how many there were."""
     with ExitStack() as stack:
-        servers = stack.enter_context(EmbeddedServers())
-        ensure_topic(servers.brokers, TOPIC, PARTITIONS)
+        brokers, redis_url, _ = stack.enter_context(servers())
+        ensure_topic(brokers, TOPIC, PARTITIONS)
         flags = {
-            "broker.brokers": servers.brokers,
-            "store.url": servers.redis_url,
+            "broker.brokers": brokers,
+            "store.url": redis_url,
             "app.session_timeout_ms": "6000",
             "app.freshness_ms": str(GOAL_MS),
         }
@@ -78,7 +78,7 @@ def measure(rate: int, seconds: float, warm: float) -> tuple[np.ndarray, int]:
         plane.start()
         while len(plane.assignment) < PARTITIONS:
             plane.step()
-        command = [sys.executable, "-m", "tests.bench.latency", "--produce", servers.brokers]
+        command = [sys.executable, "-m", "tests.bench.latency", "--produce", brokers]
         command += ["--rate", str(rate), "--seconds", str(seconds)]
         producer = subprocess.Popen(command)
         total, seen, ages, first = int(rate * seconds), 0, [], 0
