@@ -43,7 +43,8 @@ def produce(brokers: str, rate: int, seconds: float) -> None:
         {
             "bootstrap.servers": brokers,
             "partitioner": "murmur2_random",
-            "linger.ms": 1,
+            "linger.ms": 5,
+            "enable.idempotence": True,
             "queue.buffering.max.messages": 1_000_000,
         }
     )
@@ -115,10 +116,10 @@ def main() -> None:
         f"largest {ages.max()} ms; {100 * late:.2g} % older than {GOAL_MS} ms"
     )
     what = f"produced to readable, p99, {asked.rate:,} events/s"
+    ratio = round(high / GOAL_MS, 3)
     figure = Figure(
-        "P9", what, high, "goal", GOAL_MS, round(high / GOAL_MS, 3), 1.0, "ms", 1,
-        (middle, highest), high <= GOAL_MS,
-    )  # fmt: skip
+        "P9", what, high, "goal", GOAL_MS, ratio, 1.0, "ms", 1, (ratio, ratio), high <= GOAL_MS
+    )
     record([figure])
 
 
