@@ -195,7 +195,7 @@ class Programs:
         short = int(writer.kind == "int")
         unit, factor = writer.logical.rpartition("-")[2], 1
         if field.type is FieldType.FLOAT64 and not writer.logical:
-            self._emit(kernel.REAL_LONG, index, -1, 1, short)
+            self._emit(kernel.REAL_LONG, index, short)
             return
         if field.type is FieldType.TIMESTAMP:
             if writer.logical.startswith("timestamp") or (
@@ -207,7 +207,7 @@ class Programs:
         elif field.type is not FieldType.INT64:
             factor = 0
         if factor:
-            self._emit(kernel.LONG, index, -1, factor, short)
+            self._emit(kernel.LONG, index, short, factor, (2**63 - 1) // factor)
         else:
             self._refuse(writer)
 

@@ -51,16 +51,17 @@ class ProtobufDecoder:
         if self._confluent:
             starts = np.empty(n, dtype=np.int64)
             confluent_starts(payload, value_offsets, table.path, reason, starts)
-        out = np.zeros((len(self.contract.fields), n), dtype=np.int64)
-        valid = np.zeros(out.shape, dtype=np.uint8)
-        start = np.zeros((len(table.texts), n), dtype=np.int64)
-        length = np.zeros_like(start)
+        out = np.empty((len(self.contract.fields), n), dtype=np.int64)
+        valid = np.empty(out.shape, dtype=np.uint8)
+        start = np.empty((len(table.texts), n), dtype=np.int64)
+        length = np.empty_like(start)
         side = np.empty(n * table.uuids * UUID_LENGTH, dtype=np.uint8)
         kernel.scan(
             payload,
             frozen(starts),
             value_offsets,
             table.nodes,
+            table.direct,
             table.slots,
             table.entries,
             table.owner,
@@ -69,10 +70,10 @@ class ProtobufDecoder:
             table.symbols,
             len(table.known),
             reason,
-            out,
-            valid,
-            start,
-            length,
+            out.reshape(-1),
+            valid.reshape(-1),
+            start.reshape(-1),
+            length.reshape(-1),
             side,
             np.empty(len(table.nodes), dtype=np.uint8),
             np.empty(table.oneofs, dtype=np.int64),

@@ -43,6 +43,7 @@ class ProtoTable:
     """
 
     nodes: I64
+    direct: I64
     slots: I64
     entries: I64
     owner: I64
@@ -66,8 +67,9 @@ class ProtoTable:
             build.node(number, node)
         return cls(
             nodes=_array(build.nodes, kernel.NODE_COLUMNS),
+            direct=np.array(build.direct, dtype=np.int64),
             slots=np.array(build.slots, dtype=np.int64),
-            entries=_array(build.entries, kernel.COLUMNS),
+            entries=np.array(build.entries or [-1], dtype=np.int64),
             owner=np.array(build.owner, dtype=np.int64),
             rows=np.array(
                 [build.texts.index(n) if n in build.texts else -1 for n in contract.names],
@@ -92,8 +94,9 @@ class _Build:
     def __init__(self, contract: Contract) -> None:
         self._fields = contract.fields
         self.nodes: list[list[int]] = []
+        self.direct: list[int] = []
         self.slots: list[int] = []
-        self.entries: list[list[int]] = []
+        self.entries: list[int] = []
         self.owner = [0] * len(contract.fields)
         self.initial = [[0, 0, 0, 0] for _ in contract.fields]
         self.symbols: list[list[int]] = []
@@ -104,9 +107,15 @@ class _Build:
     def node(self, number: int, node: ProtoNode) -> None:
         """Add a message: its entries, their hash table, what its columns begin as."""
         numbers: dict[int, int] = {}
+        direct = [-1] * kernel.TAGS
         for entry in node.entries:
             numbers[entry.number] = len(self.entries)
-            self.entries.append(self._entry(entry, number))
+            row = self._entry(entry, number)
+            tag = row[kernel.NUMBER] << 3 | row[kernel.WIRE]
+            if tag < 128 and row[kernel.KIND] != kernel.SKIP and row[kernel.GROUP] < 0:
+                direct[tag] = len(self.entries)
+            self.entries.extend(row)
+        self.direct.extend(direct)
         size = 1 << (2 * len(numbers)).bit_length()
         begin, table = len(self.slots), [-1] * size
         for wire_number, at in numbers.items():
@@ -122,7 +131,7 @@ class _Build:
 
     def _entry(self, entry: ProtoEntry, number: int) -> list[int]:
         kind = _KINDS[entry.kind]
-        row = [entry.number, _wire(kind), kind, -1, -1, 1, entry.child, entry.oneof, 0]
+        row = [kind, -1, -1, 1, 2**63 - 1, entry.child, entry.oneof, entry.number, _wire(kind)]
         if entry.index < 0 or entry.kind in {"timestamp", "seconds", "nanos"}:
             if entry.index >= 0 and entry.kind != "timestamp":
                 self.owner[entry.index] = number
@@ -134,6 +143,7 @@ class _Build:
             row[kernel.TEXT] = self.texts.index(field.name)
         if field.type is FieldType.TIMESTAMP:
             row[kernel.ARG] = EPOCH_UNITS[field.unit]
+            row[kernel.MORE] = (2**63 - 1) // row[kernel.ARG]
         if field.type is FieldType.UUID:
             row[kernel.KIND] = kernel.UUID
             row[kernel.ARG], row[kernel.MORE] = self.uuids.index(field.name), len(self.uuids)

@@ -34,6 +34,12 @@ U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
 _HIGH = np.uint64(0x8080808080808080)
+_ONES = np.uint64(0x0101010101010101)
+_N1, _N2, _N4, _N56 = np.uint64(1), np.uint64(2), np.uint64(4), np.uint64(56)
+# Groups of 7, 14 and 28 bits of a word: those that stay, and those that move down to them.
+_SEVENS_1, _SEVENS_2 = np.uint64(0x007F007F007F007F), np.uint64(0x7F007F007F007F00)
+_SEVENS_3, _SEVENS_4 = np.uint64(0x00003FFF00003FFF), np.uint64(0x3FFF00003FFF0000)
+_SEVENS_5, _SEVENS_6 = np.uint64(0x000000000FFFFFFF), np.uint64(0x0FFFFFFF00000000)
 _MAX = 2**63 - 1
 _LONGEST = 10  # bytes of a 64-bit varint
 GOOD, DECODE = 0, 6  # values of pipeline.ingest.batch.Reason
@@ -56,27 +62,38 @@ def _long_varint(data: U8, p: Int, end: Int, last: Int) -> tuple[Int, Int]:
 
 
 @inlined
-def varint(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
-    """The 64 bits of the varint at ``p``; -1 also for one of more than 64 bits."""
+def _varint(data: U8, p: Int, end: Int, last: Int) -> tuple[Int, Int]:
+    """One byte; up to 8 bytes in a word, without a branch for each; or the long way."""
     if p < end:
         c = at(data, p)
         if c < 0x80:
             return c, p + 1
-        if p + 1 < end and at(data, p + 1) < 0x80:
-            return (c & 0x7F) | at(data, p + 1) << 7, p + 2
-    return _long_varint(data, p, end, 1)
+        if p + 8 <= len(data):
+            word = load64(data, p)
+            ends = ~word & _HIGH
+            if ends != np.uint64(0):
+                below = ends ^ (ends - _N1)  # all bits up to the end of the last byte
+                size = np.int64(((below & _ONES) * _ONES) >> _N56)
+                if size > end - p:
+                    return np.int64(0), np.int64(-1)
+                word = word & below
+                word = (word & _SEVENS_1) | (word & _SEVENS_2) >> _N1
+                word = (word & _SEVENS_3) | (word & _SEVENS_4) >> _N2
+                word = (word & _SEVENS_5) | (word & _SEVENS_6) >> _N4
+                return np.int64(word), p + size
+    return _long_varint(data, p, end, last)
+
+
+@inlined
+def varint(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
+    """The 64 bits of the varint at ``p``; -1 also for one of more than 64 bits."""
+    return _varint(data, p, end, 1)
 
 
 @inlined
 def low_varint(data: U8, p: Int, end: Int) -> tuple[Int, Int]:
     """As :func:`varint`; of more than 64 bits the lowest 64, as Protobuf has it."""
-    if p < end:
-        c = at(data, p)
-        if c < 0x80:
-            return c, p + 1
-        if p + 1 < end and at(data, p + 1) < 0x80:
-            return (c & 0x7F) | at(data, p + 1) << 7, p + 2
-    return _long_varint(data, p, end, 0x7F)
+    return _varint(data, p, end, 0x7F)
 
 
 @inlined

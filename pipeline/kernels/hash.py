@@ -15,6 +15,7 @@ __all__ = [
     "equal_bytes",
     "hash_keys",
     "hash_spans",
+    "hash_text",
     "load64",
     "murmur2",
     "partition_of",
@@ -41,6 +42,7 @@ _N11, _N12, _N16, _N18 = np.uint64(11), np.uint64(12), np.uint64(16), np.uint64(
 _N23, _N24, _N27, _N29 = np.uint64(23), np.uint64(24), np.uint64(27), np.uint64(29)
 _N31, _N32, _N33, _N40 = np.uint64(31), np.uint64(32), np.uint64(33), np.uint64(40)
 _N48, _N56, _N64 = np.uint64(48), np.uint64(56), np.uint64(64)
+_HIGH_BITS = np.uint64(0x8080808080808080)
 
 
 @part
@@ -120,48 +122,70 @@ def _rotate(x: Int, bits: Int) -> Int:
     return (x << bits) | (x >> (_N64 - bits))
 
 
+@inlined
+def _load32(data: U8, at: Int) -> Int:
+    """Bytes ``at`` to ``at + 3`` as a little-endian word."""
+    u = np.uint64(at)
+    return (
+        np.uint64(data[u])
+        | np.uint64(data[u + _N1]) << _N8
+        | np.uint64(data[u + _N2]) << _N16
+        | np.uint64(data[u + _N3]) << _N24
+    )
+
+
+@part
+def _stripes(data: U8, start: Int, end: Int, seed: Int) -> tuple[Int, Int]:
+    """State after the whole stripes of 32 bytes of at least one, and all their words or-ed."""
+    v1, v2, v3, v4 = seed + _P1 + _P2, seed + _P2, seed, seed - _P1
+    i, seen = start, np.uint64(0)
+    while i + 32 <= end:
+        a, b, c, d = (
+            load64(data, i), load64(data, i + 8), load64(data, i + 16), load64(data, i + 24)
+        )  # fmt: skip
+        seen |= a | b | c | d
+        v1, v2, v3, v4 = _round(v1, a), _round(v2, b), _round(v3, c), _round(v4, d)
+        i += 32
+    h = _rotate(v1, _N1) + _rotate(v2, _N7) + _rotate(v3, _N12) + _rotate(v4, _N18)
+    return _merge(_merge(_merge(_merge(h, v1), v2), v3), v4), seen
+
+
+@inlined
+def hash_text(data: U8, start: Int, end: Int, seed: Int) -> tuple[Int, bool]:
+    """As :func:`xxh64`, and whether all bytes are below 0x80: they are read once for both."""
+    s, seen = np.uint64(seed), np.uint64(0)
+    h, i = s + _P5, start
+    if end - start >= 32:
+        h, seen = _stripes(data, start, end, s)
+        i = end - ((end - start) & 31)
+    h += np.uint64(end - start)
+    while i + 8 <= end:
+        word = load64(data, i)
+        seen |= word
+        h = _rotate(h ^ _round(np.uint64(0), word), _N27) * _P1 + _P4
+        i += 8
+    if i + 4 <= end:
+        word = _load32(data, i)
+        seen |= word
+        h = _rotate(h ^ word * _P1, _N23) * _P2 + _P3
+        i += 4
+    while i < end:
+        word = np.uint64(data[np.uint64(i)])
+        seen |= word
+        h = _rotate(h ^ word * _P5, _N11) * _P1
+        i += 1
+    h = (h ^ (h >> _N33)) * _P2
+    h = (h ^ (h >> _N29)) * _P3
+    return h ^ (h >> _N32), seen & _HIGH_BITS == np.uint64(0)
+
+
 @bare
 def xxh64(data: U8, start: Int, end: Int, seed: Int = 0) -> Int:
     """XXH64 of ``data[start:end]``.
 
     Source: https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md
     """
-    s = np.uint64(seed)
-    i = start
-    if end - start >= 32:
-        v1 = s + _P1 + _P2
-        v2 = s + _P2
-        v3 = s
-        v4 = s - _P1
-        while i + 32 <= end:
-            v1 = _round(v1, load64(data, i))
-            v2 = _round(v2, load64(data, i + 8))
-            v3 = _round(v3, load64(data, i + 16))
-            v4 = _round(v4, load64(data, i + 24))
-            i += 32
-        h = _rotate(v1, _N1) + _rotate(v2, _N7) + _rotate(v3, _N12) + _rotate(v4, _N18)
-        h = _merge(_merge(_merge(_merge(h, v1), v2), v3), v4)
-    else:
-        h = s + _P5
-    h += np.uint64(end - start)
-    while i + 8 <= end:
-        h = _rotate(h ^ _round(np.uint64(0), load64(data, i)), _N27) * _P1 + _P4
-        i += 8
-    if i + 4 <= end:
-        lane = (
-            np.uint64(data[i])
-            | np.uint64(data[i + 1]) << _N8
-            | np.uint64(data[i + 2]) << _N16
-            | np.uint64(data[i + 3]) << _N24
-        )
-        h = _rotate(h ^ lane * _P1, _N23) * _P2 + _P3
-        i += 4
-    while i < end:
-        h = _rotate(h ^ np.uint64(data[i]) * _P5, _N11) * _P1
-        i += 1
-    h = (h ^ (h >> _N33)) * _P2
-    h = (h ^ (h >> _N29)) * _P3
-    return h ^ (h >> _N32)
+    return hash_text(data, start, end, seed)[0]
 
 
 @bare

@@ -4,10 +4,16 @@
 message, only tables (:mod:`pipeline.ingest.prototable`):
 
 ``nodes``    int64[k, NODE_COLUMNS]    messages within the message; what is below one is contiguous
+``direct``   int64[k * 256]            by node and tag of one byte: where the entry begins, or -1
 ``slots``    int64[..]                 an open-addressing hash table a node: entry of a field number
-``entries``  int64[m, COLUMNS]         one row a field on the wire
+``entries``  int64[m * COLUMNS]        one row a field on the wire, back to back
 ``initial``  int64[f, 4]               what a column is when its message begins
 ``symbols``  int64[.., 4]              enums, ascending: number; start, length and hash of texts
+
+An entry is known by the position where its row begins, and a cell by its field times n plus its
+record: arrays of one dimension take no multiplication, and an unsigned position no look at its
+sign. Nearly all tags have one byte; those of a field on its own wire type that is in no oneof are
+found in ``direct``, the others by their number.
 
 Source: Protocol Buffers, "Encoding" and the language guide of proto3.
 """
@@ -23,14 +29,14 @@ from pipeline.kernels.binary import (
     is_text,
     low_varint,
     lower_uuid,
-    rescaled,
     span,
     word32,
     word64,
 )
-from pipeline.kernels.hash import xxh64
+from pipeline.kernels.hash import hash_text, xxh64
 from pipeline.kernels.jit import Int, bare, inlined, part
-from pipeline.kernels.protowire import VARINT, WORD32, skip_field, tag_at
+from pipeline.kernels.protowire import skip_field, tag_at
+from pipeline.kernels.text import at
 from pipeline.kernels.varint import unzigzag
 
 __all__ = ["COLUMNS", "NODE_COLUMNS", "scan"]
@@ -46,11 +52,13 @@ PARENT, MUST = 7, 8  # the node around it, -1 for the message; 1: must be there 
 CLOCK = 9  # column of a Timestamp, else -1
 NODE_COLUMNS = 10
 
-# Columns of ``entries``
-NUMBER, WIRE, KIND, CELL, TEXT, ARG, CHILD, GROUP, MORE = 0, 1, 2, 3, 4, 5, 6, 7, 8
+# Columns of ``entries``: CELL is the field, TEXT its row among the texts
+KIND, CELL, TEXT, ARG, MORE, CHILD, GROUP, NUMBER, WIRE = 0, 1, 2, 3, 4, 5, 6, 7, 8
 COLUMNS = 9
+TAGS = 256  # of one byte, in ``direct``; those from 128 on are longer
 
-# Kinds. ARG of numbers: ns of a unit, else 1; of ENUM: its first symbol, MORE: how many.
+# Kinds. ARG of numbers: ns of a unit, else 1, MORE: the largest that fits; of ENUM: its first
+# symbol, MORE: how many.
 SKIP = 0
 INT64, INT32, UINT32, UINT64, SINT32, SINT64, BOOL, ENUM = 1, 2, 3, 4, 5, 6, 7, 8
 FIXED32, SFIXED32, FLOAT = 9, 10, 11
@@ -77,19 +85,26 @@ def _worse(a: Int, b: Int) -> Int:
     return b
 
 
-@part
+@inlined
+def _of(entries: I64, entry: Int, column: Int) -> Int:
+    """A column of the entry that begins at ``entry``."""
+    return entries[np.uint64(entry + column)]
+
+
+@inlined
 def _begin(
-    node: Int, i: Int, nodes: I64, owner: I64, initial: I64, base: Int, out: I64, valid: U8,
-    rows: I64, start: I64, length: I64, present: U8, case: I64, clocks: I64,
+    node: Int, i: Int, n: Int, nodes: I64, owner: I64, initial: I64, base: Int, out: I64,
+    valid: U8, rows: I64, start: I64, length: I64, present: U8, case: I64, clocks: I64,
 ) -> None:  # fmt: skip
     """A message begins: its fields have their defaults, messages within it are absent."""
     for field in range(nodes[node, FIELD], nodes[node, FIELD_END]):
+        cell = field * n + i
         here = owner[field] == node
-        out[field, i] = initial[field, VALUE]
-        valid[field, i] = 1 if here and initial[field, PRESENT] else 0
+        out[cell] = initial[field, VALUE]
+        valid[cell] = 1 if here and initial[field, PRESENT] else 0
         if rows[field] >= 0:
-            start[rows[field], i] = base + initial[field, START]
-            length[rows[field], i] = initial[field, LENGTH]
+            start[rows[field] * n + i] = base + initial[field, START]
+            length[rows[field] * n + i] = initial[field, LENGTH]
     for k in range(node, nodes[node, NODE_END]):
         present[k] = 0
         clocks[k, 0] = 0
@@ -100,21 +115,37 @@ def _begin(
 
 
 @inlined
+def _begin_all(
+    n: Int, owner: I64, initial: I64, base: Int, out: I64, valid: U8, rows: I64, start: I64,
+    length: I64,
+) -> None:  # fmt: skip
+    """Every message begins: column by column, which is what they are stored in."""
+    for field in range(len(owner)):
+        value, present = initial[field, VALUE], owner[field] == 0 and initial[field, PRESENT] != 0
+        out[field * n : field * n + n] = value
+        valid[field * n : field * n + n] = present
+        row = rows[field]
+        if row >= 0:
+            start[row * n : row * n + n] = base + initial[field, START]
+            length[row * n : row * n + n] = initial[field, LENGTH]
+
+
+@inlined
 def _switch(
-    entry: Int, i: Int, nodes: I64, entries: I64, valid: U8, present: U8, case: I64
+    entry: Int, i: Int, n: Int, nodes: I64, entries: I64, valid: U8, present: U8, case: I64
 ) -> None:
     """The oneof of ``entry`` holds it from here on: what it held before is no more."""
-    before = case[entries[entry, GROUP]]
+    before = case[_of(entries, entry, GROUP)]
     if before >= 0 and before != entry:
-        child = entries[before, CHILD]
+        child = _of(entries, before, CHILD)
         if child >= 0:
             for field in range(nodes[child, FIELD], nodes[child, FIELD_END]):
-                valid[field, i] = 0
+                valid[field * n + i] = 0
             for k in range(child, nodes[child, NODE_END]):
                 present[k] = 0
-        elif entries[before, CELL] >= 0:
-            valid[entries[before, CELL], i] = 0
-    case[entries[entry, GROUP]] = entry
+        elif _of(entries, before, CELL) >= 0:
+            valid[_of(entries, before, CELL) * n + i] = 0
+    case[_of(entries, entry, GROUP)] = entry
 
 
 @inlined
@@ -123,34 +154,26 @@ def _sign32(bits: Int) -> Int:
     return low - ((low >> 31) << 32)
 
 
-@inlined
-def _symbol(
-    value: Int, entry: Int, i: Int, entries: I64, symbols: I64, base: Int, out: I64, start: I64,
-    length: I64,
-) -> Int:  # fmt: skip
-    """Take the name of a symbol; SCHEMA for one that the contract does not have."""
-    low, high = entries[entry, ARG], entries[entry, ARG] + entries[entry, MORE]
-    if 0 <= value < high - low and symbols[low + value, 0] == value:  # numbered from 0: most are
-        low += value
-    else:
-        while high - low > 1:
-            middle = (low + high) >> 1
-            if symbols[middle, 0] <= value:
-                low = middle
-            else:
-                high = middle
-    if symbols[low, 0] != value:
-        return SCHEMA
-    row = entries[entry, TEXT]
-    start[row, i] = base + symbols[low, 1]
-    length[row, i] = symbols[low, 2]
-    out[entries[entry, CELL], i] = symbols[low, 3]
-    return GOOD
+@part
+def _symbol(value: Int, low: Int, count: Int, symbols: I64) -> Int:
+    """The row of a symbol among ``count`` from ``low`` on, or -1."""
+    if 0 <= value < count and symbols[low + value, 0] == value:  # numbered from 0: most are
+        return low + value
+    high = low + count
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if symbols[middle, 0] <= value:
+            low = middle
+        else:
+            high = middle
+    return low if symbols[low, 0] == value else np.int64(-1)
 
 
 @inlined
 def _integer(kind: Int, bits: Int) -> Int:
     """The value of a number's bits, cut to 32 bits where the kind has no more."""
+    if kind == INT64:
+        return bits
     if kind == INT32 or kind == ENUM or kind == SFIXED32 or kind == NANOS:  # noqa: SIM109
         return _sign32(bits)
     if kind == UINT32:
@@ -166,57 +189,67 @@ def _integer(kind: Int, bits: Int) -> Int:
 
 @inlined
 def _number(
-    kind: Int, bits: Int, entry: Int, i: Int, node: Int, entries: I64, symbols: I64, base: Int,
-    out: I64, start: I64, length: I64, clocks: I64,
+    kind: Int, bits: Int, entry: Int, i: Int, n: Int, node: Int, entries: I64, symbols: I64,
+    base: Int, out: I64, start: I64, length: I64, clocks: I64,
 ) -> Int:  # fmt: skip
     """Take the bits of a varint or word: a code."""
-    field = entries[entry, CELL]
+    cell = np.uint64(_of(entries, entry, CELL) * n + i)
     if kind == DOUBLE:
-        out[field, i] = bits
+        out[cell] = bits
         return GOOD
     if kind == FLOAT:
-        out[field, i] = float_bits(bits)
+        out[cell] = float_bits(bits)
         return GOOD
     value = _integer(kind, bits)
-    if kind == ENUM:
-        return _symbol(value, entry, i, entries, symbols, base, out, start, length)
     if kind == SECONDS or kind == NANOS:  # noqa: SIM109  (a tuple is searched by a loop)
         clocks[node, kind - SECONDS] = value
         return GOOD
+    argument, more = _of(entries, entry, ARG), _of(entries, entry, MORE)
+    if kind == ENUM:
+        symbol = _symbol(value, argument, more, symbols)
+        if symbol < 0:
+            return SCHEMA
+        text = np.uint64(_of(entries, entry, TEXT) * n + i)
+        start[text] = base + symbols[symbol, 1]
+        length[text] = symbols[symbol, 2]
+        out[cell] = symbols[symbol, 3]
+        return GOOD
     if value < 0 and (kind == UINT64 or kind == FIXED64):  # noqa: SIM109
         return RANGE
-    value, fits = rescaled(value, entries[entry, ARG], np.int64(1))
-    out[field, i] = value
+    fits = -more <= value <= more or argument == 1
+    out[cell] = value * argument if fits else 0
     return GOOD if fits else RANGE
 
 
 @inlined
 def _text(
-    data: U8, p: Int, stop: Int, kind: Int, entry: Int, i: Int, entries: I64, out: I64, start: I64,
-    length: I64, side: U8, side_base: Int,
+    data: U8, p: Int, stop: Int, kind: Int, entry: Int, i: Int, n: Int, entries: I64, out: I64,
+    start: I64, length: I64, side: U8, side_base: Int,
 ) -> Int:  # fmt: skip
     """Take ``data[p:stop]``: a code. Each uuid has its own place in ``side``."""
-    field, row = entries[entry, CELL], entries[entry, TEXT]
+    cell = np.uint64(_of(entries, entry, CELL) * n + i)
+    text = np.uint64(_of(entries, entry, TEXT) * n + i)
     if kind == UUID:
-        used = (i * entries[entry, MORE] + entries[entry, ARG]) * UUID_LENGTH
+        used = (i * _of(entries, entry, MORE) + _of(entries, entry, ARG)) * UUID_LENGTH
         if not is_text(data, p, stop):
             return DECODE
         if not lower_uuid(data, p, stop, side, used):
             return SCHEMA
-        out[field, i] = np.int64(xxh64(side, used, used + UUID_LENGTH))
-        start[row, i] = side_base + used
-        length[row, i] = UUID_LENGTH
+        out[cell] = np.int64(xxh64(side, used, used + UUID_LENGTH))
+        start[text] = side_base + used
+        length[text] = UUID_LENGTH
         return GOOD
-    if kind == STRING and not is_text(data, p, stop):
+    hashed, plain = hash_text(data, p, stop, np.uint64(0))
+    if not plain and kind == STRING and not is_text(data, p, stop):
         return DECODE
-    out[field, i] = np.int64(xxh64(data, p, stop))
-    start[row, i] = p
-    length[row, i] = stop - p
+    out[cell] = np.int64(hashed)
+    start[text] = p
+    length[text] = stop - p
     return GOOD
 
 
 @part
-def _end(i: Int, nodes: I64, out: I64, valid: U8, present: U8, clocks: I64) -> Int:
+def _end(i: Int, n: Int, nodes: I64, out: I64, valid: U8, present: U8, clocks: I64) -> Int:
     """The message ended: what must be there, and Timestamps as ns: a code."""
     worst = np.int64(GOOD)
     for node in range(1, len(nodes)):
@@ -241,8 +274,8 @@ def _end(i: Int, nodes: I64, out: I64, valid: U8, present: U8, clocks: I64) -> I
                     if second < 0
                     else (second * _BILLION + ns)
                 )
-                out[nodes[node, CLOCK], i] = whole
-                valid[nodes[node, CLOCK], i] = 1
+                out[nodes[node, CLOCK] * n + i] = whole
+                valid[nodes[node, CLOCK] * n + i] = 1
     return worst
 
 
@@ -253,108 +286,140 @@ def _entry(number: Int, node: Int, nodes: I64, slots: I64, entries: I64) -> Int:
     slot = number & mask
     while True:
         entry = slots[nodes[node, SLOTS] + slot]
-        if entry < 0 or entries[entry, NUMBER] == number:
+        if entry < 0 or _of(entries, entry, NUMBER) == number:
             return entry
         slot = (slot + 1) & mask
 
 
 @part
+def _find(
+    data: U8, p: Int, stop: Int, i: Int, n: Int, node: Int, nodes: I64, slots: I64, entries: I64,
+    valid: U8, present: U8, case: I64, groups: I64,
+) -> tuple[Int, Int, Int]:  # fmt: skip
+    """The field whose tag is at ``p``, long, wrong, in a oneof or unknown as it may be.
+
+    Its entry, the position of its value, GOOD; an entry of -1 where the value is skipped, with the
+    position after it and SCHEMA where another wire type was wanted; position -1 for DECODE.
+    """
+    tag, p = tag_at(data, p, stop)
+    if p < 0:
+        return np.int64(-1), p, DECODE
+    entry = _entry(tag >> 3, node, nodes, slots, entries)
+    skip = entry < 0 or _of(entries, entry, KIND) == SKIP
+    wrong = not skip and tag & 7 != _of(entries, entry, WIRE)
+    if skip or wrong:
+        p = skip_field(data, p, stop, tag, groups)
+        if p < 0:
+            return np.int64(-1), p, DECODE
+    if entry >= 0 and not wrong and _of(entries, entry, GROUP) >= 0:
+        _switch(entry, i, n, nodes, entries, valid, present, case)
+    return np.int64(-1) if skip or wrong else entry, p, SCHEMA if wrong else GOOD
+
+
+@inlined
 def _message(
-    data: U8, p: Int, end: Int, i: Int, nodes: I64, slots: I64, entries: I64, owner: I64,
-    rows: I64, initial: I64, symbols: I64, side_base: Int, out: I64, valid: U8, start: I64,
-    length: I64, side: U8, present: U8, case: I64, clocks: I64, stack: I64, groups: I64,
+    data: U8, p: Int, end: Int, i: Int, n: Int, nodes: I64, direct: I64, slots: I64, entries: I64,
+    owner: I64, rows: I64, initial: I64, symbols: I64, side_base: Int, out: I64, valid: U8,
+    start: I64, length: I64, side: U8, present: U8, case: I64, clocks: I64, stack: I64,
+    groups: I64,
 ) -> Int:  # fmt: skip
-    """Read the message ``data[p:end]`` into row ``i``: a code."""
+    """Read the message ``data[p:end]`` into row ``i``, which has begun: a code."""
     base = len(data)
-    _begin(
-        np.int64(0), i, nodes, owner, initial, base, out, valid, rows, start, length, present,
-        case, clocks,
-    )  # fmt: skip
-    worst, node, stop, top = np.int64(GOOD), np.int64(0), end, 0
+    worst, node, stop, top = np.int64(GOOD), np.int64(0), end, np.int64(0)
     while True:
         while p == stop:
             if top == 0:
-                return _worse(worst, _end(i, nodes, out, valid, present, clocks))
+                return worst
             top -= 1
             node, stop = stack[top, 0], stack[top, 1]
-        tag, p = tag_at(data, p, stop)
-        if p < 0:
-            return DECODE
-        entry = _entry(tag >> 3, node, nodes, slots, entries)
-        kind = entries[entry, KIND] if entry >= 0 else np.int64(SKIP)
-        wire = tag & 7
-        if kind == SKIP or wire != entries[entry, WIRE]:
-            p = skip_field(data, p, stop, tag, groups)
-            if p < 0:
-                return DECODE
-            if kind != SKIP:
-                worst = _worse(worst, np.int64(SCHEMA))
-                continue
-            if entry >= 0 and entries[entry, GROUP] >= 0:
-                _switch(entry, i, nodes, entries, valid, present, case)
-            continue
-        if entries[entry, GROUP] >= 0:
-            _switch(entry, i, nodes, entries, valid, present, case)
-        if kind < STRING or kind >= SECONDS:
-            if wire == VARINT:
-                bits, p = low_varint(data, p, stop)
-            elif wire == WORD32:
-                bits, p = word32(data, p, stop)
-            else:
-                bits, p = word64(data, p, stop)
-            if p < 0:
-                return DECODE
-            code = _number(
-                kind, bits, entry, i, node, entries, symbols, base, out, start, length, clocks
+        entry = direct[np.uint64(TAGS * node + at(data, p))]
+        p += 1
+        if entry < 0:
+            entry, p, code = _find(
+                data, p - 1, stop, i, n, node, nodes, slots, entries, valid, present, case, groups
             )
+            if p < 0:
+                return np.int64(DECODE)
+            worst = _worse(worst, code)
+            if entry < 0:
+                continue
+        kind = _of(entries, entry, KIND)
+        if kind < STRING or kind >= SECONDS:
+            if FIXED32 <= kind <= FLOAT:
+                bits, p = word32(data, p, stop)
+            elif FIXED64 <= kind <= DOUBLE:
+                bits, p = word64(data, p, stop)
+            else:
+                bits, p = low_varint(data, p, stop)
+            if p < 0:
+                return np.int64(DECODE)
+            code = _number(
+                kind, bits, entry, i, n, node, entries, symbols, base, out, start, length, clocks
+            )
+            if kind >= SECONDS:
+                continue
         else:
             bits, p = low_varint(data, p, stop)
             q = span(bits, p, stop)
             if q < 0:
-                return DECODE
+                return np.int64(DECODE)
             if kind == MESSAGE:
                 stack[top, 0] = node
                 stack[top, 1] = stop
                 top += 1
-                node, stop = entries[entry, CHILD], q
+                node, stop = _of(entries, entry, CHILD), q
                 if not present[node]:
                     _begin(
-                        node, i, nodes, owner, initial, base, out, valid, rows, start, length,
+                        node, i, n, nodes, owner, initial, base, out, valid, rows, start, length,
                         present, case, clocks,
                     )  # fmt: skip
                 continue
-            code = _text(data, p, q, kind, entry, i, entries, out, start, length, side, side_base)
+            code = _text(
+                data, p, q, kind, entry, i, n, entries, out, start, length, side, side_base
+            )
             p = q
             if code == DECODE:
-                return DECODE
-        if entries[entry, CELL] >= 0 and kind < SECONDS:
-            valid[entries[entry, CELL], i] = 1
+                return np.int64(DECODE)
+        valid[np.uint64(_of(entries, entry, CELL) * n + i)] = 1
         worst = _worse(worst, code)
 
 
 @bare
 def scan(
-    data: U8, starts: I64, value_offsets: I64, nodes: I64, slots: I64, entries: I64, owner: I64,
-    rows: I64, initial: I64, symbols: I64, known: Int, reason: U8, out: I64, valid: U8, start: I64,
-    length: I64, side: U8, present: U8, case: I64, clocks: I64, stack: I64, groups: I64,
+    data: U8, starts: I64, value_offsets: I64, nodes: I64, direct: I64, slots: I64, entries: I64,
+    owner: I64, rows: I64, initial: I64, symbols: I64, known: Int, reason: U8, out: I64, valid: U8,
+    start: I64, length: I64, side: U8, present: U8, case: I64, clocks: I64, stack: I64,
+    groups: I64,
 ) -> None:  # fmt: skip
     """Read every message whose ``reason`` is 0.
 
     ``data`` uint8[..]; message ``i`` is ``data[starts[i]:value_offsets[i+1]]``. ``owner`` int64[f]:
     the node that a column is directly in; ``rows`` int64[f]: its row among the texts, -1: none;
     ``known``: bytes of known texts. Written: ``reason`` uint8[n] (DECODE, SCHEMA or RANGE; the
-    first that applies), ``out`` int64[f, n], ``valid`` uint8[f, n], ``start`` and ``length``
-    int64[s, n] of texts (a start from ``len(data)`` on is in the known texts, from
-    ``len(data) + known`` on in ``side``), ``side`` uint8[36 for each uuid field and record].
+    first that applies), ``out`` int64[f * n], ``valid`` uint8[f * n], ``start`` and ``length``
+    int64[s * n] of texts (a start from ``len(data)`` on is in the known texts, from
+    ``len(data) + known`` on in ``side``), ``side`` uint8[36 for each uuid field and record]. A
+    record that is not read has the columns of an empty message.
     Scratch space: ``present`` uint8[k], ``case`` int64[oneofs], ``clocks`` int64[k, 2], ``stack``
     int64[k, 2], ``groups`` int64[MAX_GROUPS].
 
     Every occurrence of a field is checked, though only the last one counts.
     """
-    for i in range(len(reason)):
+    n = len(reason)
+    _begin_all(n, owner, initial, len(data), out, valid, rows, start, length)
+    for i in range(n):
         if reason[i] == GOOD:
-            reason[i] = _message(
-                data, starts[i], value_offsets[i + 1], i, nodes, slots, entries, owner, rows,
-                initial, symbols, len(data) + known, out, valid, start, length, side, present,
+            for k in range(len(present)):
+                present[k] = k == 0
+                clocks[k, 0] = 0
+                clocks[k, 1] = 0
+            for k in range(len(case)):
+                case[k] = -1
+            code = _message(
+                data, starts[i], value_offsets[i + 1], i, n, nodes, direct, slots, entries, owner,
+                rows, initial, symbols, len(data) + known, out, valid, start, length, side, present,
                 case, clocks, stack, groups,
             )  # fmt: skip
+            if code != DECODE and len(present) > 1:
+                code = _worse(code, _end(i, n, nodes, out, valid, present, clocks))
+            reason[i] = code

@@ -173,6 +173,8 @@ def _place(
             raise MalformedError("branch")
         _place(source, schema.branches[branch], node, contract, columns, reasons, depth)
     elif schema.kind == "null":
+        if not node.nullable:  # in a record that may be null, its columns are nullable all the same
+            reasons.append("schema")
         for leaf in node.leaves():
             columns[contract.fields[leaf].name] = None
             if not contract.fields[leaf].nullable:

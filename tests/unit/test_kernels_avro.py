@@ -190,10 +190,11 @@ class Columns:
         reason = np.zeros(n, dtype=np.uint8)
         with np.errstate(over="ignore"):
             used = kernel.scan(
-                batch.payload, batch.value_offsets, header, np.full(n, self.entry), programs.ops,
-                programs.jumps, programs.targets, programs.nullable, programs.symbols,
-                len(programs.known), reason, out, out.view(np.float64), valid, start, length, side,
-                np.empty(kernel.STACK, dtype=np.int64),
+                batch.payload, batch.value_offsets, header, np.full(n, self.entry),
+                programs.ops.reshape(-1), programs.jumps, programs.targets, programs.nullable,
+                programs.symbols, len(programs.known), reason, out.reshape(-1),
+                out.reshape(-1).view(np.float64), valid.reshape(-1), start.reshape(-1),
+                length.reshape(-1), side, np.empty(kernel.STACK, dtype=np.int64),
             )  # fmt: skip
         text = np.concatenate([batch.payload, programs.known, side[:used]])
         events = EventBatch(

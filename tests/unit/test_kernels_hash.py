@@ -37,3 +37,13 @@ def test_equal_bytes_is_equality(a: bytes, b: bytes) -> None:
     x, y = np.frombuffer(b"." + a, dtype=np.uint8), np.frombuffer(b + b".", dtype=np.uint8)
     assert kernel.equal_bytes(x, 1, len(x), y, 0, len(b)) == (a == b)
     assert kernel.equal_bytes(x, 1, len(x), x, 1, len(x))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=70), st.integers(0, 9), st.booleans())
+def test_a_text_is_hashed_and_looked_at_in_one_go(text: bytes, lead: int, ascii_only: bool) -> None:
+    text = bytes(b & 0x7F for b in text) if ascii_only else text
+    data = np.frombuffer(b"\xff" * lead + text + b"\xff" * (lead & 1), dtype=np.uint8)
+    with np.errstate(over="ignore"):
+        hashed, plain = kernel.hash_text(data, lead, lead + len(text), 0)
+    assert (int(hashed), bool(plain)) == (reference.xxh64(text), text.isascii())
