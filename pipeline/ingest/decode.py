@@ -83,8 +83,8 @@ class JsonDecoder:
         n, fields = len(batch), self._fields
         payload, value_offsets = frozen(batch.payload), frozen(batch.value_offsets)
         reason = self._envelope.admit(batch)
-        out = np.zeros((len(fields.table), n), dtype=np.int64)
-        valid = np.ones((len(fields.table), n), dtype=np.uint8)
+        out = np.zeros((len(self.contract.fields), n), dtype=np.int64)
+        valid = np.ones(out.shape, dtype=np.uint8)
         start = np.zeros((len(fields.texts), n), dtype=np.int64)
         length = np.zeros((len(fields.texts), n), dtype=np.int64)
         side = np.empty(len(batch.payload), dtype=np.uint8)
@@ -92,20 +92,19 @@ class JsonDecoder:
             payload,
             value_offsets,
             fields.table,
-            fields.words,
-            fields.masks,
+            fields.keys,
             fields.names,
             fields.slots,
             not self.contract.additional,
             reason,
-            out,
-            out.view(np.float64),
-            valid,
-            start,
-            length,
+            out.reshape(-1),
+            out.reshape(-1).view(np.float64),
+            valid.reshape(-1),
+            start.reshape(-1),
+            length.reshape(-1),
             side,
-            np.empty(len(fields.table), dtype=np.int64),
-            np.empty(len(fields.table) + 1, dtype=np.int64),
+            np.empty(len(out), dtype=np.int64),
+            np.empty(len(out) + 1, dtype=np.int64),
         )
         text = payload if used == 0 else np.concatenate([payload, side[:used]])
         columns = self._columns(payload, out, valid, reason)

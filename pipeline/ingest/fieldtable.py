@@ -35,8 +35,7 @@ class FieldTable:
     """The arguments ``table`` to ``slots`` of :func:`pipeline.kernels.json.parse`."""
 
     table: I64
-    words: U64
-    masks: U64
+    keys: U64
     names: U8
     slots: I64
     texts: tuple[str, ...]  # fields of text, in the order of their rows in start and length
@@ -51,14 +50,16 @@ class FieldTable:
         table = np.zeros((len(encoded), kernel.COLUMNS), dtype=np.int64)
         for row, field in zip(table, contract.fields, strict=True):
             row[kernel.KIND], row[kernel.FACTOR] = _kind(field)
+            row[kernel.LIMIT] = (2**63 - 1) // max(1, row[kernel.FACTOR])
             row[kernel.NULLABLE], row[kernel.REQUIRED] = field.nullable, field.required
             row[kernel.TEXT] = texts.index(field.name) if field.name in texts else -1
         table[:, kernel.KEY_LENGTH] = np.diff(offsets) + len('"":')
         table[:, kernel.NAME_START], table[:, kernel.NAME_END] = offsets[:-1], offsets[1:]
-        words, masks = _words(encoded)
+        keys = _keys(encoded)
+        table[:, kernel.KEY] = np.arange(len(encoded)) * (len(keys) // len(encoded))
         slots = _slots(names, offsets)
         table.flags.writeable = slots.flags.writeable = False
-        return cls(table, words, masks, names, slots, texts)
+        return cls(table.reshape(-1), keys, names, slots, texts)
 
 
 def _kind(field: Field) -> tuple[int, int]:
@@ -69,17 +70,14 @@ def _kind(field: Field) -> tuple[int, int]:
     return _KINDS[field.type], field.scale
 
 
-def _words(encoded: list[bytes]) -> tuple[U64, U64]:
-    """Each ``"name":`` as zero-padded little-endian words, and the mask of its bytes."""
+def _keys(encoded: list[bytes]) -> U64:
+    """Each ``"name":`` as zero-padded little-endian words, each followed by its bytes' mask."""
     keys = [b'"' + name + b'":' for name in encoded]
     width = -(-max(map(len, keys)) // 8) * 8
     text = b"".join(key.ljust(width, b"\0") for key in keys)
     mask = b"".join((b"\xff" * len(key)).ljust(width, b"\0") for key in keys)
-    shape = (len(keys), width // 8)
-    return (
-        np.frombuffer(text, dtype="<u8").reshape(shape),
-        np.frombuffer(mask, dtype="<u8").reshape(shape),
-    )
+    pairs = [np.frombuffer(part, dtype="<u8") for part in (text, mask)]
+    return np.stack(pairs, axis=1).reshape(-1)
 
 
 def _slots(names: U8, offsets: I64) -> I64:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.hash import equal_bytes, murmur2
-from pipeline.kernels.jit import Int, bare, inlined
-from pipeline.kernels.text import MINUS, ZERO, at
+from pipeline.kernels.hash import equal_bytes, load64, murmur2
+from pipeline.kernels.jit import Int, bare, inlined, part
+from pipeline.kernels.text import MINUS, ZERO, ZEROS, at, digit_count, eight_digits
 
 __all__ = ["admit", "is_decimal", "match_integer_keys", "match_text_keys", "within_time"]
 
@@ -69,6 +69,18 @@ def admit(
 @inlined
 def is_decimal(data: U8, start: Int, end: Int, value: Int) -> Int:
     """Whether ``data[start:end]`` is ``value`` in ASCII decimal: no sign but -, no leading zero."""
+    size = end - start
+    if 1 <= size <= 8 and end >= 8:
+        # The word that ends there, without what is before the number: leading zeros.
+        above = np.uint64(64 - 8 * size)
+        word = ((load64(data, end - 8) ^ ZEROS) >> above) << above
+        if digit_count(word) == 8:
+            return eight_digits(word) == value and (size == 1 or at(data, start) != ZERO)
+    return _is_decimal(data, start, end, value)
+
+
+@part
+def _is_decimal(data: U8, start: Int, end: Int, value: Int) -> Int:
     rest = -value if value > 0 else value  # negated: -2**63 has no positive counterpart
     p = end
     first = start

@@ -45,6 +45,34 @@ _N48, _N56, _N64 = np.uint64(48), np.uint64(56), np.uint64(64)
 _HIGH_BITS = np.uint64(0x8080808080808080)
 
 
+@inlined
+def load64(data: U8, at: Int) -> Int:
+    """Bytes ``at`` to ``at + 7`` as a little-endian word."""
+    u = np.uint64(at)  # an unsigned index needs no wrap-around check; the loads become one
+    return (
+        np.uint64(data[u])
+        | np.uint64(data[u + _N1]) << _N8
+        | np.uint64(data[u + _N2]) << _N16
+        | np.uint64(data[u + _N3]) << _N24
+        | np.uint64(data[u + _N4]) << _N32
+        | np.uint64(data[u + _N5]) << _N40
+        | np.uint64(data[u + _N6]) << _N48
+        | np.uint64(data[u + _N7]) << _N56
+    )
+
+
+@inlined
+def _load32(data: U8, at: Int) -> Int:
+    """Bytes ``at`` to ``at + 3`` as a little-endian word."""
+    u = np.uint64(at)
+    return (
+        np.uint64(data[u])
+        | np.uint64(data[u + _N1]) << _N8
+        | np.uint64(data[u + _N2]) << _N16
+        | np.uint64(data[u + _N3]) << _N24
+    )
+
+
 @part
 def murmur2(data: U8, start: Int, end: Int) -> Int:
     """Java's signed 32-bit ``Utils.murmur2`` of ``data[start:end]``, as an int64.
@@ -54,24 +82,18 @@ def murmur2(data: U8, start: Int, end: Int) -> Int:
     h = np.int64(_SEED ^ (end - start))
     i = start
     while i + 4 <= end:
-        k = (
-            np.int64(data[i])
-            | np.int64(data[i + 1]) << 8
-            | np.int64(data[i + 2]) << 16
-            | np.int64(data[i + 3]) << 24
-        )
-        k = (k * _M) & _LOW32
+        k = (np.int64(_load32(data, i)) * _M) & _LOW32
         k ^= k >> 24
         k = (k * _M) & _LOW32
         h = ((h * _M) & _LOW32) ^ k
         i += 4
     rest = end - i
     if rest == 3:
-        h ^= np.int64(data[i + 2]) << 16
+        h ^= np.int64(data[np.uint64(i + 2)]) << 16
     if rest >= 2:
-        h ^= np.int64(data[i + 1]) << 8
+        h ^= np.int64(data[np.uint64(i + 1)]) << 8
     if rest >= 1:
-        h = ((h ^ np.int64(data[i])) * _M) & _LOW32
+        h = ((h ^ np.int64(data[np.uint64(i)])) * _M) & _LOW32
     h ^= h >> 13
     h = (h * _M) & _LOW32
     h ^= h >> 15
@@ -91,22 +113,6 @@ def partition_of(keys: U8, key_offsets: I64, n_partitions: Int, out: I32) -> Non
 
 
 @inlined
-def load64(data: U8, at: Int) -> Int:
-    """Bytes ``at`` to ``at + 7`` as a little-endian word."""
-    u = np.uint64(at)  # an unsigned index needs no wrap-around check; the loads become one
-    return (
-        np.uint64(data[u])
-        | np.uint64(data[u + _N1]) << _N8
-        | np.uint64(data[u + _N2]) << _N16
-        | np.uint64(data[u + _N3]) << _N24
-        | np.uint64(data[u + _N4]) << _N32
-        | np.uint64(data[u + _N5]) << _N40
-        | np.uint64(data[u + _N6]) << _N48
-        | np.uint64(data[u + _N7]) << _N56
-    )
-
-
-@inlined
 def _round(accumulator: Int, lane: Int) -> Int:
     x = accumulator + lane * _P2
     return ((x << _N31) | (x >> _N33)) * _P1
@@ -120,18 +126,6 @@ def _merge(h: Int, accumulator: Int) -> Int:
 @inlined
 def _rotate(x: Int, bits: Int) -> Int:
     return (x << bits) | (x >> (_N64 - bits))
-
-
-@inlined
-def _load32(data: U8, at: Int) -> Int:
-    """Bytes ``at`` to ``at + 3`` as a little-endian word."""
-    u = np.uint64(at)
-    return (
-        np.uint64(data[u])
-        | np.uint64(data[u + _N1]) << _N8
-        | np.uint64(data[u + _N2]) << _N16
-        | np.uint64(data[u + _N3]) << _N24
-    )
 
 
 @part
@@ -192,14 +186,14 @@ def xxh64(data: U8, start: Int, end: Int, seed: Int = 0) -> Int:
 def hash_keys(keys: U8, offsets: I64, out: U64) -> None:
     """xxh64 (seed 0) of each key ``keys[offsets[i]:offsets[i+1]]`` into ``out`` uint64[n]."""
     for i in range(len(offsets) - 1):
-        out[i] = xxh64(keys, offsets[i], offsets[i + 1])
+        out[i] = hash_text(keys, offsets[i], offsets[i + 1], np.uint64(0))[0]
 
 
 @bare
 def hash_spans(data: U8, start: I64, length: I64, out: I64) -> None:
     """xxh64 (seed 0) of each ``data[start[i]:start[i]+length[i]]``, as the bits of an int64."""
     for i in range(len(start)):
-        out[i] = np.int64(xxh64(data, start[i], start[i] + length[i]))
+        out[i] = np.int64(hash_text(data, start[i], start[i] + length[i], np.uint64(0))[0])
 
 
 @inlined
@@ -208,7 +202,17 @@ def equal_bytes(a: U8, a_start: Int, a_end: Int, b: U8, b_start: Int, b_end: Int
     n = a_end - a_start
     if n != b_end - b_start:
         return False
-    for k in range(n):  # noqa: SIM110  (all() is not compiled well)
-        if a[a_start + k] != b[b_start + k]:
+    k = np.int64(0)
+    while k + 8 <= n:
+        if load64(a, a_start + k) != load64(b, b_start + k):
             return False
+        k += 8
+    if k < n and a_start + k + 8 <= len(a) and b_start + k + 8 <= len(b):
+        # Only the first n - k bytes of the words count.
+        differ = load64(a, a_start + k) ^ load64(b, b_start + k)
+        return bool(differ << np.uint64(64 - 8 * (n - k)) == np.uint64(0))
+    while k < n:
+        if a[np.uint64(a_start + k)] != b[np.uint64(b_start + k)]:
+            return False
+        k += 1
     return True

@@ -2,9 +2,9 @@
 
 :func:`parse` reads every document of a batch once. It does not know the contract, only tables:
 
-``table``   int64[f, COLUMNS]  one row a field, see the constants below
-``words``   uint64[f, w]       ``"name":`` of each field as little-endian words, zero padded
-``masks``   uint64[f, w]       0xff for each byte of the words that counts
+``table``   int64[f * COLUMNS]  one row a field, back to back, see the constants below
+``keys``    uint64[..]     ``"name":`` of each field as little-endian words, zero padded, each
+                           followed by its mask: 0xff for each byte that counts
 ``names``   uint8[..]          field names, for the look-up by hash
 ``slots``   int64[2**k]        open-addressing hash table of field indexes, -1 empty
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.hash import equal_bytes, load64, xxh64
+from pipeline.kernels.hash import equal_bytes, hash_text, load64, xxh64
 from pipeline.kernels.jit import Int, bare, inlined, part
 from pipeline.kernels.numbers import EXACT, INEXACT, fast_float, number, scaled
 from pipeline.kernels.text import (
@@ -58,10 +58,12 @@ NULLABLE = 1  # 1: an explicit null is accepted
 REQUIRED = 2  # 1: must be present
 FACTOR = 3  # DECIMAL: scale; EPOCH: ns of one unit; TIME: 1 if text without an offset is UTC
 TEXT = 4  # STRING: row in ``start`` and ``length``
-KEY_LENGTH = 5  # bytes of ``"name":``
-NAME_START = 6  # of the name in ``names``
-NAME_END = 7
-COLUMNS = 8
+KEY = 5  # where ``"name":`` begins in ``keys``
+KEY_LENGTH = 6  # its bytes
+NAME_START = 7  # of the name in ``names``
+NAME_END = 8
+LIMIT = 9  # EPOCH: the largest number that fits
+COLUMNS = 10
 
 # Kinds; the numeric ones come first
 INTEGER, DECIMAL, EPOCH, REAL, BOOLEAN, STRING, TIME = 0, 1, 2, 3, 4, 5, 6
@@ -69,7 +71,7 @@ INTEGER, DECIMAL, EPOCH, REAL, BOOLEAN, STRING, TIME = 0, 1, 2, 3, 4, 5, 6
 # Codes: values of pipeline.ingest.batch.Reason
 GOOD, DECODE, SCHEMA, RANGE = 0, 6, 7, 8
 
-_MAX = 2**63 - 1
+_N1, _N2 = np.uint64(1), np.uint64(2)
 
 UNDECIDED = 2  # in ``valid``: a float that needs the slow way; ``out`` has its position
 
@@ -83,14 +85,25 @@ def _worse(a: Int, b: Int) -> Int:
 
 
 @inlined
-def _matches(data: U8, p: Int, field: Int, table: I64, words: U64, masks: U64) -> bool:
-    n = (table[field, KEY_LENGTH] + 7) >> 3
-    if p + 8 * n > len(data):
+def _of(table: I64, field: Int, column: Int) -> Int:
+    """A column of a field. The unsigned index spares the check for a negative one."""
+    return table[np.uint64(field * COLUMNS + column)]
+
+
+@inlined
+def _matches(data: U8, p: Int, size: Int, k: Int, keys: U64) -> bool:
+    """Whether ``data[p:p+size]`` is the key whose words begin at ``keys[k]``."""
+    if p + ((size + 7) & -8) > len(data):
         return False
-    for k in range(n):  # noqa: SIM110  (a generator is not compiled)
-        if load64(data, p + 8 * k) & masks[field, k] != words[field, k]:
+    k = np.uint64(k)
+    while True:
+        if load64(data, p) & keys[k + _N1] != keys[k]:
             return False
-    return True
+        size -= 8
+        if size <= 0:
+            return True
+        p += 8
+        k += _N2
 
 
 @part
@@ -100,7 +113,9 @@ def _find(name: U8, start: Int, end: Int, table: I64, names: U8, slots: I64) -> 
     slot = np.int64(xxh64(name, start, end)) & mask
     while slots[slot] >= 0:
         field = slots[slot]
-        if equal_bytes(name, start, end, names, table[field, NAME_START], table[field, NAME_END]):
+        if equal_bytes(
+            name, start, end, names, _of(table, field, NAME_START), _of(table, field, NAME_END)
+        ):
             return field
         slot = (slot + 1) & mask
     return -1
@@ -128,48 +143,39 @@ def _look_up(
 
 @inlined
 def _store_number(
-    data: U8, p: Int, field: Int, i: Int, table: I64, out: I64, real: F64, valid: U8
+    data: U8, p: Int, field: Int, cell: Int, table: I64, out: I64, real: F64, valid: U8
 ) -> tuple[Int, Int]:
-    """Read the number at ``p`` into the field's column: (position after it or -1, code)."""
-    kind, factor = table[field, KIND], table[field, FACTOR]
+    """Read the number at ``p`` into ``out[cell]``: (position after it or -1, code)."""
+    kind, factor = _of(table, field, KIND), _of(table, field, FACTOR)
     q, negative, mantissa, digits, exponent = number(data, p)
     if q < 0:
         return -1, DECODE
     if kind == REAL:
         value, decided = fast_float(negative, mantissa, digits, exponent)
         if decided:
-            real[field, i] = value
+            real[cell] = value
         else:
-            out[field, i] = p
-            valid[field, i] = UNDECIDED
+            out[cell] = p
+            valid[cell] = UNDECIDED
         return q, GOOD
     scale = factor if kind == DECIMAL else 0
     integer, status = scaled(data, p, negative, mantissa, digits, exponent, scale)
     if status != EXACT:
         return q, SCHEMA if status == INEXACT and kind != DECIMAL else RANGE
     if kind == EPOCH:
-        limit = _MAX // factor
+        limit = _of(table, field, LIMIT)
         if factor != 1 and (integer > limit or integer < -limit):
             return q, RANGE
         integer *= factor
-    out[field, i] = integer
+    out[cell] = integer
     return q, GOOD
 
 
 @inlined
 def _store_text(
-    data: U8,
-    p: Int,
-    end: Int,
-    field: Int,
-    i: Int,
-    table: I64,
-    out: I64,
-    start: I64,
-    length: I64,
-    side: U8,
-    used: Int,
-) -> tuple[Int, Int, Int]:
+    data: U8, p: Int, end: Int, field: Int, i: Int, n: Int, cell: Int, table: I64, out: I64,
+    start: I64, length: I64, side: U8, used: Int,
+) -> tuple[Int, Int, Int]:  # fmt: skip
     """Read the string at ``p``: (position after it or -1, code, bytes used of ``side``)."""
     q, escaped = string_end(data, p + 1, end)
     if q < 0:
@@ -178,16 +184,16 @@ def _store_text(
     if escaped:
         text, first, last = side, used, unescape(data, p + 1, q - 1, side, used)
         base = len(data)
-    if table[field, KIND] == STRING:
-        row = table[field, TEXT]
-        start[row, i] = base + first
-        length[row, i] = last - first
-        out[field, i] = np.int64(xxh64(text, first, last))
+    if _of(table, field, KIND) == STRING:
+        row = np.uint64(_of(table, field, TEXT) * n + i)
+        start[row] = base + first
+        length[row] = last - first
+        out[cell] = np.int64(hash_text(text, first, last, np.uint64(0))[0])
         if escaped:
             used = last
         return q, GOOD, used
-    time, status = timestamp(text, first, last, table[field, FACTOR] == 1)
-    out[field, i] = time
+    time, status = timestamp(text, first, last, _of(table, field, FACTOR) == 1)
+    out[cell] = time
     code = GOOD
     if status != TIMED:
         code = RANGE if status == OUT_OF_RANGE else SCHEMA
@@ -196,73 +202,46 @@ def _store_text(
 
 @inlined
 def _store(
-    data: U8,
-    p: Int,
-    end: Int,
-    field: Int,
-    i: Int,
-    table: I64,
-    out: I64,
-    real: F64,
-    valid: U8,
-    start: I64,
-    length: I64,
-    side: U8,
-    used: Int,
-) -> tuple[Int, Int, Int]:
+    data: U8, p: Int, end: Int, field: Int, i: Int, n: Int, table: I64, out: I64, real: F64,
+    valid: U8, start: I64, length: I64, side: U8, used: Int,
+) -> tuple[Int, Int, Int]:  # fmt: skip
     """Read the value at ``p`` into the field's column: (position after it or -1, code, used)."""
-    kind, c = table[field, KIND], at(data, p)
+    kind, c, cell = _of(table, field, KIND), at(data, p), np.uint64(field * n + i)
     if kind <= REAL:
         if c == MINUS or ZERO <= c <= NINE:
-            q, code = _store_number(data, p, field, i, table, out, real, valid)
+            q, code = _store_number(data, p, field, cell, table, out, real, valid)
             return q, code, used
     elif kind == BOOLEAN:
         if c == LETTER_T or c == LETTER_F:  # noqa: SIM109
-            out[field, i] = c == LETTER_T
+            out[cell] = c == LETTER_T
             return literal(data, p), GOOD, used
     elif c == QUOTE:
-        return _store_text(data, p, end, field, i, table, out, start, length, side, used)
+        return _store_text(data, p, end, field, i, n, cell, table, out, start, length, side, used)
     if c == LETTER_N:
-        valid[field, i] = 0
-        code = GOOD if table[field, NULLABLE] else SCHEMA
+        valid[cell] = 0
+        code = GOOD if _of(table, field, NULLABLE) else SCHEMA
         return literal(data, p), code, used
     return skip_value(data, p, end), SCHEMA, used
 
 
 @part
-def _absent(i: Int, table: I64, valid: U8, seen: I64) -> Int:
+def _absent(i: Int, n: Int, table: I64, valid: U8, seen: I64) -> Int:
     """Mark the fields that document ``i`` does not have as null; SCHEMA if one is required."""
     code = GOOD
     for field in range(len(seen)):
         if seen[field] != i:
-            valid[field, i] = 0
-            if table[field, REQUIRED]:
+            valid[field * n + i] = 0
+            if _of(table, field, REQUIRED):
                 code = SCHEMA
     return code
 
 
 @inlined
 def _document(
-    data: U8,
-    p: Int,
-    end: Int,
-    i: Int,
-    table: I64,
-    words: U64,
-    masks: U64,
-    names: U8,
-    slots: I64,
-    closed: bool,
-    out: I64,
-    real: F64,
-    valid: U8,
-    start: I64,
-    length: I64,
-    side: U8,
-    used: Int,
-    seen: I64,
-    follow: I64,
-) -> tuple[Int, Int]:
+    data: U8, p: Int, end: Int, i: Int, n: Int, table: I64, keys: U64, names: U8, slots: I64,
+    closed: bool, out: I64, real: F64, valid: U8, start: I64, length: I64, side: U8, used: Int,
+    seen: I64, follow: I64,
+) -> tuple[Int, Int]:  # fmt: skip
     """Read the document ``data[p:end]`` into row ``i``: (code, bytes used of ``side``)."""
     while end > p and is_space(at(data, end - 1)):
         end -= 1
@@ -276,22 +255,23 @@ def _document(
     previous = len(seen)
     more = at(data, p) != CLOSE
     while more:
-        field = follow[previous]
-        if _matches(data, p, field, table, words, masks):
-            p = skip_space(data, p + table[field, KEY_LENGTH])
+        field = follow[np.uint64(previous)]
+        size = _of(table, field, KEY_LENGTH)
+        if _matches(data, p, size, _of(table, field, KEY), keys):
+            p = skip_space(data, p + size)
         else:
             field, p = _look_up(data, p, end, table, names, slots, side, used)
             if p < 0:
                 return DECODE, used
         if field >= 0:
-            if seen[field] == i:
+            if seen[np.uint64(field)] == i:
                 return DECODE, used
-            seen[field] = i
-            follow[previous] = field
+            seen[np.uint64(field)] = i
+            follow[np.uint64(previous)] = field
             previous = field
             found += 1
             p, code, used = _store(
-                data, p, end, field, i, table, out, real, valid, start, length, side, used
+                data, p, end, field, i, n, table, out, real, valid, start, length, side, used
             )
             worst = _worse(worst, code)
         else:
@@ -310,37 +290,23 @@ def _document(
     if p + 1 != end:
         return DECODE, used
     if found < len(seen):
-        worst = _worse(worst, _absent(i, table, valid, seen))
+        worst = _worse(worst, _absent(i, n, table, valid, seen))
     return worst, used
 
 
 @bare
 def parse(
-    data: U8,
-    value_offsets: I64,
-    table: I64,
-    words: U64,
-    masks: U64,
-    names: U8,
-    slots: I64,
-    closed: bool,
-    reason: U8,
-    out: I64,
-    real: F64,
-    valid: U8,
-    start: I64,
-    length: I64,
-    side: U8,
-    seen: I64,
+    data: U8, value_offsets: I64, table: I64, keys: U64, names: U8, slots: I64, closed: bool,
+    reason: U8, out: I64, real: F64, valid: U8, start: I64, length: I64, side: U8, seen: I64,
     follow: I64,
-) -> Int:
+) -> Int:  # fmt: skip
     """Parse every document whose ``reason`` is 0; returns the bytes used of ``side``.
 
     ``data`` uint8[..], ``value_offsets`` int64[n+1]; ``closed``: unknown fields are refused.
     Written: ``reason`` uint8[n] (DECODE, SCHEMA or RANGE; the first that applies), ``out``
-    int64[f, n] with ``real`` its view as float64, ``valid`` uint8[f, n] (1 on entry; 0 for null;
+    int64[f * n] with ``real`` its view as float64, ``valid`` uint8[f * n] (1 on entry; 0 for null;
     UNDECIDED for a float that needs the slow way, then ``out`` is its position in ``data``),
-    ``start`` and ``length`` int64[s, n] of strings (a start from ``len(data)`` on is in ``side``),
+    ``start`` and ``length`` int64[s * n] of strings (a start from ``len(data)`` on is in ``side``),
     ``side`` uint8[len(data)] unescaped strings. ``seen`` int64[f] and ``follow`` int64[f+1] are
     scratch space: a kernel that allocates nothing needs no reference counts.
     """
@@ -352,25 +318,8 @@ def parse(
     for i in range(len(reason)):
         if reason[i] == GOOD:
             code, used = _document(
-                data,
-                value_offsets[i],
-                value_offsets[i + 1],
-                i,
-                table,
-                words,
-                masks,
-                names,
-                slots,
-                closed,
-                out,
-                real,
-                valid,
-                start,
-                length,
-                side,
-                used,
-                seen,
-                follow,
-            )
+                data, value_offsets[i], value_offsets[i + 1], i, len(reason), table, keys, names,
+                slots, closed, out, real, valid, start, length, side, used, seen, follow,
+            )  # fmt: skip
             reason[i] = code
     return used

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.kernels.hash import load64
 from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.text import COLON, MINUS, NINE, PLUS, POINT, SPACE, ZERO, at
 
@@ -19,6 +20,18 @@ _LAST_SECOND, _LAST_NS = 9_223_372_036, 854_775_807  # 2**63 - 1 ns, in 2262
 _FIRST_SECOND, _FIRST_NS = -9_223_372_037, 145_224_192  # -2**63 ns, in 1677
 _UPPER_T, _LOWER_T, _UPPER_Z, _LOWER_Z = 0x54, 0x74, 0x5A, 0x7A
 
+# "0000-00-" and "00:00:00": what is left of the bytes of a word is digits, and 0 where signs are.
+_DATE, _CLOCK = np.uint64(0x2D30302D30303030), np.uint64(0x30303A30303A3030)
+# What takes all other bytes from 0x80 on: a digit leaves room for 9, a sign for nothing.
+_DATE_ROOM, _CLOCK_ROOM = np.uint64(0x7F76767F76767676), np.uint64(0x76767F76767F7676)
+_HIGH = np.uint64(0x8080808080808080)
+_TEN, _EIGHT = np.uint64(10), np.uint64(8)
+
+
+@inlined
+def _byte(word: Int, shift: int) -> Int:
+    return np.int64((word >> np.uint64(shift)) & np.uint64(0xFF))
+
 
 @inlined
 def _pair(data: U8, p: Int) -> Int:
@@ -32,15 +45,17 @@ def _pair(data: U8, p: Int) -> Int:
 
 @inlined
 def days_since_epoch(year: Int, month: Int, day: Int) -> Int:
-    """Days from 1970-01-01 in the proleptic Gregorian calendar.
+    """Days from 1970-01-01 in the proleptic Gregorian calendar, for years from 0 to 9999.
 
-    Source: Hinnant, "chrono-compatible low-level date algorithms", days_from_civil.
+    Source: Hinnant, "chrono-compatible low-level date algorithms", days_from_civil; its divisions
+    as products and shifts: Neri and Schneider, "Euclidean affine functions and their application
+    to calendar algorithms", 2022.
     """
-    y = year - (month <= 2)
-    era = y // 400
-    of_era = y - era * 400
-    of_year = (153 * (month + (9 if month <= 2 else -3)) + 2) // 5 + day - 1
-    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
+    early = month <= 2
+    y = year - early
+    centuries = (y * 5243) >> 19  # y // 100 up to 43,698
+    of_year = ((month + 12 * early) * 979 - 2919) >> 5  # days of the months since March
+    return 365 * y + (y >> 2) - centuries + (centuries >> 2) + of_year + day - 719_469
 
 
 @inlined
@@ -92,16 +107,18 @@ def timestamp(data: U8, p: Int, stop: Int, utc: bool) -> tuple[Int, Int]:
     """
     if stop - p < 19:
         return np.int64(0), UNTIMELY
-    year = _pair(data, p) * 100 + _pair(data, p + 2)
-    month, day = _pair(data, p + 5), _pair(data, p + 8)
-    hour, minute, second = _pair(data, p + 11), _pair(data, p + 14), _pair(data, p + 17)
+    date = load64(data, p) ^ _DATE
+    clock = load64(data, p + 11) ^ _CLOCK
+    wrong = ((date + _DATE_ROOM) | date | (clock + _CLOCK_ROOM) | clock) & _HIGH
+    date = date * _TEN + (date >> _EIGHT)  # in each byte the value of two digits
+    clock = clock * _TEN + (clock >> _EIGHT)
+    year = _byte(date, 0) * 100 + _byte(date, 16)
+    month, day = _byte(date, 40), _pair(data, p + 8)
+    hour, minute, second = _byte(clock, 0), _byte(clock, 24), _byte(clock, 48)
     mark = at(data, p + 10)
     if (
-        (year | month | day | hour | minute | second) < 0
-        or at(data, p + 4) != MINUS
-        or at(data, p + 7) != MINUS
-        or at(data, p + 13) != COLON
-        or at(data, p + 16) != COLON
+        wrong != np.uint64(0)
+        or day < 0
         or (mark != _UPPER_T and mark != _LOWER_T and mark != SPACE)
         or month < 1
         or month > 12
