@@ -28,6 +28,7 @@ _MAX_EXPONENT = 1 << 40  # larger ones are cut to this: longer than any document
 _MAX_EXACT_MANTISSA = 2**53
 _MAX_EXACT_POWER = 22  # 10**22 is the largest power of ten that a float64 holds exactly
 _INT_POWERS = np.array([10**k for k in range(19)], dtype=np.int64)
+_INT_LIMITS = _MAX // _INT_POWERS
 _FLOAT_POWERS = np.array([10.0**k for k in range(23)], dtype=np.float64)
 
 
@@ -100,7 +101,7 @@ def scaled(
     value = np.int64(mantissa)
     shift = scale + exponent
     if shift > 0 and value != 0:
-        if shift > 18 or value > _MAX // _INT_POWERS[shift]:
+        if shift > 18 or value > _INT_LIMITS[shift]:
             return np.int64(0), OVERFLOW
         value *= _INT_POWERS[shift]
     elif shift < 0 and value != 0:
