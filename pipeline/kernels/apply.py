@@ -13,7 +13,7 @@ from pipeline.kernels.events import add_event, event_words
 from pipeline.kernels.finalize import finalize_row
 from pipeline.kernels.ids import add_id, came_before, ids_list
 from pipeline.kernels.integers import minus
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, prefetch
 from pipeline.kernels.lists import (
     DECAYED,
     DISTINCT,
@@ -42,6 +42,7 @@ from pipeline.kernels.table import (
     SOURCE_OFFSET,
     STATE,
     USED,
+    prefetch_slot,
 )
 from pipeline.kernels.tiles import (
     RING_END,
@@ -63,6 +64,8 @@ F64 = npt.NDArray[np.float64]
 SKIPPED, APPLIED, LATE, FILTERED, DUPLICATE = range(5)
 EVERY, MASK, CHANGED = range(3)
 DONE, NO_ROOM, NO_FIRED_ROOM, NOT_LOADED = range(4)
+
+AHEAD = 4  # events, while which are applied the next ones' tiles are on their way
 
 # progress int64[4]: what a call hands to the next one
 EVENT, N_DIRTY, N_FIRED, STOPPED = range(4)
@@ -243,6 +246,20 @@ def _include(
 
 
 @inlined
+def _expect(slots: I64, arena: I64, chosen: I32, rings: I64, e: Int) -> None:
+    """Have the slots of events after ``e`` brought, and of nearer ones their newest tiles."""
+    if e + 2 * AHEAD < len(chosen):
+        prefetch_slot(slots, chosen[e + 2 * AHEAD])
+    if e + AHEAD < len(chosen):
+        slot = chosen[e + AHEAD]
+        for r in range(len(rings)):
+            entry = 1 + rings[r, RING_END] - rings[r, RING_FIRST]
+            behind = slots[slot, SECTION + 3 * r] + slots[slot, SECTION + 3 * r + 1] * entry
+            prefetch(arena, behind - entry)
+            prefetch(arena, behind - 1)
+
+
+@inlined
 def _touch(slots: I64, slot: Int, sequence: Int, dirty: I32, touched: Int) -> Int:
     """Append the slot to ``dirty`` where this is its first event; returns how many were added."""
     if slots[slot, USED] == sequence:
@@ -278,6 +295,7 @@ def apply_events(
     e = progress[EVENT]
     while e < len(chosen):
         slot = chosen[e]
+        _expect(slots, arena, chosen, rings, e)
         deleting = select[e] == DELETE
         if select[e] == 0 or (not deleting and selecting >= 0 and masks[selecting, e] == 0):
             outcome[e] = SKIPPED if select[e] == 0 else FILTERED

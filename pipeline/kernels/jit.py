@@ -7,6 +7,7 @@ Python function, which the test-suite uses to prove both ways equal; so does ``N
 
 Four primitives let a kernel work on memory that C owns: :func:`load_i64`, :func:`copy_bytes`,
 :func:`call_i64` and :func:`call_void`. Addresses are int64; whoever passes one vouches for it.
+:func:`prefetch` has a cache line brought while other work goes on; it changes no result.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "jit",
     "load_i64",
     "part",
+    "prefetch",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -117,10 +119,29 @@ if JIT_ENABLED:
 
         return types.void(types.int64, types.int64), lower
 
+    def _prefetch(typing: Any, array: Any, position: Any) -> Any:
+        """Ask for the cache line of an element of ``array``, counted without its dimensions.
+
+        A hint that any position may be given to: nothing is read.
+        """
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        to_read, to_keep, of_data = 0, 3, 1
+
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            place = builder.bitcast(builder.gep(data, [args[1]]), byte)
+            kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+            hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(hint, [place, word(to_read), word(to_keep), word(of_data)])
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64), lower
+
     load_i64: Callable[[int], int] = cast(Any, intrinsic(_load_i64))
     copy_bytes: Callable[[int, int, int], None] = cast(Any, intrinsic(_copy_bytes))
     call_i64: Callable[[int, int, int], int] = cast(Any, intrinsic(_call_i64))
     call_void: Callable[[int, int], None] = cast(Any, intrinsic(_call_void))
+    prefetch: Callable[[Any, Int], None] = cast(Any, intrinsic(_prefetch))
 
 else:
     import ctypes
@@ -144,10 +165,14 @@ else:
         """Call the C function at address ``function``: one word in, nothing out."""
         _CALL_VOID(int(function))(int(first))
 
+    def _prefetch_plain(array: Any, position: Int) -> None:
+        """Nothing."""
+
     load_i64 = _load_i64_plain
     copy_bytes = _copy_bytes_plain
     call_i64 = _call_i64_plain
     call_void = _call_void_plain
+    prefetch = _prefetch_plain
 
     def jit(kernel: F) -> F:
         """Leave ``kernel`` as plain Python."""

@@ -11,7 +11,7 @@ from pipeline.kernels.distinct import MAX_STEPS, encode_distinct
 from pipeline.kernels.events import event_words, first_counted
 from pipeline.kernels.header import LONGEST_HEADER, has_row, seal, write_header
 from pipeline.kernels.integers import minus, subtract_wrapping
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, prefetch
 from pipeline.kernels.lists import (
     DECAYED,
     DISTINCT,
@@ -33,6 +33,8 @@ from pipeline.kernels.table import (
     SECTION,
     SOURCE_OFFSET,
     STATE,
+    WORDS_OF_LINE,
+    prefetch_slot,
 )
 from pipeline.kernels.tiles import (
     ACC_OP,
@@ -54,6 +56,7 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 _FLOAT = 1
+AHEAD, LINES = 2, 8  # slots, while which are encoded so much of the next ones' rings is brought
 
 
 @inlined
@@ -200,6 +203,20 @@ def _encode_row(
     return at
 
 
+@inlined
+def _expect(slots: I64, arena: I64, chosen: I32, rings: I64, i: Int) -> None:
+    """Have the slots after ``i`` brought, and of the nearer ones what their rings begin with."""
+    if i + 2 * AHEAD < len(chosen):
+        prefetch_slot(slots, chosen[i + 2 * AHEAD])
+    if i + AHEAD < len(chosen):
+        slot = chosen[i + AHEAD]
+        for r in range(len(rings)):
+            block, count = slots[slot, SECTION + 3 * r], slots[slot, SECTION + 3 * r + 1]
+            words = count * (1 + rings[r, RING_END] - rings[r, RING_FIRST])
+            for k in range(0, min(words, LINES * WORDS_OF_LINE), WORDS_OF_LINE):
+                prefetch(arena, block + k)
+
+
 @bare
 def encode_slots(
     slots: I64, arena: I64, chosen: I32, first: Int, rings: I64, accumulators: I64, lists: I64,
@@ -214,6 +231,7 @@ def encode_slots(
     """
     for i in range(first, len(chosen)):
         slot, at = chosen[i], offsets[i]
+        _expect(slots, arena, chosen, rings, i)
         if has_row(slots, slot):
             if at + _bound(slots, slot, rings, lists) > len(out):
                 return i

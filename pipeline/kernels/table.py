@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.hash import equal_bytes
-from pipeline.kernels.jit import Int, bare, inlined
+from pipeline.kernels.jit import Int, bare, inlined, prefetch
 
 __all__ = [
     "DELETED",
@@ -50,9 +50,11 @@ __all__ = [
     "STATE",
     "TOTALS",
     "USED",
+    "WORDS_OF_LINE",
     "compact_keys",
     "copy_keys",
     "find_slots",
+    "prefetch_slot",
     "rebuild_index",
     "remove_slot",
 ]
@@ -86,6 +88,8 @@ KEY_BYTES = 3  # bytes of keys handed out
 KEY_LIVE = 4  # bytes of keys in use
 TOTALS = 5
 
+WORDS_OF_LINE = 8  # of the cache
+AHEAD = 6  # keys, while whose slots are found the next ones' memory is on its way
 _HIGH = -(1 << 32)
 _LOW = (1 << 32) - 1
 
@@ -93,6 +97,15 @@ _LOW = (1 << 32) - 1
 @inlined
 def _home(entry: Int, bits: Int) -> Int:
     return (entry >> (64 - bits)) & ((1 << bits) - 1)
+
+
+@inlined
+def prefetch_slot(slots: I64, slot: Int) -> None:
+    """Have the columns of a slot brought."""
+    width = slots.shape[1]
+    for column in range(0, width, WORDS_OF_LINE):
+        prefetch(slots, slot * width + column)
+    prefetch(slots, slot * width + width - 1)
 
 
 @inlined
@@ -123,6 +136,21 @@ def _new_slot(slots: I64, keys: U8, totals: I64, lists: Int, new: U8, start: Int
     return slot
 
 
+@inlined
+def _expect(slots: I64, keys: U8, index: I64, bits: Int, hashes: I64, i: Int) -> None:
+    """Have what key ``i`` and those after it will need brought, a step further for each of them."""
+    if i + 3 * AHEAD < len(hashes):
+        prefetch(index, _home(hashes[i + 3 * AHEAD] & _HIGH, bits))
+    if i + 2 * AHEAD < len(hashes):
+        other = (index[_home(hashes[i + 2 * AHEAD] & _HIGH, bits)] & _LOW) - 1
+        prefetch(slots, other * slots.shape[1] + KEY_START)
+        prefetch(slots, other * slots.shape[1] + STATE)
+    if i + AHEAD < len(hashes):
+        other = (index[_home(hashes[i + AHEAD] & _HIGH, bits)] & _LOW) - 1
+        if other >= 0:
+            prefetch(keys, slots[other, KEY_START])
+
+
 @bare
 def find_slots(
     slots: I64, keys: U8, totals: I64, index: I64, lists: Int, sequence: Int,
@@ -142,6 +170,7 @@ def find_slots(
     m = 0
     for i in range(len(offsets) - 1):
         start, end = offsets[i], offsets[i + 1]
+        _expect(slots, keys, index, bits, hashes, i)
         tag = hashes[i] & _HIGH
         p = _home(tag, bits)
         slot: Int = -1
