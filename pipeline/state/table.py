@@ -37,7 +37,7 @@ from pipeline.kernels.table import (
     rebuild_index,
 )
 from pipeline.kernels.watch import apply_watched
-from pipeline.state.arrays import empty, flags, grown, plain
+from pipeline.state.arrays import empty, flags, grown, plain, words
 from pipeline.state.batch import (
     Applied,
     EncodedRows,
@@ -89,7 +89,7 @@ class StateTable:
         self._index: I64 = np.zeros(4096, dtype=np.int64)
         self._keys: U8 = np.empty(16384, dtype=np.uint8)
         self._totals: I64 = np.zeros(TOTALS, dtype=np.int64)
-        self._arena: I64 = np.empty(max(16384, 2 * self._need), dtype=np.int64)
+        self._arena: I64 = words(max(16384, 2 * self._need))
         self._heads: I64 = np.empty(HEADS, dtype=np.int64)
         self.clear()
 
@@ -359,7 +359,7 @@ class StateTable:
         self._keys = keys
 
     def _compact_arena(self) -> None:
-        arena = np.empty(2 * int(self._heads[LIVE]) + 2 * self._need + 16384, dtype=np.int64)
+        arena = words(2 * int(self._heads[LIVE]) + 2 * self._need + 16384)
         heads = np.empty(HEADS, dtype=np.int64)
         empty(heads)
         lists = len(self.plan.lists)
