@@ -47,6 +47,7 @@ from pipeline.kernels.table import (
 from pipeline.kernels.tiles import (
     RING_END,
     RING_FIRST,
+    RING_TILES,
     RING_WIDTH,
     add_to_ring,
     is_nan,
@@ -203,11 +204,17 @@ def _include(
     newest = slots[slot, EVENT_TIME]
     for r in range(len(rings)):
         if joined[r] != 0:
+            tile = tile_of(time, rings[r, RING_WIDTH])
+            # Mostly the event is the newest, and a division can be spared.
+            first = (
+                minus(tile, rings[r, RING_TILES]) + 1
+                if time == newest
+                else first_held(rings, r, newest)
+            )
             add_to_ring(
                 arena, heads, slots, slot, r, accumulators, rings[r, RING_FIRST],
-                rings[r, RING_END], time, rings[r, RING_WIDTH],
-                tile_of(time, rings[r, RING_WIDTH]), first_held(rings, r, newest),
-                values, usable, passed,
+                rings[r, RING_END], time, rings[r, RING_WIDTH], tile, first, values, usable,
+                passed,
             )  # fmt: skip
     evicted = slots.shape[1] - len(lists)
     for i in range(len(lists)):

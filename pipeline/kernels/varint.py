@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.kernels.hash import load64
 from pipeline.kernels.jit import Int, inlined
 
 __all__ = ["read_varint", "read_word", "unzigzag", "write_varint", "write_word", "zigzag"]
@@ -36,10 +37,10 @@ def unzigzag(bits: Int) -> Int:
 def write_varint(out: U8, at: Int, bits: Int) -> Int:
     """The 64 ``bits`` as an unsigned varint at ``out[at]``; returns the position after it."""
     while bits < 0 or bits > 0x7F:
-        out[at] = (bits & 0x7F) | 0x80
+        out[np.uint64(at)] = (bits & 0x7F) | 0x80
         bits = (bits >> 7) & 0x01FFFFFFFFFFFFFF
         at += 1
-    out[at] = bits
+    out[np.uint64(at)] = bits
     return at + 1
 
 
@@ -50,7 +51,7 @@ def read_varint(data: U8, at: Int, end: Int) -> tuple[Int, Int]:
     for k in range(_LONGEST):
         if at + k >= end:
             break
-        byte = np.int64(data[at + k])
+        byte = np.int64(data[np.uint64(at + k)])
         if k == _LONGEST - 1 and byte > 1:
             break
         bits |= (byte & 0x7F) << (7 * k)
@@ -64,17 +65,14 @@ def read_varint(data: U8, at: Int, end: Int) -> tuple[Int, Int]:
 @inlined
 def write_word(out: U8, at: Int, bits: Int) -> Int:
     """8 bytes, little-endian."""
-    for k in range(8):
-        out[at + k] = (bits >> (8 * k)) & 0xFF
+    for k in range(8):  # the unsigned index makes them one store
+        out[np.uint64(at + k)] = (bits >> (8 * k)) & 0xFF
     return at + 8
 
 
 @inlined
 def read_word(data: U8, at: Int, end: Int) -> tuple[Int, Int]:
     """8 bytes, little-endian."""
-    bits = np.int64(0)
     if at + 8 > end:
-        return bits, -1
-    for k in range(8):
-        bits |= np.int64(data[at + k]) << (8 * k)
-    return bits, at + 8
+        return np.int64(0), -1
+    return np.uint64(load64(data, at)).view(np.int64), at + 8
