@@ -80,6 +80,7 @@ if JIT_ENABLED:
 
     _WORD = ir.IntType(64)
     memcpy: Any = cgutils.raw_memcpy
+    declared: Any = cgutils.get_or_insert_function
 
     def _load_i64(typing: Any, address: Any) -> Any:
         """Return the int64 stored at ``address``."""
@@ -131,7 +132,7 @@ if JIT_ENABLED:
             data = context.make_array(signature.args[0])(context, builder, args[0]).data
             place = builder.bitcast(builder.gep(data, [args[1]]), byte)
             kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-            hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            hint = declared(builder.module, kind, "llvm.prefetch.p0")
             builder.call(hint, [place, word(to_read), word(to_keep), word(of_data)])
             return context.get_dummy_value()
 
