@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "check_commit",
     "encode_commit",
     "encode_mget",
+    "prefixes_of",
     "warm_up",
 ]
 
@@ -108,21 +110,30 @@ class Prefixes:
         return cls(data, offsets, max(map(len, prefixes), default=0))
 
 
+@lru_cache(maxsize=1 << 12)
+def prefixes_of(prefixes: tuple[bytes, ...]) -> Prefixes:
+    """:meth:`Prefixes.of`, remembered."""
+    return Prefixes.of(prefixes)
+
+
 def encode_mget(
     scratch: Scratch, prefixes: Prefixes, which: I32, keys: U8, key_offsets: I64, index: I64,
-    before: Sequence[bytes] = (),
+    before: Sequence[bytes] = (), after: bytes = b"",
 ) -> memoryview:  # fmt: skip
     """``MGET`` of prefix ``which[j]`` + key ``index[j]``; valid until ``scratch`` is used again.
 
-    ``which`` int32[m], ``index`` int64[m]; the whole keys ``before`` are asked for first.
+    ``which`` int32[m], ``index`` int64[m]; the whole keys ``before`` are asked for first. The
+    commands ``after`` are sent with it.
     """
     start = array_header(1 + len(before) + len(index), b"MGET")
     start += b"".join(b"$%d\r\n%s\r\n" % (len(key), key) for key in before)
     length = len(start) + int((key_offsets[index + 1] - key_offsets[index]).sum())
     room = _HEADER_BYTES + length + len(index) * (prefixes.longest + ARGUMENT_OVERHEAD)
+    room += len(after)
     out = scratch.room(room)
     at = _put(out, 0, start)
     at = write_keys(prefixes.data, prefixes.offsets, which, keys, key_offsets, index, out, at)
+    at = _put(out, at, after)
     return out.data[:at]
 
 
@@ -141,8 +152,9 @@ class Sent(NamedTuple):
     queued: int
 
 
-def arm(keys: Sequence[bytes]) -> bytes:
-    """WATCH, then read what is watched."""
+@lru_cache(maxsize=1 << 12)
+def arm(keys: tuple[bytes, ...]) -> bytes:
+    """WATCH, then read what is watched: the same keys of a partition time and again."""
     return command(b"WATCH", *keys) + command(b"MGET", *keys)
 
 

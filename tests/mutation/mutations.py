@@ -25,6 +25,7 @@ WRONG_CLOCK = "test_what_a_worker_with_a_wrong_clock_said_of_the_future_is_taken
 CACHE = f"{SIMULATION}::test_bytes_do_not_depend_on_what_the_cache_evicts"
 STORM = f"{SIMULATION}::test_whatever_a_simulation_does_the_bytes_are_those_of_a_quiet_run"
 SPREAD = f"{UNIT}/test_state_spread.py"
+COMPUTING = f"{UNIT}/test_app_computing.py"
 DEDUP = f"{UNIT}/test_app_dedup.py"
 TOMBSTONES = f"{UNIT}/test_app_tombstones.py"
 STORE = "tests/contract/test_store.py"
@@ -422,18 +423,30 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a record that failed in a view is applied",
         PARTITION,
-        "        accepted[failed] = False\n",
+        "    accepted[refused] = False\n",
         "",
         (f"{CASES}::test_17_a_batch_of_only_bad_records_moves_the_offset_and_changes_nothing",),
     ),
     Mutation(
         "late records are counted as applied",
         PARTITION,
-        '            "applied": int(counts[Outcome.APPLIED]),\n'
-        '            "late": int(counts[Outcome.LATE]),\n',
-        '            "applied": int(counts[Outcome.APPLIED]) + int(counts[Outcome.LATE]),\n'
-        '            "late": 0,\n',
+        '            "applied": counts[_APPLIED],\n            "late": counts[_LATE],\n',
+        '            "applied": counts[_APPLIED] + counts[_LATE],\n            "late": 0,\n',
         (FUZZ, PLANE),
+    ),
+    Mutation(
+        "what threads compute of lost partitions is committed",
+        PLANES,
+        "            self._collect()\n            for source in lost:\n",
+        "            for source in lost:\n",
+        (f"{COMPUTING}::test_what_is_being_computed_of_lost_partitions_is_not_committed",),
+    ),
+    Mutation(
+        "a thread's error is passed over",
+        "pipeline/app/computing.py",
+        "        return [(partition, done.result()) for partition, done in begun]\n",
+        "        return [(p, done.result()) for p, done in begun if not done.exception()]\n",
+        (f"{COMPUTING}::test_an_error_of_a_thread_ends_the_plane_without_a_commit_of_its_batch",),
     ),
     Mutation(
         "a batch is committed though its outputs were not taken",
@@ -682,7 +695,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a lost reply counts as a commit",
         FENCE,
-        "        with self._whole():\n            self._finish(sent)\n",
+        "        with self._whole:\n            self._finish(sent)\n",
         "        try:\n            self._finish(sent)\n"
         "        except StoreUnavailableError:\n            self._expected = sent.expected\n",
         (WIRE,),
