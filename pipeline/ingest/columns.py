@@ -102,7 +102,7 @@ def _strings(events: EventBatch, name: str, bits: Any, kind: Any) -> Any:
         raise ValueError(f"{len(text)} bytes in a batch; strings can refer to 2 GiB at most")
     frozen = text.view()
     frozen.flags.writeable = False
-    views = np.empty((len(events), 16), dtype=np.uint8)
+    views = np.empty(2 * len(events), dtype=np.uint64)
     string_views(frozen, start, length, events.reason, views)
     buffers = [bits, _buffer(views), _buffer(text)]
     return pa.Array.from_buffers(kind, len(events), buffers)
