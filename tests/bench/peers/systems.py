@@ -12,12 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PEERS", "Peer", "PeerError", "Took", "Where"]
+__all__ = ["PEERS", "ROOT", "Peer", "PeerError", "Took", "Where", "environment"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 BUILD = ROOT / "build"
-ENVIRONMENT = BUILD / "bench-env"
 STREAMS = BUILD / "bench-streams"
 
 _INSTALL_TIMEOUT_S = 900
@@ -107,17 +106,21 @@ def _digest(sources: list[Path]) -> str:
 
 def _python(module: str) -> Callable[[], list[str]]:
     def prepare() -> list[str]:
-        wanted = HERE / "requirements.txt"
-        mark = ENVIRONMENT / ".installed"
-        program = str(ENVIRONMENT / "bin" / "python")
-        if not _current(mark, [wanted]):
-            _call([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], _INSTALL_TIMEOUT_S)
-            pip = [program, "-m", "pip", "install", "--quiet", "-r", str(wanted)]
-            _call(pip, _INSTALL_TIMEOUT_S)
-            mark.write_text(_digest([wanted]))
-        return [program, "-m", f"tests.bench.peers.{module}"]
+        return [environment("env", "requirements.txt"), "-m", f"tests.bench.peers.{module}"]
 
     return prepare
+
+
+def environment(name: str, requirements: str) -> str:
+    """Interpreter of ``build/bench-<name>``, where what ``requirements`` names is installed."""
+    wanted, directory = HERE / requirements, BUILD / f"bench-{name}"
+    mark = directory / ".installed"
+    program = str(directory / "bin" / "python")
+    if not _current(mark, [wanted]):
+        _call([sys.executable, "-m", "venv", "--clear", str(directory)], _INSTALL_TIMEOUT_S)
+        _call([program, "-m", "pip", "install", "--quiet", "-r", str(wanted)], _INSTALL_TIMEOUT_S)
+        mark.write_text(_digest([wanted]))
+    return program
 
 
 def _streams() -> list[str]:
