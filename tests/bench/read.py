@@ -73,7 +73,7 @@ def views() -> list[pp.FeatureView]:
 def fill(store: RedisStore, view: pp.FeatureView, entities: int = ENTITIES) -> int:
     """Write the rows of entities 0, 1, ...; their mean size in bytes."""
     plan = view.plan
-    topic = view.source.topic
+    topic = view.sources[0].topic
     record = ViewRecord(view.name, "bench", topic, PARTITIONS, to_json(plan), plan.fingerprint)
     store.registry.register(record)
     names = [b"%d" % i for i in range(entities)]
