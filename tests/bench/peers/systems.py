@@ -17,7 +17,7 @@ __all__ = ["PEERS", "ROOT", "Peer", "PeerError", "Took", "Where", "environment"]
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 BUILD = ROOT / "build"
-STREAMS = BUILD / "bench-streams"
+TILES = HERE / "streams/src/main/java/bench/Tiles.java"
 
 _INSTALL_TIMEOUT_S = 900
 _JOB_TIMEOUT_S = 300
@@ -123,25 +123,36 @@ def environment(name: str, requirements: str) -> str:
     return program
 
 
-def _streams() -> list[str]:
-    for tool in ("java", "mvn"):
-        if shutil.which(tool) is None:
-            raise PeerError(f"{tool} is not on PATH")
-    pom = HERE / "streams" / "pom.xml"
-    sources = [pom, *sorted(pom.parent.glob("src/**/*.java"))]
-    mark = STREAMS / ".built"
-    if not _current(mark, sources):
-        goals = ["compiler:compile", "dependency:copy-dependencies"]
-        options = ["--batch-mode", "--quiet", "-Dstyle.color=never", f"-Dbench.target={STREAMS}"]
-        _call(["mvn", *options, "-f", str(pom), *goals], _INSTALL_TIMEOUT_S)
-        mark.write_text(_digest(sources))
-    path = f"{STREAMS / 'classes'}:{STREAMS / 'libraries'}/*"
-    return ["java", "-XX:+UseG1GC", "-Xms1g", "-Xmx2g", "-cp", path, "bench.Activity"]
+def _java(name: str, main: str, *options: str) -> Callable[[], list[str]]:
+    """A peer in ``peers/<name>``, with the tiles of Kafka Streams', in ``build/bench-<name>``."""
 
+    def prepare() -> list[str]:
+        for tool in ("java", "javac", "mvn"):
+            if shutil.which(tool) is None:
+                raise PeerError(f"{tool} is not on PATH")
+        pom, built = HERE / name / "pom.xml", BUILD / f"bench-{name}"
+        sources = [*sorted((HERE / name).glob("src/**/*.java")), TILES]
+        mark = built / ".built"
+        if not _current(mark, [pom, *sources]):
+            quiet = ["--batch-mode", "--quiet", "-Dstyle.color=never", f"-Dbench.target={built}"]
+            goal = "dependency:copy-dependencies"
+            _call(["mvn", *quiet, "-f", str(pom), goal], _INSTALL_TIMEOUT_S)
+            compiler = ["javac", "--release", "17", "-cp", f"{built / 'libraries'}/*"]
+            files = [str(source) for source in dict.fromkeys(sources)]
+            _call([*compiler, "-d", str(built / "classes"), *files], _INSTALL_TIMEOUT_S)
+            mark.write_text(_digest([pom, *sources]))
+        path = f"{built / 'classes'}:{built / 'libraries'}/*"
+        return ["java", "-XX:+UseG1GC", "-Xms1g", "-Xmx2g", *options, "-cp", path, main]
+
+    return prepare
+
+
+_OPENED = "--add-opens=java.base/java.util=ALL-UNNAMED"  # as Flink's own start script does
 
 PEERS = (
     Peer("Quix Streams", "P1", 10.0, 250_000, _python("quix_job")),
     Peer("Bytewax", "P1", 10.0, 1_000_000, _python("bytewax_job")),
     Peer("Faust", "P1", 10.0, 30_000, _python("faust_job")),
-    Peer("Kafka Streams", "P2", 3.0, 1_000_000, _streams),
+    Peer("Kafka Streams", "P2", 3.0, 1_000_000, _java("streams", "bench.Activity")),
+    Peer("Flink", "P2", 3.0, 1_000_000, _java("flink", "bench.FlinkActivity", _OPENED)),
 )
