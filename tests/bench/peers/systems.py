@@ -147,6 +147,17 @@ def _java(name: str, main: str, *options: str) -> Callable[[], list[str]]:
     return prepare
 
 
+def _goka() -> list[str]:
+    if shutil.which("go") is None:
+        raise PeerError("go is not on PATH")
+    sources = sorted(path for path in (HERE / "goka").iterdir() if path.is_file())
+    program, mark = BUILD / "bench-goka" / "goka", BUILD / "bench-goka" / ".built"
+    if not _current(mark, sources):
+        _call(["go", "build", "-C", str(HERE / "goka"), "-o", str(program)], _INSTALL_TIMEOUT_S)
+        mark.write_text(_digest(sources))
+    return [str(program)]
+
+
 _OPENED = "--add-opens=java.base/java.util=ALL-UNNAMED"  # as Flink's own start script does
 
 PEERS = (
@@ -155,4 +166,5 @@ PEERS = (
     Peer("Faust", "P1", 10.0, 30_000, _python("faust_job")),
     Peer("Kafka Streams", "P2", 3.0, 1_000_000, _java("streams", "bench.Activity")),
     Peer("Flink", "P2", 3.0, 1_000_000, _java("flink", "bench.FlinkActivity", _OPENED)),
+    Peer("Goka", "P2", 3.0, 500_000, _goka),
 )
