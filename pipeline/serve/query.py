@@ -353,8 +353,10 @@ def _view_columns(name: str, answer: _Answer, time_ns: Times) -> dict[str, Any]:
         data = pa.py_buffer(np.ascontiguousarray(values).data)
         return pa.Array.from_buffers(type_, len(values), [known, data])
 
+    status = answer.status
+    codes = worst(status, axis=1) if status.any() else np.zeros(len(status), dtype=np.uint8)
     return {
-        f"{name}__status": _status_column(worst(answer.status, axis=1)),
+        f"{name}__status": _status_column(codes),
         f"{name}__event_time": column(answer.event_time, pa.timestamp("ns", "UTC")),
         f"{name}__age": column(age, pa.duration("ns")),
         f"{name}__source_offset": column(answer.source_offset, pa.int64()),

@@ -26,7 +26,6 @@ VALUE_TYPES: dict[CellType, Arrow] = {
     CellType.TEXT: pa.string(),
     CellType.BINARY: pa.binary(),
 }
-_BOOL: Arrow = pa.bool_()
 FLOAT_OPS = {
     FeatureOp.MEAN,
     FeatureOp.RATIO,
@@ -65,16 +64,18 @@ class FeatureColumns:
 
     def __init__(self, plan: Plan, names: Sequence[str]) -> None:
         by_name = {feature.name: feature for feature in plan.features}
-        self._columns = [(by_name[name], feature_type(by_name[name])) for name in names]
+        types = [feature_type(by_name[name]) for name in names]
+        self._columns = [
+            (feature, type_, feature.width == 1 and not feature.words and type_ != pa.bool_())
+            for feature, type_ in zip((by_name[name] for name in names), types, strict=True)
+        ]
 
     def arrays(self, cells: I64, valid: U8) -> list[Arrow]:
         """Arrow arrays of them, as :func:`feature_columns` gives."""
         scalars = _Scalars(cells, valid)
         return [
-            scalars.column(feature.cell, type_)
-            if feature.width == 1 and not feature.words and type_ != _BOOL
-            else _column(feature, cells, valid, type_)
-            for feature, type_ in self._columns
+            scalars.column(feature.cell, type_) if scalar else _column(feature, cells, valid, type_)
+            for feature, type_, scalar in self._columns
         ]
 
 

@@ -4,10 +4,10 @@
 
 Feast is installed into ``build/bench-feast``. It is given the very values that a read of ours
 returns, and both answers have to be equal before anything is timed. Then they take turns, a
-round of ``--reads`` reads each. Twice: of ``last()`` values, which is what Feast stores, and of
-windows, where our rows hold the tiles that the values are made of at the read, and Feast holds
-the values that somebody else has to keep up to date. Bytes are those of all keys by ``MEMORY
-USAGE``; CPU of Redis is what ``INFO`` says that a round took.
+round of ``--reads`` reads each: of ``last()`` values, which is what Feast stores, in five views and
+in one, and of windows, where our rows hold the tiles that the values are made of at the read, and
+Feast holds the values that somebody else has to keep up to date. Bytes are those of all keys by
+``MEMORY USAGE``; CPU of Redis is what ``INFO`` says that a round took.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from tests.bench.peers.systems import ROOT, PeerError, environment
 from tests.bench.read import NOW, fill, server_cpu, views
 from tests.bench.report import Figure, compared, record
 
-KEYS, FIELDS = 100, 10
+KEYS = 100
 CLIENT = "redis"  # Feast's other one, glide, took 1.2 times as long
 
 
-def last_values() -> list[pp.FeatureView]:
-    """Five views of ten features, each the newest value of a field."""
+def last_values(views: int, features: int) -> list[pp.FeatureView]:
+    """``views`` of ``features`` each, which are the newest values of fields."""
     properties = {"user": {"type": "integer"}, "at": {"type": "string", "format": "date-time"}}
-    fields = {f"field{i}": {"type": "number"} for i in range(FIELDS)}
+    fields = {f"field{i}": {"type": "number"} for i in range(features)}
     contract = pp.Contract.load(
         {
             "title": "profile",
@@ -62,7 +62,7 @@ def last_values() -> list[pp.FeatureView]:
             entity="user",
             features={f"last{i}_{field}": pp.last(field) for field in fields},
         )
-        for i in range(5)
+        for i in range(views)
     ]
 
 
@@ -181,7 +181,7 @@ def measure(
         turns = [(turn(ours), turn(lambda: feast.read(batches)[0])) for _ in range(rounds)]
         size, their_size, parts = stored(server)
     print(f"{what}: {parts}")
-    title = f"read {KEYS} x {5 * FIELDS} {what}"
+    title = f"read {KEYS} x {what}"
     ms, cpu = zip(*(ours for ours, _ in turns), strict=True)
     their_ms, their_cpu = zip(*(theirs for _, theirs in turns), strict=True)
     each, their_each = [size / entities], [their_size / entities]
@@ -208,7 +208,11 @@ def main() -> None:
     except PeerError as failure:
         print(f"Feast: NOT TIMED, {failure}")
         return
-    for made, what in ((last_values(), "last values"), (views(), "windows")):
+    for made, what in (
+        (last_values(5, 10), "50 last values in 5 views"),
+        (last_values(1, 50), "50 last values in 1 view"),
+        (views(), "50 windows in 5 views"),
+    ):
         found = measure(made, what, asked.rounds, asked.reads, asked.entities)
         for figure in found:
             print(
