@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PEERS", "ROOT", "Peer", "PeerError", "Took", "Where", "environment"]
+__all__ = ["HERE", "PEERS", "ROOT", "Peer", "PeerError", "Took", "Where", "environment"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
