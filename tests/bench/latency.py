@@ -1,6 +1,6 @@
 """From an event produced to its features readable, at a steady rate (target P9).
 
-    python -m tests.bench.latency [--rate 100000] [--seconds 10] [--warm 3] [--rounds 5]
+    python -m tests.bench.latency [--rate 100000] [--seconds 20] [--warm 10] [--rounds 3]
 
 A process of its own produces behaviour events of workload (a), each with the wall time of its
 sending; the data plane reads them with a freshness goal of 20 ms. The age of an event is the wall
@@ -199,9 +199,9 @@ def main() -> None:
     """Print quantiles, record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rate", type=int, default=100_000)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--warm", type=float, default=3.0)
-    parser.add_argument("--rounds", type=int, default=5, help="0: one of ours, no other system")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--warm", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=3, help="0: one of ours, no other system")
     parser.add_argument("--produce", metavar="BROKERS", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.produce:
