@@ -131,6 +131,7 @@ class Log:
             {
                 "bootstrap.servers": brokers,
                 "partitioner": "murmur2_random",
+                "enable.idempotence": True,  # else a batch that is sent again comes out of order
                 "linger.ms": 50,
                 "batch.num.messages": 10_000,
                 "queue.buffering.max.messages": 1_000_000,
