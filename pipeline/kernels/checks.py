@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.kernels.digits import ZEROS, digit_count, eight_digits
 from pipeline.kernels.hash import equal_bytes, load64, murmur2
 from pipeline.kernels.jit import Int, bare, inlined, part
-from pipeline.kernels.text import MINUS, ZERO, ZEROS, at, digit_count, eight_digits
+from pipeline.kernels.text import MINUS, ZERO, at
 
 __all__ = ["admit", "is_decimal", "match_integer_keys", "match_text_keys", "within_time"]
 

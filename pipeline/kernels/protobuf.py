@@ -35,7 +35,7 @@ from pipeline.kernels.binary import (
 )
 from pipeline.kernels.hash import hash_text, xxh64
 from pipeline.kernels.jit import Int, bare, inlined, part
-from pipeline.kernels.protowire import skip_field, tag_at
+from pipeline.kernels.protowire import clock, sign32, skip_field, symbol_row, tag_at
 from pipeline.kernels.text import at
 from pipeline.kernels.varint import unzigzag
 
@@ -71,10 +71,6 @@ VALUE, PRESENT, START, LENGTH = 0, 1, 2, 3
 
 # Codes: values of pipeline.ingest.batch.Reason
 GOOD, DECODE, SCHEMA, RANGE = 0, 6, 7, 8
-
-_BILLION = 1_000_000_000
-_LAST_SECOND, _LAST_NS = 9_223_372_036, 854_775_807  # 2**63 - 1 ns, in 2262
-_FIRST_SECOND, _FIRST_NS = -9_223_372_037, 145_224_192  # -2**63 ns, in 1677
 
 
 @inlined
@@ -149,33 +145,12 @@ def _switch(
 
 
 @inlined
-def _sign32(bits: Int) -> Int:
-    low = bits & 0xFFFFFFFF
-    return low - ((low >> 31) << 32)
-
-
-@part
-def _symbol(value: Int, low: Int, count: Int, symbols: I64) -> Int:
-    """The row of a symbol among ``count`` from ``low`` on, or -1."""
-    if 0 <= value < count and symbols[low + value, 0] == value:  # numbered from 0: most are
-        return low + value
-    high = low + count
-    while high - low > 1:
-        middle = (low + high) >> 1
-        if symbols[middle, 0] <= value:
-            low = middle
-        else:
-            high = middle
-    return low if symbols[low, 0] == value else np.int64(-1)
-
-
-@inlined
 def _integer(kind: Int, bits: Int) -> Int:
     """The value of a number's bits, cut to 32 bits where the kind has no more."""
     if kind == INT64:
         return bits
     if kind == INT32 or kind == ENUM or kind == SFIXED32 or kind == NANOS:  # noqa: SIM109
-        return _sign32(bits)
+        return sign32(bits)
     if kind == UINT32:
         return bits & 0xFFFFFFFF
     if kind == SINT32:
@@ -206,7 +181,7 @@ def _number(
         return GOOD
     argument, more = _of(entries, entry, ARG), _of(entries, entry, MORE)
     if kind == ENUM:
-        symbol = _symbol(value, argument, more, symbols)
+        symbol = symbol_row(value, argument, more, symbols)
         if symbol < 0:
             return SCHEMA
         text = np.uint64(_of(entries, entry, TEXT) * n + i)
@@ -257,24 +232,10 @@ def _end(i: Int, n: Int, nodes: I64, out: I64, valid: U8, present: U8, clocks: I
             if nodes[node, MUST] and present[nodes[node, PARENT]]:
                 worst = _worse(worst, np.int64(SCHEMA))
         elif nodes[node, CLOCK] >= 0:
-            second, ns = clocks[node, 0], clocks[node, 1]
-            if ns < 0 or ns >= _BILLION:
-                worst = _worse(worst, np.int64(SCHEMA))
-            elif (
-                second > _LAST_SECOND
-                or second < _FIRST_SECOND
-                or (second == _LAST_SECOND and ns > _LAST_NS)
-                or (second == _FIRST_SECOND and ns < _FIRST_NS)
-            ):
-                worst = _worse(worst, np.int64(RANGE))
-            else:
-                # The first second is below -2**63 ns: count back from the one after it.
-                whole = (
-                    (second + 1) * _BILLION - (_BILLION - ns)
-                    if second < 0
-                    else (second * _BILLION + ns)
-                )
-                out[nodes[node, CLOCK] * n + i] = whole
+            time, code = clock(clocks[node, 0], clocks[node, 1])
+            worst = _worse(worst, code)
+            if code == GOOD:
+                out[nodes[node, CLOCK] * n + i] = time
                 valid[nodes[node, CLOCK] * n + i] = 1
     return worst
 

@@ -1,4 +1,4 @@
-"""Protobuf's wire format: tags, values of unknown fields, and Confluent's header before a message.
+"""Protobuf's wire format: tags, values, unknown fields, and Confluent's header before a message.
 
 Source: Protocol Buffers, "Encoding"; Confluent Schema Registry, "Wire format".
 """
@@ -12,7 +12,15 @@ from pipeline.kernels.binary import low_varint, span
 from pipeline.kernels.jit import Int, bare, inlined, part
 from pipeline.kernels.varint import unzigzag
 
-__all__ = ["MAX_GROUPS", "confluent_starts", "skip_field", "tag_at"]
+__all__ = [
+    "MAX_GROUPS",
+    "clock",
+    "confluent_starts",
+    "sign32",
+    "skip_field",
+    "symbol_row",
+    "tag_at",
+]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -22,7 +30,11 @@ VARINT, WORD64, BYTES, GROUP_BEGIN, GROUP_END, WORD32 = 0, 1, 2, 3, 4, 5
 
 MAX_GROUPS = 100  # of unknown groups within each other
 
-GOOD, DECODE, SCHEMA = 0, 6, 7  # values of pipeline.ingest.batch.Reason
+GOOD, DECODE, SCHEMA, RANGE = 0, 6, 7, 8  # values of pipeline.ingest.batch.Reason
+
+_BILLION = 1_000_000_000
+_LAST_SECOND, _LAST_NS = 9_223_372_036, 854_775_807  # 2**63 - 1 ns, in 2262
+_FIRST_SECOND, _FIRST_NS = -9_223_372_037, 145_224_192  # -2**63 ns, in 1677
 
 
 @bare
@@ -107,3 +119,41 @@ def skip_field(data: U8, p: Int, end: Int, tag: Int, groups: I64) -> Int:
             if p < 0:
                 return p
     return p
+
+
+@inlined
+def sign32(bits: Int) -> Int:
+    low = bits & 0xFFFFFFFF
+    return low - ((low >> 31) << 32)
+
+
+@part
+def symbol_row(value: Int, low: Int, count: Int, symbols: I64) -> Int:
+    """The row of a symbol among ``count`` from ``low`` on, or -1."""
+    if 0 <= value < count and symbols[low + value, 0] == value:  # numbered from 0: most are
+        return low + value
+    high = low + count
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if symbols[middle, 0] <= value:
+            low = middle
+        else:
+            high = middle
+    return low if symbols[low, 0] == value else np.int64(-1)
+
+
+@inlined
+def clock(second: Int, ns: Int) -> tuple[Int, Int]:
+    """The time of a Timestamp, ns since the Unix epoch, and a code: SCHEMA where it is none."""
+    if ns < 0 or ns >= _BILLION:
+        return np.int64(0), SCHEMA
+    if (
+        second > _LAST_SECOND
+        or second < _FIRST_SECOND
+        or (second == _LAST_SECOND and ns > _LAST_NS)
+        or (second == _FIRST_SECOND and ns < _FIRST_NS)
+    ):
+        return np.int64(0), RANGE
+    if second < 0:  # the first second is below -2**63 ns: count back from the one after it
+        return (second + 1) * _BILLION - (_BILLION - ns), GOOD
+    return second * _BILLION + ns, GOOD

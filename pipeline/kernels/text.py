@@ -15,11 +15,8 @@ from pipeline.kernels.hash import load64
 from pipeline.kernels.jit import Int, inlined, part
 
 __all__ = [
-    "ZEROS",
     "at",
-    "digit_count",
     "digits_end",
-    "eight_digits",
     "literal",
     "member_value",
     "skip_space",
@@ -39,13 +36,7 @@ OPEN, CLOSE, OPEN_LIST, CLOSE_LIST = 0x7B, 0x7D, 0x5B, 0x5D
 MINUS, PLUS, POINT, ZERO, NINE, SPACE = 0x2D, 0x2B, 0x2E, 0x30, 0x39, 0x20
 LETTER_E, LETTER_F, LETTER_N, LETTER_T, LETTER_U = 0x65, 0x66, 0x6E, 0x74, 0x75
 
-ZEROS = np.uint64(0x3030303030303030)
-_N1, _N8, _N16, _N32, _N56 = (np.uint64(n) for n in (1, 8, 16, 32, 56))
-_UP_TO_NINE = np.uint64(0x7676767676767676)  # takes every byte from 10 on to 0x80 or more
-# Each lane of 16, 32 or 64 bits takes its lower half times 10, 100 or 10,000, and its upper half.
-_TENS, _BYTES = np.uint64(10 << 8 | 1), np.uint64(0x00FF00FF00FF00FF)
-_HUNDREDS, _PAIRS = np.uint64(100 << 16 | 1), np.uint64(0x0000FFFF0000FFFF)
-_TEN_THOUSANDS = np.uint64(10_000 << 32 | 1)
+_N1, _N56 = np.uint64(1), np.uint64(56)
 _ONES = np.uint64(0x0101010101010101)
 _HIGH = np.uint64(0x8080808080808080)
 _SPACES = np.uint64(0x2020202020202020)
@@ -288,27 +279,6 @@ def unescape(data: U8, p: Int, stop: Int, out: U8, used: Int) -> Int:
                 p += 6
             used = _encode_utf8(code, out, used)
     return used
-
-
-@inlined
-def digit_count(word: Int) -> Int:
-    """How many of the 8 bytes of ``word``, which is xored with :data:`ZEROS`, begin as digits."""
-    other = ((word + _UP_TO_NINE) | word) & _HIGH  # exact for the lowest one that is none
-    if other == np.uint64(0):
-        return np.int64(8)
-    below = (other & (~other + _N1)) - _N1
-    return np.int64(((below & _ONES) * _ONES) >> _N56) - 1
-
-
-@inlined
-def eight_digits(word: Int) -> Int:
-    """The number of 8 digits, each a byte from 0 to 9, the first one lowest.
-
-    Source: Lemire, "Number Parsing at a Gigabyte per Second", 2021.
-    """
-    word = (word * _TENS >> _N8) & _BYTES
-    word = (word * _HUNDREDS >> _N16) & _PAIRS
-    return np.int64(word * _TEN_THOUSANDS >> _N32)
 
 
 @inlined
