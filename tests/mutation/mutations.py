@@ -166,8 +166,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a tile is stamped in the future",
         APPLY,
-        "                tile_of(time, rings[r, RING_WIDTH]), first_held(rings, r, newest),\n",
-        "                tile_of(time, rings[r, RING_WIDTH]) + 1, first_held(rings, r, newest),\n",
+        "rings[r, RING_WIDTH], tile, first, values,",
+        "rings[r, RING_WIDTH], tile + 1, first, values,",
         (FUZZ,),
     ),
     Mutation(
