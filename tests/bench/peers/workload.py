@@ -125,6 +125,16 @@ class Log:
             before = step_ms
         return times
 
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """The events in order as message keys and values."""
+        for block in self.blocks():
+            for user, time, item, category, action, price, dwell in block.iter_rows():
+                value = _JSON % (
+                    user, time, item, category.encode(), action.encode(),
+                    price // 100, price % 100, dwell / 1000,
+                )  # fmt: skip
+                yield b"%d" % user, value
+
     def produce(self, brokers: str) -> int:
         """Write the log to its topic, partitioned by murmur2 of the user; bytes of the values."""
         producer = Producer(
@@ -137,14 +147,9 @@ class Log:
             }
         )
         written = 0
-        for block in self.blocks():
-            for user, time, item, category, action, price, dwell in block.iter_rows():
-                value = _JSON % (
-                    user, time, item, category.encode(), action.encode(),
-                    price // 100, price % 100, dwell / 1000,
-                )  # fmt: skip
-                written += len(value)
-                _send(producer, self.topic, b"%d" % user, value)
+        for user, value in self.records():
+            written += len(value)
+            _send(producer, self.topic, user, value)
         if left := producer.flush(120):
             raise RuntimeError(f"{left} events were not taken by the broker")
         return written
