@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PEERS", "Peer", "PeerError", "Took", "Where"]
+__all__ = ["PEERS", "Peer", "PeerError", "Took", "Where", "python_job"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -105,7 +105,9 @@ def _digest(sources: list[Path]) -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
-def _python(module: str) -> Callable[[], list[str]]:
+def python_job(module: str) -> Callable[[], list[str]]:
+    """How a Python job of this folder is prepared: installs the peers once."""
+
     def prepare() -> list[str]:
         wanted = HERE / "requirements.txt"
         mark = ENVIRONMENT / ".installed"
@@ -137,8 +139,8 @@ def _streams() -> list[str]:
 
 
 PEERS = (
-    Peer("Quix Streams", "P1", 10.0, 250_000, _python("quix_job")),
-    Peer("Bytewax", "P1", 10.0, 1_000_000, _python("bytewax_job")),
-    Peer("Faust", "P1", 10.0, 30_000, _python("faust_job")),
+    Peer("Quix Streams", "P1", 10.0, 250_000, python_job("quix_job")),
+    Peer("Bytewax", "P1", 10.0, 1_000_000, python_job("bytewax_job")),
+    Peer("Faust", "P1", 10.0, 30_000, python_job("faust_job")),
     Peer("Kafka Streams", "P2", 3.0, 1_000_000, _streams),
 )
