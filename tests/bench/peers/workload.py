@@ -28,6 +28,7 @@ __all__ = [
     "Rows",
     "expected",
     "mistakes",
+    "producing",
     "view",
 ]
 
@@ -149,15 +150,10 @@ class Log:
 
     def produce(self, brokers: str) -> int:
         """Write the log to its topic, partitioned by murmur2 of the user; bytes of the values."""
-        producer = Producer(
-            {
-                "bootstrap.servers": brokers,
-                "partitioner": "murmur2_random",
-                "linger.ms": 50,
-                "batch.num.messages": 10_000,
-                "queue.buffering.max.messages": 1_000_000,
-            }
-        )
+        return self.send(Producer(producing(brokers)))
+
+    def send(self, producer: Producer) -> int:
+        """The same by a producer of one's own, which has a transaction under way perhaps."""
         written = 0
         for user, value in self.records():
             written += len(value)
@@ -165,6 +161,17 @@ class Log:
         if left := producer.flush(120):
             raise RuntimeError(f"{left} events were not taken by the broker")
         return written
+
+
+def producing(brokers: str) -> dict[str, str | int]:
+    """Settings of a producer of whole logs."""
+    return {
+        "bootstrap.servers": brokers,
+        "partitioner": "murmur2_random",
+        "linger.ms": 50,
+        "batch.num.messages": 10_000,
+        "queue.buffering.max.messages": 1_000_000,
+    }
 
 
 PROOF = Log(
