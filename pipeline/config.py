@@ -125,6 +125,9 @@ class AppConfig(_Slice):
     under_way: int = setting(
         2, "batches whose commits may be under way while the next is computed", minimum=0
     )
+    compute_threads: int = setting(
+        2, "threads that compute while the next batch is fetched; 0: none", minimum=0
+    )
     cache_bytes: int = setting(256 << 20, "memory for rows, per view and partition", minimum=1)
     max_value_bytes: int = setting(1 << 20, "larger values are dead-lettered", minimum=1)
     commit_interval_ms: int = setting(

@@ -87,6 +87,7 @@ def build_plane(
             max_records=config.app.max_records,
             max_wait_ms=shortened(config.app.max_wait_ms, config.app.freshness_ms),
             under_way=config.app.under_way,
+            threads=config.app.compute_threads,
             cache_bytes=config.app.cache_bytes,
             check_interval_ms=config.store.check_interval_ms,
             commit_interval_ms=config.app.commit_interval_ms,

@@ -17,7 +17,7 @@ from pipeline.app.routing import Route, RouteState, advanced
 from pipeline.app.staged import StagedBatch, StagedView
 from pipeline.app.viewplan import ViewPlan, view_plans
 from pipeline.errors import LogTruncatedError
-from pipeline.ingest.batch import EventBatch, Reason, Rejects, TopicPartition
+from pipeline.ingest.batch import EventBatch, Origin, Reason, Rejects, TopicPartition
 from pipeline.ingest.lane import Position
 from pipeline.state.batch import Leaving, Outcome
 from pipeline.state.table import StateTable
@@ -31,7 +31,12 @@ __all__ = ["Partition", "StagedBatch", "StagedView", "ViewPlan", "view_plans"]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
-_NONE = Rejects(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint8))
+_NO_ROWS = np.empty(0, dtype=np.int64)
+_NONE = Rejects(_NO_ROWS, np.empty(0, dtype=np.uint8))
+_SKIPPED, _TAKEN = np.uint8(0), np.uint8(1)
+_APPLIED, _LATE, _FILTERED, _DUPLICATE = (  # members of an IntEnum are slow to come by
+    int(outcome) for outcome in (Outcome.APPLIED, Outcome.LATE, Outcome.FILTERED, Outcome.DUPLICATE)
+)
 
 
 @dataclass
@@ -239,17 +244,17 @@ class Partition:
         binary = events.binary
         fresh = events.log_offsets >= state.staged.next_offset
         accepted = fresh & (events.reason == 0)
-        repeated, positions = _repeated(state, events, accepted)
-        accepted &= ~repeated
+        again, positions = 0, state.staged.positions
+        if events.origin is not None:
+            repeated, positions = _repeated(state, events, events.origin, accepted)
+            accepted &= ~repeated
+            again = int(repeated.sum())
         looked = look_up(state.lookups, events, accepted, self._resident)
         derived = state.plan.derivation.compute(looked.events)
-        failed = derived.failed[accepted[derived.failed]]
-        accepted[failed] = False
-        nulls = derived.nulls[accepted[derived.nulls]]
-        accepted[nulls] = False
-        long = derived.long[accepted[derived.long]]
-        accepted[long] = False
-        rows = np.flatnonzero(accepted).astype(np.int64)
+        failed, nulls, long = (
+            _refused(found, accepted) for found in (derived.failed, derived.nulls, derived.long)
+        )
+        rows = accepted.nonzero()[0]
         whole = len(rows) == len(events)
         keys, key_offsets = binary.keys, binary.key_offsets
         if not whole:
@@ -257,44 +262,45 @@ class Partition:
         slots, broken, quarantined = self._resident(
             state.table, state.quarantine, keys, key_offsets
         )
-        broken |= looked.broken[rows]
+        if state.lookups:
+            broken |= looked.broken[rows]
+        tombstones = events.tombstones if whole else events.tombstones[rows]
         applied = state.table.apply(
             slots,
             binary.offsets if whole else binary.offsets[rows],
             binary.timestamps_ms if whole else binary.timestamps_ms[rows],
             events.event_time if whole else events.event_time[rows],
-            np.where(broken, 0, 1 + events.tombstones[rows]).astype(np.uint8),
+            np.where(broken, _SKIPPED, _TAKEN + tombstones),
             derived.inputs if whole else np.ascontiguousarray(derived.inputs[:, rows]),
             derived.valid if whole else np.ascontiguousarray(derived.valid[:, rows]),
             derived.masks if whole else np.ascontiguousarray(derived.masks[:, rows]),
             state.plan.tables,
         )
-        counts = np.bincount(applied.outcome, minlength=len(Outcome))
-        consumed, again = int(fresh.sum()), int(repeated.sum())
+        counts = np.bincount(applied.outcome, minlength=len(Outcome)).tolist()
+        consumed = int(np.count_nonzero(fresh))
+        lost = int(np.count_nonzero(broken))
         outcomes = {
-            "applied": int(counts[Outcome.APPLIED]),
-            "late": int(counts[Outcome.LATE]),
-            "filtered": int(counts[Outcome.FILTERED]),
-            "duplicate": again + int(counts[Outcome.DUPLICATE]),
-            "dead_lettered": consumed - again - len(rows) + int(broken.sum()),
+            "applied": counts[_APPLIED],
+            "late": counts[_LATE],
+            "filtered": counts[_FILTERED],
+            "duplicate": again + counts[_DUPLICATE],
+            "dead_lettered": consumed - again - len(rows) + lost,
         }
-        marker = advanced(state.staged, events, now_ms, consumed, outcomes)
-        marker = dataclasses.replace(marker, positions=positions)
         return StagedView(
             plan=state.plan,
             events=events,
             refused=_NONE if own is None else _only_here(own, usual, fresh),
             slots=applied.dirty,
             write=RowWrite(state.plan.view.plan.fingerprint, state.table.encode(applied.dirty)),
-            marker=marker,
+            marker=advanced(state.staged, events, now_ms, consumed, outcomes, positions),
             changes=self._changes(state, applied.dirty),
             fired=applied.fired,
-            fired_rows=rows[applied.fired.event],
+            fired_rows=rows[applied.fired.event] if len(applied.fired) else _NO_ROWS,
             failed=failed,
             nulls=nulls,
             long=long,
-            late=rows[applied.outcome == Outcome.LATE],
-            corrupt=rows[broken],
+            late=rows[applied.outcome == _LATE] if counts[_LATE] else _NO_ROWS,
+            corrupt=rows[broken] if lost else _NO_ROWS,
             quarantined=quarantined,
             outcomes=outcomes,
             looked=looked,
@@ -346,16 +352,24 @@ def _only_here(own: EventBatch, usual: EventBatch, fresh: npt.NDArray[np.bool_])
     return Rejects(refused.index[new], refused.reason[new])
 
 
+def _refused(rows: I64, accepted: npt.NDArray[np.bool_]) -> I64:
+    """Those of ``rows`` that were accepted so far; accepted no more."""
+    if not len(rows):
+        return rows
+    refused = rows[accepted[rows]]
+    accepted[refused] = False
+    return refused
+
+
 def _repeated(
-    state: ViewState, events: EventBatch, accepted: npt.NDArray[np.bool_]
+    state: ViewState, events: EventBatch, origin: Origin, accepted: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.bool_], bytes]:
     """Accepted rows of a repartition topic that were sent before, or will be sent again with a
     field that the view needs and their message lacks; the positions after the batch."""
-    origin, positions = events.origin, state.staged.positions
-    none = np.zeros(len(events), dtype=np.bool_)
-    if origin is None or not len(events):
-        return none, positions
-    lacking = none
+    positions = state.staged.positions
+    lacking = np.zeros(len(events), dtype=np.bool_)
+    if not len(events):
+        return lacking, positions
     for name in state.plan.derivation.fields & origin.absent.keys():
         lacking = lacking | (origin.absent[name] == 1)
     lacking = lacking & accepted

@@ -7,12 +7,13 @@ It is synchronous, runs on one thread, and is driven by :meth:`DataPlane.step`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from pipeline.app.catchup import CatchUp
 from pipeline.app.commits import Commits, Done
+from pipeline.app.computing import Computing
 from pipeline.app.expiry import Expiry
 from pipeline.app.hold import Hold
 from pipeline.app.opening import open_partition
@@ -100,8 +101,7 @@ class DataPlane:
         self._commits = Commits(sender, self._expiry, self._reset)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._trouble: dict[TopicPartition, _Trouble] = {}
-        self._decoders = {t.topic: t.decoder() for t in topics}
-        self._others = {t.topic: t.other_decoders() for t in topics}
+        self._computing = Computing(self._topics, clock_ms, settings.threads)
         self._upstream = Upstream(names.app, store, topics)
         self._check_at = 0.0
         self._offsets_at = 0.0
@@ -155,14 +155,19 @@ class DataPlane:
         most, wait_ms = self._settings.max_records, self._settings.max_wait_ms
         batches = self._lane.poll(most, 0 if self._catch_up.ready() else wait_ms)
         self._pause_reset()
-        self._commits.add(self._compute(batches))
         polled = sum(map(len, batches))
-        busy = polled >= most * BUSY
         self._catch_up.hold(self._hold.topics)
         others = self._catch_up.poll(most, 0 if batches else wait_ms)
-        self._finish(self._settings.under_way if busy and not others else 0)
+        under_way = self._settings.under_way if polled >= most * BUSY and not others else 0
+        if under_way and self._settings.threads:
+            self._finish(under_way)
+            self._computing.begin(self._ready(batches), beside=True)
+        else:
+            self._collect()
+            self._computing.begin(self._ready(batches))
+            self._finish(under_way)
         if others:
-            self._commits.add(self._compute(others, behind=True))
+            self._computing.begin(self._ready(others), behind=True)
             self._finish(0)
         self._keep()
         return self._told(polled + sum(map(len, others)))
@@ -172,27 +177,27 @@ class DataPlane:
         batches, expiring = [batch for _, batch in done.batches], self._expiry.drain()
         return Step(batches, done.rejected, self._resets, expiring, outdated, polled)
 
-    def _compute(
-        self, batches: Sequence[BinaryBatch], *, behind: bool = False
-    ) -> list[tuple[Partition, StagedBatch]]:
-        """Apply batches to the cached rows of the views that are ``behind``, or of the others."""
-        staged: list[tuple[Partition, StagedBatch]] = []
+    def _ready(self, batches: Sequence[BinaryBatch]) -> Iterator[tuple[Partition, BinaryBatch]]:
+        """Those of partitions that are ours and in order."""
         for batch in batches:
             partition = self._partitions.get(batch.source)
-            if partition is None or batch.source in self._trouble or not len(batch):
-                continue
-            try:
-                events = self._decoders[batch.source.topic].decode(batch)
-                others = self._others[batch.source.topic].items()
-                apart = {reads: decoder.decode(batch) for reads, decoder in others}
-                work = partition.stage(events, self._clock_ms(), apart, behind=behind)
-                staged.append((partition, work))
-            except (UnavailableError, FencedError) as error:
-                self._reset(partition, error)
-        return staged
+            if partition is not None and batch.source not in self._trouble and len(batch):
+                yield partition, batch
+
+    def _collect(self) -> None:
+        """Send the outputs of what was computed. Partitions change only when nothing is: before
+        one is dropped, opened or given back, and before a commit is settled."""
+        staged: list[tuple[Partition, StagedBatch]] = []
+        for partition, result in self._computing.take():
+            if isinstance(result, StagedBatch):
+                staged.append((partition, result))
+            else:
+                self._reset(partition, result)
+        self._commits.add(staged)
 
     def _finish(self, under_way: int) -> None:
         """Commit until so many polls are under way; 0 before anything that looks at markers."""
+        self._collect()
         done = self._commits.go_on(under_way)
         self._done.batches += done.batches
         self._done.letters(done.rejected)
@@ -213,6 +218,7 @@ class DataPlane:
         """Leave the group and close every partition; what was not committed is read again."""
         self._catch_up.close()
         self._lane.close()
+        self._computing.close()
         self._expiry.release(self._partitions.values())
         self._expiry.close()
         for partition in self._partitions.values():
@@ -363,11 +369,7 @@ class DataPlane:
 
     def _revoked(self, sources: list[TopicPartition], lost: bool) -> None:
         log.info("%s %s", "lost" if lost else "revoked", ", ".join(str(s) for s in sources))
-        if lost:  # others may have them already
-            for source in sources:
-                if source in self._partitions:
-                    self._commits.discard(self._partitions[source])
-        self._settle_up()
+        self._settle_up(lost=sources if lost else ())
         gone = [p for s in sources if (p := self._partitions.pop(s, None)) is not None]
         for source in sources:
             self._hold.forget(source)
@@ -379,10 +381,15 @@ class DataPlane:
             self._expiry.forget(partition.source)
             partition.store.close()
 
-    def _settle_up(self) -> None:
-        """Commit what is under way before partitions come or go."""
+    def _settle_up(self, lost: Sequence[TopicPartition] = ()) -> None:
+        """Commit what is under way before partitions come or go, but for those that are ``lost``:
+        others may have them already."""
         self._rebalancing = True
         try:
+            self._collect()
+            for source in lost:
+                if source in self._partitions:
+                    self._commits.discard(self._partitions[source])
             self._finish(0)
         finally:
             self._rebalancing = False

@@ -80,15 +80,17 @@ class Sender:
                 self._publisher.publish(route.route.topic, message, partition=target)
         for view in batch.views:
             name = view.plan.view.name
-            for rejects in (
-                view.refused,
-                _all(view.failed, Reason.EXPRESSION),
-                _all(view.nulls, Reason.NULL_VALUE),
-                _all(view.long, Reason.TEXT_TOO_LONG),
-                _all(view.corrupt, Reason.CORRUPT_ROW),
-                _all(view.late, Reason.LATE),
+            if len(view.refused):
+                self._letters(partition, view.events, view.refused, name)
+            for rows, reason in (
+                (view.failed, Reason.EXPRESSION),
+                (view.nulls, Reason.NULL_VALUE),
+                (view.long, Reason.TEXT_TOO_LONG),
+                (view.corrupt, Reason.CORRUPT_ROW),
+                (view.late, Reason.LATE),
             ):
-                if len(rejects):
+                if len(rows):
+                    rejects = Rejects(rows, np.full(len(rows), reason, dtype=np.uint8))
                     self._letters(partition, view.events, rejects, name)
             if view.changes is not None and view.plan.view.publish_changes:
                 topic = self._names.changes(name)
@@ -178,9 +180,7 @@ class Sender:
 def _unreported(batch: StagedBatch) -> Rejects:
     """Rejects of the stream that no view has come past before."""
     rejects = batch.events.rejects()
+    if not len(rejects):
+        return rejects
     new = batch.events.log_offsets[rejects.index] >= batch.reported
     return Rejects(rejects.index[new], rejects.reason[new])
-
-
-def _all(rows: I64, reason: Reason) -> Rejects:
-    return Rejects(rows, np.full(len(rows), reason, dtype=np.uint8))

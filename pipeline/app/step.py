@@ -16,7 +16,7 @@ class PlaneSettings:
     ``sweep_keys_per_s`` are those of :class:`~pipeline.app.expiry.Expiry`, ``apart`` that of
     :class:`~pipeline.app.partition.Partition`; such views are read at ``apart_records_per_s`` (0:
     no limit). While a poll brings much, the commits of ``under_way`` polls before it may be under
-    way (0: each is awaited)."""
+    way (0: each is awaited), and ``threads`` compute beside the one that polls."""
 
     max_records: int
     max_wait_ms: int
@@ -28,6 +28,7 @@ class PlaneSettings:
     apart: int | None = None
     apart_records_per_s: int = 0
     under_way: int = 0
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ __all__ = ["Derivation", "Derived"]
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
+_OK = int(Reason.OK)
+_NO_ROWS = np.empty(0, dtype=np.int64)
 CASTS = {CellType.INT: pl.Int64, CellType.FLOAT: pl.Float64, CellType.BOOL: pl.Boolean}
 
 
@@ -78,12 +80,15 @@ class Derivation:
         if self._expressions:
             frame = to_polars(events, self._roots)
             self._evaluate(frame, 0, events, inputs, valid, masks, failed)
-        event = (events.reason == Reason.OK) & (events.tombstones == 0)
-        nulls, long = (
-            np.flatnonzero((masks[mask] != 0) & event) if mask >= 0 else np.empty(0, dtype=np.int64)
-            for mask in (self._plan.reject, self._plan.long)
-        )
-        return Derived(inputs, valid, masks, np.array(failed, dtype=np.int64), nulls, long)
+        nulls = long = _NO_ROWS
+        if self._plan.reject >= 0 or self._plan.long >= 0:
+            event = (events.reason == _OK) & (events.tombstones == 0)
+            nulls, long = (
+                np.flatnonzero((masks[mask] != 0) & event) if mask >= 0 else _NO_ROWS
+                for mask in (self._plan.reject, self._plan.long)
+            )
+        broken = np.array(failed, dtype=np.int64) if failed else _NO_ROWS
+        return Derived(inputs, valid, masks, broken, nulls, long)
 
     def _event_fields(self) -> frozenset[str]:
         """Names of the event fields that are read, those that its look-ups read included."""

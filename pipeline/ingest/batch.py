@@ -131,6 +131,9 @@ class Rejects:
         return {Reason(int(v)).name.lower(): int(c) for v, c in zip(values, counts, strict=True)}
 
 
+_NO_REJECTS = Rejects(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint8))
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where ``n`` rows of a repartition topic's messages come from.
@@ -226,5 +229,7 @@ class EventBatch:
 
     def rejects(self) -> Rejects:
         """The rows that cannot be applied."""
+        if not self.reason.any():
+            return _NO_REJECTS
         index = np.flatnonzero(self.reason).astype(np.int64)
         return Rejects(index, self.reason[index])

@@ -145,9 +145,9 @@ class JsonDecoder:
 
 def _read_floats(payload: U8, column: I64, valid: U8, reason: U8) -> None:
     """Replace the positions that the kernel left for floats by their values, in place."""
-    rows = np.flatnonzero(valid == kernel.UNDECIDED)
-    if not len(rows):
+    if valid.max(initial=0) < kernel.UNDECIDED:
         return
+    rows = np.flatnonzero(valid == kernel.UNDECIDED)
     buffer = payload.data
     values = column.view(np.float64)
     for row in rows.tolist():

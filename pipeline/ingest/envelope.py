@@ -112,7 +112,7 @@ class Envelope:
 def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """A read-only view: kernels compile once, whether a lane's buffers are writable or not."""
     view = array.view()
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
 
 

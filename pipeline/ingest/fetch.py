@@ -185,7 +185,10 @@ class Fetch:
         return Gathered(batches, errors)
 
     def _error_messages(self, sources: list[TopicPartition]) -> list[ErrorMessage]:
-        last = dict(zip(sources, self._groups[gather.G_LAST].tolist(), strict=False))
+        if not self._n_errors:
+            return []
+        ends = self._groups[gather.G_LAST, : self._n_groups].tolist()
+        last = dict(zip(sources, ends, strict=True))
         found = []
         for index in self._errors[: self._n_errors].tolist():
             handle = int(self._handles[index])

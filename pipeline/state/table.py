@@ -212,7 +212,9 @@ class StateTable:
                 raise ValueError(f"slot {slots[progress[applying.EVENT]]} was not loaded")
         touched = dirty[: progress[applying.N_DIRTY]].copy()
         sent = Fired.joined(chunks)
-        return Applied(outcome, touched, replace(sent, status=self._own(sent.status)), watched)
+        own = self._own(sent.status)
+        sent = Fired(sent.event, sent.trigger, sent.cells, sent.valid, own)
+        return Applied(outcome, touched, sent, watched)
 
     def encode(self, slots: I32) -> EncodedRows:
         """Rows (layout v2) and keys of slots; one without events or deletion gives 0 bytes.

@@ -17,8 +17,7 @@ on a fresh connection would not be fenced. Only :meth:`RedisPartition.acquire` o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -32,14 +31,15 @@ from pipeline.store.marker import Marker
 from pipeline.store.partition import RowExpiry, RowWrite
 from pipeline.store.replies import error_of, root_cause
 from pipeline.store.transaction import (
-    Prefixes,
     Scratch,
     Sent,
     arm,
     check_commit,
     encode_commit,
     encode_mget,
+    prefixes_of,
 )
+from pipeline.store.whole import Whole
 from pipeline.store.wire import Link, Replies, Reply, ServerError, command
 
 __all__ = ["ACQUIRE_ATTEMPTS", "RedisPartition"]
@@ -82,6 +82,7 @@ class RedisPartition:
         self._sent: Sent | None = None
         self._finished = False  # a read has awaited the commit that finish_commit() will ask for
         self._lost: PipelineError = PipelineError("acquire() the partition first")
+        self._whole = Whole(self._interrupted)
 
     @property
     def held(self) -> bool:
@@ -110,8 +111,8 @@ class RedisPartition:
         if not fingerprints:
             return []
         keys = [marker_key(self._tag, fingerprint) for fingerprint in fingerprints]
-        with self._whole():
-            self._send(arm(keys))
+        with self._whole:
+            self._send(arm(tuple(keys)))
             self._read_ok()
             values = self._read_bulks()
         found = [
@@ -133,12 +134,12 @@ class RedisPartition:
         if self._sent is not None:
             self.finish_commit()
             self._finished = True
-        prefixes = Prefixes.of([row_prefix(self._tag, fingerprint)])
+        prefixes = prefixes_of((row_prefix(self._tag, fingerprint),))
         parts: list[PackedRows] = []
         for first in range(0, len(index), _KEYS_PER_MGET):
             part = index[first : first + _KEYS_PER_MGET]
             which = np.zeros(len(part), dtype=np.int32)
-            with self._whole():
+            with self._whole:
                 self._send(encode_mget(self._scratch, prefixes, which, keys, key_offsets, part))
                 if first + len(part) == len(index):
                     self._send(command(b"MGET", *self._expected))
@@ -170,10 +171,10 @@ class RedisPartition:
         for marker in markers:
             expected[marker_key(self._tag, marker.fingerprint)] = marker.pack()
         data, queued = encode_commit(
-            self._scratch, self._tag, writes, markers, expiries, arm(list(expected))
+            self._scratch, self._tag, writes, markers, expiries, arm(tuple(expected))
         )
         self._sent = Sent(expected, queued)
-        with self._whole():
+        with self._whole:
             self._send(data)
 
     def finish_commit(self) -> None:
@@ -185,7 +186,7 @@ class RedisPartition:
             self._require_held()
             raise PipelineError("begin_commit() first")
         sent, self._sent = self._sent, None
-        with self._whole():
+        with self._whole:
             self._finish(sent)
 
     def check(self) -> bool:
@@ -193,7 +194,7 @@ class RedisPartition:
         if not self.held and isinstance(self._lost, FencedError):
             return False
         self._require_ready()
-        with self._whole():
+        with self._whole:
             self._send(command(b"MGET", *self._expected))
         return self._unchanged()
 
@@ -203,7 +204,7 @@ class RedisPartition:
 
     def _unchanged(self) -> bool:
         """Whether lease and markers, asked for last, are ours still; else the partition is lost."""
-        with self._whole():
+        with self._whole:
             values = self._read_bulks()
         if values == list(self._expected.values()):
             return True
@@ -232,7 +233,7 @@ class RedisPartition:
         return lease
 
     def _watch_lease(self) -> bytes | None:
-        self._send(arm([self._lease_key]))
+        self._send(arm((self._lease_key,)))
         self._read_ok()
         return self._read_bulks()[0]
 
@@ -371,18 +372,8 @@ class RedisPartition:
         if self._sent is not None or self._finished:
             raise PipelineError("a commit is under way: finish_commit() first")
 
-    @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """Commands and replies belong together: broken off between, the connection is lost."""
-        try:
-            yield
-        except PipelineError:
-            raise
-        except BaseException:
-            self._lose(
-                StoreUnavailableError(f"{self._name}: interrupted; what it holds is unknown")
-            )
-            raise
+    def _interrupted(self) -> None:
+        self._lose(StoreUnavailableError(f"{self._name}: interrupted; what it holds is unknown"))
 
     def _give_up(self, error: PipelineError) -> PipelineError:
         self._lose(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "check_commit",
     "encode_commit",
     "encode_mget",
+    "prefixes_of",
     "warm_up",
 ]
 
@@ -108,6 +110,12 @@ class Prefixes:
         return cls(data, offsets, max(map(len, prefixes), default=0))
 
 
+@lru_cache(maxsize=1 << 12)
+def prefixes_of(prefixes: tuple[bytes, ...]) -> Prefixes:
+    """:meth:`Prefixes.of`, remembered."""
+    return Prefixes.of(prefixes)
+
+
 def encode_mget(
     scratch: Scratch, prefixes: Prefixes, which: I32, keys: U8, key_offsets: I64, index: I64,
     before: Sequence[bytes] = (),
@@ -141,8 +149,9 @@ class Sent(NamedTuple):
     queued: int
 
 
-def arm(keys: Sequence[bytes]) -> bytes:
-    """WATCH, then read what is watched."""
+@lru_cache(maxsize=1 << 12)
+def arm(keys: tuple[bytes, ...]) -> bytes:
+    """WATCH, then read what is watched: the same keys of a partition time and again."""
     return command(b"WATCH", *keys) + command(b"MGET", *keys)
 
 

@@ -21,6 +21,7 @@ __all__ = ["Link", "Replies", "Reply", "ServerError", "array_header", "command"]
 U8 = npt.NDArray[np.uint8]
 
 _FIRST_BUFFER = 1 << 17
+_FEW = 64  # bulk strings; fewer are read one by one
 
 
 class Link(Protocol):
@@ -68,9 +69,14 @@ class Replies:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._buffer: U8 = np.empty(_FIRST_BUFFER, dtype=np.uint8)
+        self._hold(bytearray(_FIRST_BUFFER))
         self._at = 0  # first byte not yet used
         self._end = 0  # after the last byte received
+
+    def _hold(self, memory: bytearray) -> None:
+        """What is received goes to ``memory``: bytes for what is short, an array for kernels."""
+        self._memory = memory
+        self._buffer: U8 = np.frombuffer(memory, dtype=np.uint8)
 
     def read(self) -> Reply:
         """The next reply; an error is returned, not raised."""
@@ -97,10 +103,17 @@ class Replies:
         if line[:1] != b"*":
             raise self._nonsense(line)
         size = max(self._number(line[1:]), 0)
+        values: list[bytes | None] = []
+        if size <= _FEW:
+            for _ in range(size):
+                line = self._line()
+                if line[:1] != b"$":
+                    raise self._nonsense(line)
+                values.append(self._bulk(self._number(line[1:])))
+            return values
         start = np.empty(size, dtype=np.int64)
         length = np.empty(size, dtype=np.int64)
         done, begin = 0, 0
-        values: list[bytes | None] = []
         while True:
             first = self._at
             done, after, need = scan_bulks(self._buffer, self._at, self._end, start, length, done)
@@ -146,28 +159,23 @@ class Replies:
     def _line(self) -> bytes:
         looked = self._at
         while True:
-            view = self._buffer[looked : self._end]
-            ends = np.flatnonzero(view[:512] == 10) if len(view) else view
-            if len(ends):
-                stop = looked + int(ends[0])
-                line = self._buffer[self._at : stop + 1].tobytes()
+            stop = self._memory.find(b"\n", looked, self._end)
+            if stop >= 0:
+                line = bytes(self._memory[self._at : stop + 1])
                 self._at = stop + 1
                 if not line.endswith(b"\r\n"):
                     raise self._nonsense(line)
                 return line[:-2]
-            if len(view) > 512:
-                looked += 512
-                continue
-            offset = self._end - self._at
+            held = self._end - self._at
             self._fill(1)
-            looked = self._at + offset
+            looked = self._at + held
 
     def _bulk(self, size: int) -> bytes | None:
         if size < 0:
             return None
         while self._end - self._at < size + 2:
             self._fill(size + 2 - (self._end - self._at))
-        data = self._buffer[self._at : self._at + size].tobytes()
+        data = bytes(self._memory[self._at : self._at + size])
         self._at += size + 2
         return data
 
@@ -186,9 +194,11 @@ class Replies:
             size = len(self._buffer)
             while size < held + need:
                 size *= 2
-            target = self._buffer if size == len(self._buffer) else np.empty(size, dtype=np.uint8)
-            target[:held] = self._buffer[self._at : self._end].copy()
-            self._buffer, self._at, self._end = target, 0, held
+            left = self._memory[self._at : self._end]
+            if size != len(self._buffer):
+                self._hold(bytearray(size))
+            self._memory[:held] = left
+            self._at, self._end = 0, held
         self._end += self._link.receive(self._buffer.data[self._end :])
 
     def _nonsense(self, data: bytes) -> StoreUnavailableError:

@@ -54,7 +54,7 @@ class Driver:
     than ``apart`` records (that many by default) behind the first are read apart. Several drivers
     may share ``log`` and ``store``, as workers of one group do. ``FeatureClient(driver.store)``
     reads the views. Repartition topics are topics of ``log`` too. ``under_way`` full batches may
-    be computed on top of before they are committed.
+    be computed on top of before they are committed, by ``threads`` beside the one that steps.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Driver:
         apart: int | None = None,
         apart_records_per_s: int = 0,
         under_way: int = 0,
+        threads: int = 0,
     ) -> None:
         self.app = app
         self.log = log or MemoryLog()
@@ -98,6 +99,7 @@ class Driver:
             max_records if apart is None else apart,
             apart_records_per_s,
             under_way,
+            threads,
         )
         self._built = False
         self._build()

@@ -422,17 +422,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a record that failed in a view is applied",
         PARTITION,
-        "        accepted[failed] = False\n",
+        "    accepted[refused] = False\n",
         "",
         (f"{CASES}::test_17_a_batch_of_only_bad_records_moves_the_offset_and_changes_nothing",),
     ),
     Mutation(
         "late records are counted as applied",
         PARTITION,
-        '            "applied": int(counts[Outcome.APPLIED]),\n'
-        '            "late": int(counts[Outcome.LATE]),\n',
-        '            "applied": int(counts[Outcome.APPLIED]) + int(counts[Outcome.LATE]),\n'
-        '            "late": 0,\n',
+        '            "applied": counts[_APPLIED],\n            "late": counts[_LATE],\n',
+        '            "applied": counts[_APPLIED] + counts[_LATE],\n            "late": 0,\n',
         (FUZZ, PLANE),
     ),
     Mutation(
@@ -682,7 +680,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a lost reply counts as a commit",
         FENCE,
-        "        with self._whole():\n            self._finish(sent)\n",
+        "        with self._whole:\n            self._finish(sent)\n",
         "        try:\n            self._finish(sent)\n"
         "        except StoreUnavailableError:\n            self._expected = sent.expected\n",
         (WIRE,),
