@@ -26,6 +26,7 @@ __all__ = [
     "START_MS",
     "Log",
     "Rows",
+    "Spread",
     "expected",
     "mistakes",
     "producing",
