@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import redis
 
@@ -61,7 +62,7 @@ class Worker:
         """Events that are committed; RuntimeError with its last words if the process ended."""
         if self.process.poll() is not None:
             raise RuntimeError(f"pipeline run ended: {self.said()[-2000:]}")
-        found = self._store.mget(self._keys)
+        found: Any = self._store.mget(self._keys)
         return sum(Marker.unpack(data).consumed for data in found if data is not None)
 
     def said(self) -> str:

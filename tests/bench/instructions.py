@@ -148,13 +148,13 @@ def _run(tool: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def _fork(repeat: Callable[[], object] | None) -> int:
-    """A child that repeats a stage, or does nothing; its process id."""
+def _fork(times: int, run: Callable[[], object]) -> int:
+    """A child that does a stage so many times; its process id."""
     child = os.fork()
     if not child:
         try:
-            for _ in range(AGAIN if repeat else 0):
-                repeat()
+            for _ in range(times):
+                run()
         finally:
             os._exit(0)
     os.waitpid(child, 0)
@@ -168,7 +168,7 @@ def _fork_all() -> None:
         run()
     gc.disable()
     for name, run in found.items():
-        print(name, _fork(None), _fork(run), flush=True)
+        print(name, _fork(0, run), _fork(AGAIN, run), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
