@@ -74,11 +74,11 @@ _CONTRACT = {
 }
 
 
-def view(topic: str) -> pp.FeatureView:
+def view(topic: str, name: str = "activity") -> pp.FeatureView:
     """The five features over ``topic``, in this package's own words."""
     source = pp.EventStream(topic, Contract.load(_CONTRACT), key="user", time="time")
     return pp.FeatureView(
-        "activity",
+        name,
         source=source,
         entity="user",
         publish_changes=False,  # the peers do not either
