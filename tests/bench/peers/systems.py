@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PEERS", "Peer", "PeerError", "Took", "Where", "python_job"]
+__all__ = ["PEERS", "Peer", "PeerError", "Took", "Where", "python_job", "serving_job"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 BUILD = ROOT / "build"
 ENVIRONMENT = BUILD / "bench-env"
+SERVING = BUILD / "bench-serving"
 STREAMS = BUILD / "bench-streams"
 
 _INSTALL_TIMEOUT_S = 900
@@ -107,13 +108,20 @@ def _digest(sources: list[Path]) -> str:
 
 def python_job(module: str) -> Callable[[], list[str]]:
     """How a Python job of this folder is prepared: installs the peers once."""
+    return _job(module, ENVIRONMENT, HERE / "requirements.txt")
 
+
+def serving_job(module: str) -> Callable[[], list[str]]:
+    """The same for a model server."""
+    return _job(module, SERVING, HERE / "requirements-serving.txt")
+
+
+def _job(module: str, environment: Path, wanted: Path) -> Callable[[], list[str]]:
     def prepare() -> list[str]:
-        wanted = HERE / "requirements.txt"
-        mark = ENVIRONMENT / ".installed"
-        program = str(ENVIRONMENT / "bin" / "python")
+        mark = environment / ".installed"
+        program = str(environment / "bin" / "python")
         if not _current(mark, [wanted]):
-            _call([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], _INSTALL_TIMEOUT_S)
+            _call([sys.executable, "-m", "venv", "--clear", str(environment)], _INSTALL_TIMEOUT_S)
             pip = [program, "-m", "pip", "install", "--quiet", "-r", str(wanted)]
             _call(pip, _INSTALL_TIMEOUT_S)
             mark.write_text(_digest([wanted]))
