@@ -212,11 +212,13 @@ def main() -> None:
     parser.add_argument("--ask", nargs=2, metavar="", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.send:
-        return send(*asked.send, asked.requests)
+        brokers, topic = asked.send
+        send(brokers, topic, asked.requests)
+        return
     if asked.ask:
         port, path = asked.ask
         print(asyncio.run(ask(int(port), path, asked.requests, asked.clients)))
-        return None
+        return
     requests, rounds = (600, 1) if asked.quick else (asked.requests, asked.rounds)
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in PEERS}
     with servers() as (brokers, redis_url, broker):
@@ -237,7 +239,6 @@ def main() -> None:
         own_rates, other_rates = zip(*pairs, strict=True)
         found.append(compared("P15", what, own_rates, name, other_rates, "rows/s", GOAL))
     publish(found, described, quick=asked.quick)
-    return None
 
 
 if __name__ == "__main__":
