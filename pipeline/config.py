@@ -116,7 +116,9 @@ class AppConfig(_Slice):
     lane: Literal["auto", "native", "portable"] = setting(
         "auto", "how records are read; auto takes native where its self check passes"
     )
-    max_records: int = setting(20_000, "most records of a batch", minimum=1)
+    max_records: int = setting(
+        100_000, "most records of a batch; fewer where fewer have arrived", minimum=1
+    )
     max_wait_ms: int = setting(10, "longest wait for a batch to fill", minimum=0)
     freshness_ms: int = setting(
         0, "age at which features are to hold an event; older ones are reported (0: no goal)",
@@ -126,7 +128,7 @@ class AppConfig(_Slice):
         2, "batches whose commits may be under way while the next is computed", minimum=0
     )
     compute_threads: int = setting(
-        2, "threads that compute while the next batch is fetched; 0: none", minimum=0
+        4, "threads that compute while the next batch is fetched; 0: none", minimum=0
     )
     cache_bytes: int = setting(256 << 20, "memory for rows, per view and partition", minimum=1)
     max_value_bytes: int = setting(1 << 20, "larger values are dead-lettered", minimum=1)

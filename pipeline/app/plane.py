@@ -44,6 +44,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 VERSIONS_S = 5.0  # between looks at the registry for versions that were retired
 BUSY = 0.5  # of a poll's most records: more is waiting, and commits need not be awaited
+BUSY_RECORDS = 10_000  # as many are, however many a poll may bring
 LONGEST_REFUSAL_S = 120.0  # a worker that fell behind hears of its group much earlier
 
 
@@ -158,7 +159,8 @@ class DataPlane:
         polled = sum(map(len, batches))
         self._catch_up.hold(self._hold.topics)
         others = self._catch_up.poll(most, 0 if batches else wait_ms)
-        under_way = self._settings.under_way if polled >= most * BUSY and not others else 0
+        busy = polled >= min(most * BUSY, BUSY_RECORDS) and not others
+        under_way = self._settings.under_way if busy else 0
         if under_way and self._settings.threads:
             self._finish(under_way)
             self._computing.begin(self._ready(batches), beside=True)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.ingest.batch import BinaryBatch, TopicPartition
+from pipeline.ingest.faults import PARTITION_EOF
 from pipeline.ingest.rdkafka import Message, address_of, code_name
 from pipeline.kernels import gather
 
@@ -24,7 +25,8 @@ _CHUNK = 8192
 class ErrorMessage:
     """A message that carries an error instead of a record.
 
-    ``after_records``: it came after the last record of its partition in the same fetch.
+    ``after_records``: it came after the last record of its partition in the same fetch. The end of
+    a partition (PARTITION_EOF) has neither ``name`` nor ``text``.
     """
 
     code: int
@@ -189,20 +191,26 @@ class Fetch:
             return []
         ends = self._groups[gather.G_LAST, : self._n_groups].tolist()
         last = dict(zip(sources, ends, strict=True))
+        topics: dict[int, str] = {}
         found = []
         for index in self._errors[: self._n_errors].tolist():
             handle = int(self._handles[index])
             message = Message.from_address(handle)
             source = None
             if message.rkt and message.partition >= 0:
-                topic = self._rdkafka.rd_kafka_topic_name(message.rkt).decode()
-                source = TopicPartition(topic, message.partition)
-            text = self._rdkafka.rd_kafka_message_errstr(handle) or b""
+                if message.rkt not in topics:
+                    topics[message.rkt] = self._rdkafka.rd_kafka_topic_name(message.rkt).decode()
+                source = TopicPartition(topics[message.rkt], message.partition)
+            name = text = ""
+            if message.err != PARTITION_EOF:  # there is one for each fetch that reaches the end
+                name = code_name(self._rdkafka, message.err)
+                said = self._rdkafka.rd_kafka_message_errstr(handle) or b""
+                text = said.decode(errors="replace")
             found.append(
                 ErrorMessage(
                     code=message.err,
-                    name=code_name(self._rdkafka, message.err),
-                    text=text.decode(errors="replace"),
+                    name=name,
+                    text=text,
                     source=source,
                     offset=message.offset,
                     after_records=source is None or index > last.get(source, -1),

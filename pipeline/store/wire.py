@@ -103,14 +103,9 @@ class Replies:
         if line[:1] != b"*":
             raise self._nonsense(line)
         size = max(self._number(line[1:]), 0)
-        values: list[bytes | None] = []
         if size <= _FEW:
-            for _ in range(size):
-                line = self._line()
-                if line[:1] != b"$":
-                    raise self._nonsense(line)
-                values.append(self._bulk(self._number(line[1:])))
-            return values
+            return self._few(size)
+        values: list[bytes | None] = []
         start = np.empty(size, dtype=np.int64)
         length = np.empty(size, dtype=np.int64)
         done, begin = 0, 0
@@ -137,6 +132,8 @@ class Replies:
         if line[:1] != b"*":
             raise self._nonsense(line)
         size = max(self._number(line[1:]), 0)
+        if size <= _FEW:
+            return PackedRows.of(self._few(size))
         start, length = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
         done, parts = 0, []
         while True:
@@ -155,6 +152,16 @@ class Replies:
             if need == 0:
                 return PackedRows.joined(parts)
             self._fill(need)
+
+    def _few(self, size: int) -> list[bytes | None]:
+        """The bulk strings of an array, one by one."""
+        values: list[bytes | None] = []
+        for _ in range(size):
+            line = self._line()
+            if line[:1] != b"$":
+                raise self._nonsense(line)
+            values.append(self._bulk(self._number(line[1:])))
+        return values
 
     def _line(self) -> bytes:
         looked = self._at

@@ -25,6 +25,7 @@ WRONG_CLOCK = "test_what_a_worker_with_a_wrong_clock_said_of_the_future_is_taken
 CACHE = f"{SIMULATION}::test_bytes_do_not_depend_on_what_the_cache_evicts"
 STORM = f"{SIMULATION}::test_whatever_a_simulation_does_the_bytes_are_those_of_a_quiet_run"
 SPREAD = f"{UNIT}/test_state_spread.py"
+COMPUTING = f"{UNIT}/test_app_computing.py"
 DEDUP = f"{UNIT}/test_app_dedup.py"
 TOMBSTONES = f"{UNIT}/test_app_tombstones.py"
 STORE = "tests/contract/test_store.py"
@@ -432,6 +433,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         '            "applied": counts[_APPLIED],\n            "late": counts[_LATE],\n',
         '            "applied": counts[_APPLIED] + counts[_LATE],\n            "late": 0,\n',
         (FUZZ, PLANE),
+    ),
+    Mutation(
+        "what threads compute of lost partitions is committed",
+        PLANES,
+        "            self._collect()\n            for source in lost:\n",
+        "            for source in lost:\n",
+        (f"{COMPUTING}::test_what_is_being_computed_of_lost_partitions_is_not_committed",),
+    ),
+    Mutation(
+        "a thread's error is passed over",
+        "pipeline/app/computing.py",
+        "        return [(partition, done.result()) for partition, done in begun]\n",
+        "        return [(p, done.result()) for p, done in begun if not done.exception()]\n",
+        (f"{COMPUTING}::test_an_error_of_a_thread_ends_the_plane_without_a_commit_of_its_batch",),
     ),
     Mutation(
         "a batch is committed though its outputs were not taken",

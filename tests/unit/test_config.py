@@ -30,7 +30,7 @@ def toml(tmp_path: Path, text: str, name: str = "settings.toml") -> Path:
 def test_defaults_are_complete_and_named_so() -> None:
     config = load()
     assert config == Config()
-    assert config.app.max_records == 20_000
+    assert config.app.max_records == 100_000
     assert config.app.cache_bytes == 256 << 20
     assert {setting.origin for setting in config.settings()} == {"default"}
 
