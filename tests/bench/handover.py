@@ -38,7 +38,8 @@ from pipeline.store.open import open_store
 from pipeline.store.partition import RowWrite
 from tests.bench.backfill import keys_of, nothing
 from tests.bench.end_to_end import about, servers
-from tests.bench.peers.systems import Peer, PeerError, Where, python_job
+from tests.bench.peers.jobs import python_job
+from tests.bench.peers.systems import Peer, PeerError, Where
 from tests.bench.peers.workload import FIRST_USER, START_MS, Log, view
 from tests.bench.report import Figure, compared, left_out, limited, publish
 

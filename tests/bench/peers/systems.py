@@ -12,13 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PEERS", "Peer", "PeerError", "Took", "Where", "python_job", "serving_job"]
+__all__ = ["PEERS", "Peer", "PeerError", "Took", "Where"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 BUILD = ROOT / "build"
 ENVIRONMENT = BUILD / "bench-env"
-SERVING = BUILD / "bench-serving"
 STREAMS = BUILD / "bench-streams"
 
 _INSTALL_TIMEOUT_S = 900
@@ -106,22 +105,13 @@ def _digest(sources: list[Path]) -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
-def python_job(module: str) -> Callable[[], list[str]]:
-    """How a Python job of this folder is prepared: installs the peers once."""
-    return _job(module, ENVIRONMENT, HERE / "requirements.txt")
-
-
-def serving_job(module: str) -> Callable[[], list[str]]:
-    """The same for a model server."""
-    return _job(module, SERVING, HERE / "requirements-serving.txt")
-
-
-def _job(module: str, environment: Path, wanted: Path) -> Callable[[], list[str]]:
+def _python(module: str) -> Callable[[], list[str]]:
     def prepare() -> list[str]:
-        mark = environment / ".installed"
-        program = str(environment / "bin" / "python")
+        wanted = HERE / "requirements.txt"
+        mark = ENVIRONMENT / ".installed"
+        program = str(ENVIRONMENT / "bin" / "python")
         if not _current(mark, [wanted]):
-            _call([sys.executable, "-m", "venv", "--clear", str(environment)], _INSTALL_TIMEOUT_S)
+            _call([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], _INSTALL_TIMEOUT_S)
             pip = [program, "-m", "pip", "install", "--quiet", "-r", str(wanted)]
             _call(pip, _INSTALL_TIMEOUT_S)
             mark.write_text(_digest([wanted]))
@@ -147,8 +137,8 @@ def _streams() -> list[str]:
 
 
 PEERS = (
-    Peer("Quix Streams", "P1", 10.0, 250_000, python_job("quix_job")),
-    Peer("Bytewax", "P1", 10.0, 1_000_000, python_job("bytewax_job")),
-    Peer("Faust", "P1", 10.0, 30_000, python_job("faust_job")),
+    Peer("Quix Streams", "P1", 10.0, 250_000, _python("quix_job")),
+    Peer("Bytewax", "P1", 10.0, 1_000_000, _python("bytewax_job")),
+    Peer("Faust", "P1", 10.0, 30_000, _python("faust_job")),
     Peer("Kafka Streams", "P2", 3.0, 1_000_000, _streams),
 )

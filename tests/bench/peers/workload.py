@@ -164,11 +164,12 @@ class Log:
         return written
 
 
-def producing(brokers: str) -> dict[str, str | int]:
+def producing(brokers: str) -> dict[str, str | int | bool]:
     """Settings of a producer of whole logs."""
     return {
         "bootstrap.servers": brokers,
         "partitioner": "murmur2_random",
+        "enable.idempotence": True,  # else a batch that is sent again comes out of order
         "linger.ms": 50,
         "batch.num.messages": 10_000,
         "queue.buffering.max.messages": 1_000_000,
