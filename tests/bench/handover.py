@@ -44,6 +44,8 @@ from tests.bench.peers.workload import FIRST_USER, START_MS, Log, view
 from tests.bench.report import Figure, compared, left_out, limited, publish
 
 TOPIC, PARTITIONS, CHUNK, LIMIT_S = "handover", 12, 50_000, 1.0
+FIRST = 20_000  # most events of a batch; a worker that leaves has up to five under way
+PATIENCE_S = 60.0
 ROW_BYTES = 600  # of memory an entity in Redis, at most
 QUIX = Peer("Quix changelog restore", "P10", 1.0, 0, python_job("quix_handover"))
 
@@ -95,7 +97,8 @@ def hand_over(config: Config, app: str) -> float:
     with patch.object(plane, "_assigned", clocked):
         plane.start()
     while not plane.step().batches:
-        pass
+        if began and time.perf_counter() - began[0] > PATIENCE_S:
+            raise RuntimeError(f"nothing was committed within {PATIENCE_S} s")
     took = time.perf_counter() - began[0]
     plane.close()
     return took
@@ -163,9 +166,9 @@ def main() -> None:
     found: list[Figure] = []
     with servers() as (brokers, redis_url, broker):
         flags = {"broker.brokers": brokers, "store.url": redis_url,
-                 "app.session_timeout_ms": "6000"}  # fmt: skip
+                 "app.session_timeout_ms": "6000", "app.max_records": str(FIRST)}  # fmt: skip
         config = Config.load(environ={}, flags=flags)
-        log = Log(TOPIC, (rounds + 1) * 40_000, users=min(*sizes, restored), spread="uniform")
+        log = Log(TOPIC, (rounds + 2) * 5 * FIRST, users=min(*sizes, restored), spread="uniform")
         ensure_topic(config.broker, TOPIC, PARTITIONS)
         log.produce(brokers)
         medians: dict[int, float] = {}
