@@ -139,10 +139,14 @@ class RedisPartition:
         for first in range(0, len(index), _KEYS_PER_MGET):
             part = index[first : first + _KEYS_PER_MGET]
             which = np.zeros(len(part), dtype=np.int32)
+            last = first + len(part) == len(index)
+            after = command(b"MGET", *self._expected) if last else b""
             with self._whole:
-                self._send(encode_mget(self._scratch, prefixes, which, keys, key_offsets, part))
-                if first + len(part) == len(index):
-                    self._send(command(b"MGET", *self._expected))
+                self._send(
+                    encode_mget(
+                        self._scratch, prefixes, which, keys, key_offsets, part, after=after
+                    )
+                )
                 parts.append(self._read_packed())
         if parts and not self._unchanged():
             raise self._again()

@@ -118,19 +118,22 @@ def prefixes_of(prefixes: tuple[bytes, ...]) -> Prefixes:
 
 def encode_mget(
     scratch: Scratch, prefixes: Prefixes, which: I32, keys: U8, key_offsets: I64, index: I64,
-    before: Sequence[bytes] = (),
+    before: Sequence[bytes] = (), after: bytes = b"",
 ) -> memoryview:  # fmt: skip
     """``MGET`` of prefix ``which[j]`` + key ``index[j]``; valid until ``scratch`` is used again.
 
-    ``which`` int32[m], ``index`` int64[m]; the whole keys ``before`` are asked for first.
+    ``which`` int32[m], ``index`` int64[m]; the whole keys ``before`` are asked for first. The
+    commands ``after`` are sent with it.
     """
     start = array_header(1 + len(before) + len(index), b"MGET")
     start += b"".join(b"$%d\r\n%s\r\n" % (len(key), key) for key in before)
     length = len(start) + int((key_offsets[index + 1] - key_offsets[index]).sum())
     room = _HEADER_BYTES + length + len(index) * (prefixes.longest + ARGUMENT_OVERHEAD)
+    room += len(after)
     out = scratch.room(room)
     at = _put(out, 0, start)
     at = write_keys(prefixes.data, prefixes.offsets, which, keys, key_offsets, index, out, at)
+    at = _put(out, at, after)
     return out.data[:at]
 
 

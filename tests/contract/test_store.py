@@ -83,7 +83,7 @@ def server() -> Iterator[EmbeddedRedis]:
     server.close()
 
 
-@pytest.fixture(params=["memory", "redis", "cluster"])
+@pytest.fixture(params=["memory", "redis", "unix", "cluster"])
 def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
     if request.param == "memory":
         memory = MemoryStore(clock_ms=lambda: time.time_ns() // 1_000_000)
@@ -101,7 +101,8 @@ def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
     server = request.getfixturevalue("server")
     client = redis.Redis.from_url(server.url)
     client.flushall()
-    store = RedisStore(server.url, timeout_ms=5_000)
+    url = server.unix_url if request.param == "unix" else server.url
+    store = RedisStore(url, timeout_ms=5_000)
     yield Bed(store, lambda key, value: client.set(key, value), client.flushall)
     store.close()
     client.close()

@@ -19,3 +19,14 @@ def test_heartbeats_are_well_within_the_session_timeout(timeout_ms: int, heartbe
 def test_a_librdkafka_property_wins() -> None:
     broker = BrokerConfig(properties={"heartbeat.interval.ms": "200"})
     assert lane_config("g", Config(broker=broker)).settings()["heartbeat.interval.ms"] == "200"
+
+
+def test_a_fetch_waits_for_a_share_of_the_freshness_that_is_wanted() -> None:
+    usual = lane_config("g", Config()).settings()
+    assert "fetch.min.bytes" not in usual  # the first record of any partition ends the wait
+    fresh = lane_config("g", Config(app=AppConfig(freshness_ms=20))).settings()
+    assert fresh["fetch.wait.max.ms"] == "5"
+    assert int(fresh["fetch.min.bytes"]) > 100_000
+    broker = BrokerConfig(properties={"fetch.min.bytes": "1"})
+    own = lane_config("g", Config(broker=broker, app=AppConfig(freshness_ms=20))).settings()
+    assert own["fetch.min.bytes"] == "1"
