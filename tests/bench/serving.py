@@ -1,6 +1,6 @@
 """Rows a second of the inference worker, beside model servers with the same model (target P15).
 
-    python -m tests.bench.serving [--requests 6000] [--rounds 3] [--clients 64] [--quick]
+    python -m tests.bench.serving [--requests 3000] [--rounds 3] [--clients 64] [--quick]
 
 Requests of 64 rows of 64 features; the model takes 2 ms and 2 us a row, and one run at a time. Ours
 reads them from Kafka, and publishes and commits every prediction exactly once; mosec and LitServe
@@ -206,7 +206,7 @@ def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
 def main() -> None:
     """Print, record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--requests", type=int, default=6_000)
+    parser.add_argument("--requests", type=int, default=3_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--quick", action="store_true", help="a smoke run; nothing is recorded")
