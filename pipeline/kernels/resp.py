@@ -13,6 +13,7 @@ from pipeline.kernels.jit import inline, jit
 __all__ = [
     "ARGUMENT_OVERHEAD",
     "MALFORMED",
+    "pack_bulks",
     "scan_bulks",
     "write_keys",
     "write_pairs",
@@ -170,3 +171,19 @@ def scan_bulks(
         done += 1
         at = k
     return done, at, 0
+
+
+@jit
+def pack_bulks(data: U8, start: I64, length: I64, out: U8, offsets: I64, absent: U8) -> None:
+    """Copy what :func:`scan_bulks` found in ``data`` to ``out``, back to back.
+
+    ``start``, ``length`` int64[n]; string ``i`` lands at ``out[offsets[i]:offsets[i + 1]]``,
+    ``absent`` uint8[n] is 1 for a null. ``out`` must have room for all of them.
+    """
+    at = 0
+    offsets[0] = 0
+    for i in range(len(start)):
+        absent[i] = np.uint8(length[i] < 0)
+        if length[i] > 0:
+            at = _put_bytes(out, at, data, start[i], start[i] + length[i])
+        offsets[i + 1] = at

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipeline.errors import DefinitionError, UnknownNameError
 from pipeline.features.plan import Plan
 from pipeline.features.planjson import from_json
+from pipeline.state.columns import FeatureColumns
 from pipeline.store.registry import Registry, ViewRecord, unknown_name
 
 __all__ = ["AskedView", "Column", "Selection", "select"]
@@ -26,6 +27,7 @@ class AskedView:
     plan: Plan
     features: tuple[str, ...]
     positions: I64
+    columns: FeatureColumns = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def _features(view: str, plan: Plan, asked: str) -> list[str]:
 def _asked_view(record: ViewRecord, plan: Plan, features: list[str]) -> AskedView:
     names = [feature.name for feature in plan.features]
     positions = np.array([names.index(name) for name in features], dtype=np.int64)
-    return AskedView(record, plan, tuple(features), positions)
+    return AskedView(record, plan, tuple(features), positions, FeatureColumns(plan, features))
 
 
 def _columns(pairs: list[tuple[str, str]], views: Sequence[AskedView]) -> tuple[Column, ...]:

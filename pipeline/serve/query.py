@@ -34,8 +34,8 @@ import pyarrow as pa
 from pipeline.features.plan import Plan
 from pipeline.serve.entity import EntityKeys, KeyColumn, encode_keys, key_column
 from pipeline.serve.names import AskedView, Selection, select
-from pipeline.state.batch import Finalized
-from pipeline.state.columns import feature_columns, feature_matrix
+from pipeline.state.batch import Finalized, PackedRows
+from pipeline.state.columns import feature_matrix
 from pipeline.state.status import Status, worst
 from pipeline.state.table import StateTable
 from pipeline.store.marker import Marker
@@ -130,7 +130,7 @@ class Query:
         time_ns = _times(at, self._clock_ns, columns)
         answers = self._answers(selection, columns, time_ns, max_staleness)
         arrays = [
-            feature_columns(view.plan, a.finalized.cells, a.finalized.valid, view.features)
+            view.columns.arrays(a.finalized.cells, a.finalized.valid)
             for view, a in zip(selection.views, answers, strict=True)
         ]
         table: dict[str, Any] = {name: column.column for name, column in columns.items()}
@@ -181,17 +181,27 @@ class Query:
         time_ns: Times,
         max_staleness: timedelta | None,
     ) -> list[_Answer]:
-        entities = {
-            view.plan.entity: encode_keys([columns[name] for name in view.plan.entities])
-            for view in selection.views
+        entities: dict[str, EntityKeys] = {}
+        for view in selection.views:
+            if view.plan.entity not in entities:
+                fields = [columns[name] for name in view.plan.entities]
+                entities[view.plan.entity] = encode_keys(fields)
+        partitions = {
+            (entity, count): entities[entity].partitions(count)
+            for entity, count in {(v.plan.entity, v.record.partitions) for v in selection.views}
         }
-        reads = [
-            _row_read(view, entities[view.plan.entity], max_staleness is not None)
-            for view in selection.views
-        ]
+        reads = []
+        for view in selection.views:
+            partition = partitions[view.plan.entity, view.record.partitions]
+            keys = entities[view.plan.entity]
+            reads.append(_row_read(view, keys, partition, max_staleness is not None))
+        n = len(reads[0].partition)
+        times: I64 | Literal["event"] = (
+            "event" if time_ns is None else np.full(n, time_ns, dtype=np.int64)
+        )
         answers = []
         for view, read, got in zip(selection.views, reads, self._store.fetch(reads), strict=True):
-            answer = self._decode(view, entities[view.plan.entity], read, got, time_ns)
+            answer = self._decode(view, entities[view.plan.entity], read, got, times)
             if max_staleness is not None:
                 now = self._clock_ns()
                 horizon = now if time_ns is None else min(now, int(np.min(time_ns, initial=now)))
@@ -201,24 +211,25 @@ class Query:
         return answers
 
     def _decode(
-        self, view: AskedView, keys: EntityKeys, read: RowRead, got: Fetched, time_ns: Times
+        self,
+        view: AskedView,
+        keys: EntityKeys,
+        read: RowRead,
+        got: Fetched,
+        times: I64 | Literal["event"],
     ) -> _Answer:
         table = self._table(view.plan)
         lookup = table.lookup(keys.keys, keys.key_offsets)
         slots, wanted = lookup.slots, lookup.missing
         whole = len(wanted) == len(got.rows)
-        found = got.rows if whole else [got.rows[i] for i in wanted.tolist()]
+        found = got.rows if whole else PackedRows.of([got.rows[i] for i in wanted.tolist()])
         corrupt = table.load(slots[wanted], found)
         if corrupt:  # every feature of theirs is null and degraded
             log.warning(
                 "the stored row of view %s for %s %r fails its checks (%d such rows in this read)",
                 view.record.name, view.plan.entity, keys.key(int(wanted[corrupt[0]])), len(corrupt),
             )  # fmt: skip
-        if time_ns is None:
-            finalized = table.finalize(slots, "event")
-        else:
-            times = np.broadcast_to(np.asarray(time_ns, dtype=np.int64), len(slots))
-            finalized = table.finalize(slots, np.array(times))
+        finalized = table.finalize(slots, times)
         return _Answer(
             finalized=finalized,
             status=finalized.status[:, view.positions],
@@ -239,7 +250,7 @@ class Query:
         return table
 
 
-def _row_read(view: AskedView, keys: EntityKeys, with_markers: bool) -> RowRead:
+def _row_read(view: AskedView, keys: EntityKeys, partition: I32, with_markers: bool) -> RowRead:
     record = view.record
     return RowRead(
         app=record.app,
@@ -247,7 +258,7 @@ def _row_read(view: AskedView, keys: EntityKeys, with_markers: bool) -> RowRead:
         fingerprint=record.fingerprint,
         keys=keys.keys,
         key_offsets=keys.key_offsets,
-        partition=keys.partitions(record.partitions),
+        partition=partition,
         with_markers=with_markers,
     )
 
@@ -322,7 +333,7 @@ def _mark_stale(
 
 def _status_column(codes: U8) -> Any:
     indices: Any = pa.array(codes.astype(np.int8))
-    return pa.DictionaryArray.from_arrays(indices, _status_names())
+    return pa.DictionaryArray.from_arrays(indices, _status_names(), safe=False)
 
 
 @cache
@@ -331,15 +342,21 @@ def _status_names() -> Any:
 
 
 def _view_columns(name: str, answer: _Answer, time_ns: Times) -> dict[str, Any]:
-    known = pa.py_buffer(np.packbits(answer.known, bitorder="little").data)
+    known = (
+        None
+        if answer.known.all()
+        else pa.py_buffer(np.packbits(answer.known, bitorder="little").data)
+    )
     age = np.zeros_like(answer.event_time) if time_ns is None else time_ns - answer.event_time
 
     def column(values: I64, type_: pa.DataType) -> Any:
         data = pa.py_buffer(np.ascontiguousarray(values).data)
         return pa.Array.from_buffers(type_, len(values), [known, data])
 
+    status = answer.status
+    codes = worst(status, axis=1) if status.any() else np.zeros(len(status), dtype=np.uint8)
     return {
-        f"{name}__status": _status_column(worst(answer.status, axis=1)),
+        f"{name}__status": _status_column(codes),
         f"{name}__event_time": column(answer.event_time, pa.timestamp("ns", "UTC")),
         f"{name}__age": column(age, pa.duration("ns")),
         f"{name}__source_offset": column(answer.source_offset, pa.int64()),

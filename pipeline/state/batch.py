@@ -201,6 +201,11 @@ class PackedRows:
         absent = [part.absent for part in parts] or [np.empty(0, dtype=np.uint8)]
         return cls(np.concatenate(data), np.cumsum(offsets), np.concatenate(absent))
 
+    def after(self, n: int) -> PackedRows:
+        """All rows but the first ``n``."""
+        start = int(self.offsets[n])
+        return PackedRows(self.data[start:], self.offsets[n:] - start, self.absent[n:])
+
     def __len__(self) -> int:
         return len(self.absent)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.features.plan import CellType, Feature, FeatureOp, Plan
 from pipeline.features.texts import bytes_of
 
-__all__ = ["feature_columns", "feature_matrix", "feature_type"]
+__all__ = ["FeatureColumns", "feature_columns", "feature_matrix", "feature_type"]
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
@@ -56,9 +56,27 @@ def feature_columns(plan: Plan, cells: I64, valid: U8, names: Sequence[str]) -> 
     ``cells`` int64[n, C] bit patterns, ``valid`` uint8[n, C]. A list holds its valid cells, the
     newest or most frequent first; it is null where the first cell is.
     """
-    by_name = {feature.name: feature for feature in plan.features}
-    scalars = _Scalars(cells, valid)
-    return [_column(by_name[name], cells, valid, scalars) for name in names]
+    return FeatureColumns(plan, names).arrays(cells, valid)
+
+
+class FeatureColumns:
+    """What the columns of the named features are, looked up once for many batches."""
+
+    def __init__(self, plan: Plan, names: Sequence[str]) -> None:
+        by_name = {feature.name: feature for feature in plan.features}
+        types = [feature_type(by_name[name]) for name in names]
+        self._columns = [
+            (feature, type_, feature.width == 1 and not feature.words and type_ != pa.bool_())
+            for feature, type_ in zip((by_name[name] for name in names), types, strict=True)
+        ]
+
+    def arrays(self, cells: I64, valid: U8) -> list[Arrow]:
+        """Arrow arrays of them, as :func:`feature_columns` gives."""
+        scalars = _Scalars(cells, valid)
+        return [
+            scalars.column(feature.cell, type_) if scalar else _column(feature, cells, valid, type_)
+            for feature, type_, scalar in self._columns
+        ]
 
 
 def feature_matrix(
@@ -95,13 +113,10 @@ class _Scalars:
         return pa.Array.from_buffers(type_, self._rows, [bits, data])
 
 
-def _column(feature: Feature, cells: I64, valid: U8, scalars: _Scalars) -> Arrow:
-    type_ = feature_type(feature)
+def _column(feature: Feature, cells: I64, valid: U8, type_: Arrow) -> Arrow:
     if feature.words:
         return _texts(feature, cells, valid, type_)
     span = slice(feature.cell, feature.cell + feature.width)
-    if feature.width == 1 and not pa.types.is_boolean(type_):
-        return scalars.column(feature.cell, type_)
     if feature.width == 1:
         return _values(cells[:, feature.cell], valid[:, feature.cell] != 0, type_)
     present = valid[:, span] != 0

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import StoreUnavailableError
+from pipeline.state.batch import PackedRows
 from pipeline.store.partition import Fetched, RowRead
 from pipeline.store.pool import Answer, Asked, LinkPool
 from pipeline.store.reader import PartitionKeys, highest, partition_keys, unpack_marker
@@ -155,8 +156,8 @@ class ClusterReader:
                 self._pool(node).abandon(asked)
 
     def _take(self, part: _Part, answer: Answer, node: Node) -> None:
-        if isinstance(answer, list):
-            part.values = answer
+        if not isinstance(answer, ServerError):
+            part.values = list(answer)
         elif answer.code == "MOVED":
             self._topology.learn(*target_of(answer, node))
         elif answer.code in MOVING:
@@ -231,4 +232,4 @@ def _fetched(read: RowRead, parts: Iterable[_Part]) -> Fetched:
             markers[part.partition] = unpack_marker(values.pop(0), part.marker_key)
         for i, value in zip(part.index.tolist(), values, strict=True):
             rows[i] = value
-    return Fetched(rows, markers)
+    return Fetched(PackedRows.of(rows), markers)

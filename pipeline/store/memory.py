@@ -151,7 +151,8 @@ class MemoryStore:
             for p, key in zip(partitions, keys, strict=True)
         ]
         wanted = tags if read.with_markers else {}
-        return Fetched(rows, {p: self.marker(tag, read.fingerprint) for p, tag in wanted.items()})
+        markers = {p: self.marker(tag, read.fingerprint) for p, tag in wanted.items()}
+        return Fetched(PackedRows.of(rows), markers)
 
     def marker(self, tag: bytes, fingerprint: int) -> Marker | None:
         """A stored marker; raises CorruptRowError."""

@@ -120,13 +120,13 @@ class RowRead:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Answer to a :class:`RowRead`: packed rows in the order of its keys, None where there is none.
+    """Answer to a :class:`RowRead`: packed rows in the order of its keys.
 
     ``markers`` of the partitions that its keys belong to, None for one that never committed; empty
     unless asked for.
     """
 
-    rows: list[bytes | None]
+    rows: PackedRows
     markers: Mapping[int, Marker | None]
 
 

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from pipeline.errors import StoreUnavailableError
+from pipeline.state.batch import PackedRows
 from pipeline.store.wire import Link, Replies, Reply, ServerError
 
 __all__ = ["Answer", "Asked", "LinkPool"]
 
 _IDLE_CONNECTIONS = 16
 
-Answer: TypeAlias = "list[bytes | None] | ServerError"
+Answer: TypeAlias = "PackedRows | ServerError"
 
 
 class Asked:
@@ -65,7 +66,7 @@ class LinkPool:
         """
         try:
             with self._whole(asked):
-                return [asked.replies.read_bulks() for _ in range(count)]
+                return [asked.replies.read_packed() for _ in range(count)]
         except StoreUnavailableError:
             if asked.fresh:
                 raise

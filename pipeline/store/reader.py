@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.ingest.batch import TopicPartition
+from pipeline.state.batch import PackedRows
 from pipeline.store.keys import marker_key, partition_tag, quarantine_prefix, row_prefix
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Fetched, RowRead
@@ -47,7 +48,7 @@ class RedisReader:
         """Close all idle connections; those in use are closed when they come back."""
         self._pool.close()
 
-    def _good(self, answer: Answer) -> list[bytes | None]:
+    def _good(self, answer: Answer) -> PackedRows:
         if isinstance(answer, ServerError):
             raise error_of(answer, self._address)
         return answer
@@ -80,13 +81,13 @@ class _Prepared:
         self.request = b"".join(parts)
         self.replies = len(parts)
 
-    def finish(self, answers: list[list[bytes | None]]) -> Fetched:
+    def finish(self, answers: list[PackedRows]) -> Fetched:
         """The answer, from the replies to these commands."""
-        rows = answers[0] if len(answers) == 1 else [row for part in answers for row in part]
-        n = len(self._marker_keys)
-        found = zip(self._partitions, self._marker_keys, rows[:n], strict=True)
+        rows = PackedRows.joined(answers)
+        keys = self._marker_keys
+        found = zip(self._partitions, keys, (rows[i] for i in range(len(keys))), strict=True)
         markers = {partition: unpack_marker(value, key) for partition, key, value in found}
-        return Fetched(rows[n:] if n else rows, markers)
+        return Fetched(rows.after(len(keys)) if keys else rows, markers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import StoreUnavailableError
-from pipeline.kernels.resp import MALFORMED, scan_bulks
-from pipeline.kernels.take import take_spans
+from pipeline.kernels.resp import MALFORMED, pack_bulks, scan_bulks
 from pipeline.state.batch import PackedRows
 
 __all__ = ["Link", "Replies", "Reply", "ServerError", "array_header", "command"]
@@ -137,17 +136,15 @@ class Replies:
         start, length = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
         done, parts = 0, []
         while True:
-            begin = done
+            begin, first = done, self._at
             done, after, need = scan_bulks(self._buffer, self._at, self._end, start, length, done)
             if need == MALFORMED:
                 raise self._nonsense(self._buffer[after : after + 40].tobytes())
-            sizes = length[begin:done]
-            absent = (sizes < 0).astype(np.uint8)
-            offsets = np.zeros(done - begin + 1, dtype=np.int64)
-            np.cumsum(np.maximum(sizes, 0), out=offsets[1:])
-            data = np.empty(int(offsets[-1]), dtype=np.uint8)
-            take_spans(self._buffer, start[begin:done], sizes, offsets, data)
-            parts.append(PackedRows(data, offsets, absent))
+            data = np.empty(after - first, dtype=np.uint8)  # a little more than the strings need
+            offsets = np.empty(done - begin + 1, dtype=np.int64)
+            absent = np.empty(done - begin, dtype=np.uint8)
+            pack_bulks(self._buffer, start[begin:done], length[begin:done], data, offsets, absent)
+            parts.append(PackedRows(data[: offsets[-1]], offsets, absent))
             self._at = after
             if need == 0:
                 return PackedRows.joined(parts)

@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -35,7 +36,7 @@ from pipeline.embedded import EmbeddedBroker, EmbeddedRedis
 from pipeline.embedded.kafka import KafkaNode
 from pipeline.produce.topics import ensure_topic
 from pipeline.serve.client import FeatureClient
-from tests.bench.peers.systems import PEERS, ROOT, Peer, PeerError, Took, Where
+from tests.bench.peers.systems import HERE, PEERS, ROOT, Peer, PeerError, Took, Where
 from tests.bench.peers.workload import FEATURES, PROOF, Log, Rows, expected, mistakes, view
 from tests.bench.report import Figure, machine, record
 
@@ -196,13 +197,16 @@ def about(broker: str, redis_url: str) -> dict[str, Any]:
     """What the figures depend on, beside the machine."""
     with redis.Redis.from_url(redis_url) as store:
         redis_version = store.info()["redis_version"]
-    wanted = (ROOT / "tests/bench/peers/requirements.txt").read_text().splitlines()
+    wanted = (HERE / "requirements.txt").read_text().splitlines()
+    poms = "".join((HERE / name / "pom.xml").read_text() for name in ("streams", "flink"))
+    wanted += [f"{name} {of}" for name, of in re.findall(r"<(kafka|flink)\.version>([^<]+)", poms)]
+    wanted += re.findall(r"github.com/lovoo/goka \S+", (HERE / "goka" / "go.mod").read_text())
     return {
         "load_before": [round(load, 2) for load in os.getloadavg()],
         "broker": broker,
         "redis": redis_version,
         "librdkafka": f"confluent-kafka {version('confluent-kafka')}",
-        "peers": [line for line in wanted if "==" in line],
+        "peers": [line for line in wanted if not line.startswith("#")],
     }
 
 

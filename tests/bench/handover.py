@@ -38,8 +38,7 @@ from pipeline.store.open import open_store
 from pipeline.store.partition import RowWrite
 from tests.bench.backfill import keys_of, nothing
 from tests.bench.end_to_end import about, servers
-from tests.bench.peers.jobs import python_job
-from tests.bench.peers.systems import Peer, PeerError, Where
+from tests.bench.peers.systems import Peer, PeerError, Where, environment
 from tests.bench.peers.workload import FIRST_USER, START_MS, Log, view
 from tests.bench.report import Figure, compared, left_out, limited, publish
 
@@ -47,7 +46,10 @@ TOPIC, PARTITIONS, CHUNK, LIMIT_S = "handover", 12, 50_000, 1.0
 FIRST = 20_000  # most events of a batch; a worker that leaves has up to five under way
 PATIENCE_S = 60.0
 ROW_BYTES = 600  # of memory an entity in Redis, at most
-QUIX = Peer("Quix changelog restore", "P10", 1.0, 0, python_job("quix_handover"))
+QUIX = Peer(
+    "Quix changelog restore", "P10", 1.0, 0,
+    lambda: [environment("env", "requirements.txt"), "-m", "tests.bench.peers.quix_handover"],
+)  # fmt: skip
 
 
 def fill(config: Config, app: str, entities: int) -> None:

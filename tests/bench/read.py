@@ -70,12 +70,13 @@ def views() -> list[pp.FeatureView]:
     return made
 
 
-def fill(store: RedisStore, view: pp.FeatureView) -> int:
-    """Write the rows of all entities; their mean size in bytes."""
+def fill(store: RedisStore, view: pp.FeatureView, entities: int = ENTITIES) -> int:
+    """Write the rows of entities 0, 1, ...; their mean size in bytes."""
     plan = view.plan
-    record = ViewRecord(view.name, "bench", "events", PARTITIONS, to_json(plan), plan.fingerprint)
+    topic = view.sources[0].topic
+    record = ViewRecord(view.name, "bench", topic, PARTITIONS, to_json(plan), plan.fingerprint)
     store.registry.register(record)
-    names = [b"%d" % i for i in range(ENTITIES)]
+    names = [b"%d" % i for i in range(entities)]
     where = _partitions(names)
     chance = np.random.default_rng(plan.fingerprint % 2**32)
     total = 0
@@ -88,7 +89,7 @@ def fill(store: RedisStore, view: pp.FeatureView) -> int:
         slots = np.tile(lookup.slots, EVENTS)
         n = len(slots)
         times = np.sort(NOW - chance.integers(0, 6 * 60 * MINUTE, n))
-        amounts = np.tile(chance.random(n).view(np.int64), (len(plan.inputs), 1))
+        amounts = chance.random((len(plan.inputs), n)).view(np.int64)
         table.apply(
             slots, np.arange(n, dtype=np.int64), times // 10**6, times, np.ones(n, dtype=np.uint8),
             amounts, np.ones((len(plan.inputs), n), dtype=np.uint8),
@@ -96,7 +97,7 @@ def fill(store: RedisStore, view: pp.FeatureView) -> int:
         )  # fmt: skip
         rows = table.encode(lookup.slots)
         total += len(rows.rows)
-        partition = store.open_partition("bench", TopicPartition("events", number))
+        partition = store.open_partition("bench", TopicPartition(topic, number))
         partition.acquire(1)
         partition.markers([plan.fingerprint])
         through = NOW // 10**6
@@ -105,7 +106,7 @@ def fill(store: RedisStore, view: pp.FeatureView) -> int:
             [Marker(plan.fingerprint, "", number, n, -1, through)],
         )
         partition.close()
-    return total // ENTITIES
+    return total // entities
 
 
 def _partitions(names: list[bytes]) -> list[int]:
@@ -155,10 +156,10 @@ def main() -> None:
                 call(batches[i % 20])
                 if i >= 0:
                     took[name].append((time.perf_counter() - began) * 1e3)
-        before = _server_cpu(server)
+        before = server_cpu(server)
         for i in range(asked.rounds):
             query.read({"user": batches[i % 20]})
-        spent = (_server_cpu(server) - before) / asked.rounds * 1e3
+        spent = (server_cpu(server) - before) / asked.rounds * 1e3
         version = server.info()["redis_version"]
     print(
         f"Redis {version}, {os.cpu_count()} cores, {asked.keys} keys x {len(query.features)} "
@@ -185,7 +186,8 @@ def _raw_request(made: list[pp.FeatureView], batch: list[int]) -> memoryview:
     return memoryview(b"".join(parts))
 
 
-def _server_cpu(server: redis.Redis) -> float:
+def server_cpu(server: redis.Redis) -> float:
+    """Seconds of CPU that the server took so far."""
     cpu = server.info("cpu")
     return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
 

@@ -38,8 +38,7 @@ from pipeline.produce.topics import ensure_topic
 from pipeline.store.open import open_store
 from tests.bench.end_to_end import about, servers
 from tests.bench.peers.device import FEATURES, ROW_S, ROWS, T0_S, score
-from tests.bench.peers.jobs import python_job
-from tests.bench.peers.systems import ROOT, PeerError
+from tests.bench.peers.systems import ROOT, PeerError, environment
 from tests.bench.report import Figure, compared, left_out, publish
 
 NAMES = tuple(f"f{i}" for i in range(FEATURES))
@@ -174,8 +173,8 @@ def theirs(name: str, requests: int, clients: int) -> float:
     """Rows a second of a server in a process of its own, which is asked by another."""
     module, path = PEERS[name]
     port = free_port()
-    prepare = python_job(module, "serving", "requirements-serving.txt")
-    command = [*prepare(), "--port", str(port)]
+    python = environment("serving", "requirements-serving.txt")
+    command = [python, "-m", f"tests.bench.peers.{module}", "--port", str(port)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL) as server:  # fmt: skip
         try:

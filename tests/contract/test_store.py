@@ -371,7 +371,7 @@ def test_readers_get_rows_and_markers_of_many_partitions(bed: Bed) -> None:
     plain = RowRead("shop", "views", VIEW, keys, offsets, where)
     asked = replace(plain, with_markers=True)
     first, second = bed.store.fetch([plain, asked])
-    assert first.rows == second.rows == [b"row 2", b"row 0", None, b"row 0"]
+    assert list(first.rows) == list(second.rows) == [b"row 2", b"row 0", None, b"row 0"]
     assert first.markers == {}
     wanted = {0: Marker(VIEW, TOPIC_ID, 0, 1), 1: None, 2: Marker(VIEW, TOPIC_ID, 2, 1)}
     assert second.markers == wanted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["argument", "command", "parse_bulks"]
+__all__ = ["argument", "command", "pack_bulks", "parse_bulks"]
 
 
 def argument(data: bytes) -> bytes:
@@ -35,3 +35,12 @@ def parse_bulks(data: bytes) -> tuple[Sequence[bytes | None], bytes]:
         else:
             values.append(rest[:size])
             data = rest[size + 2 :]
+
+
+def pack_bulks(values: Sequence[bytes | None]) -> tuple[bytes, list[int], list[int]]:
+    """The strings back to back, where each ends (from 0), and 1 for each null."""
+    packed, ends = b"", [0]
+    for value in values:
+        packed += value or b""
+        ends.append(len(packed))
+    return packed, ends, [int(value is None) for value in values]

@@ -6,7 +6,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.kernels.resp import ARGUMENT_OVERHEAD, MALFORMED, scan_bulks, write_keys, write_pairs
+from pipeline.kernels.resp import (
+    ARGUMENT_OVERHEAD,
+    MALFORMED,
+    pack_bulks,
+    scan_bulks,
+    write_keys,
+    write_pairs,
+)
 from tests.reference import resp as reference
 
 SOME_BYTES = st.one_of(
@@ -78,6 +85,12 @@ def test_scan_equals_the_twin_and_goes_on_where_it_stopped(
         for a, size in zip(start[:done].tolist(), length[:done].tolist(), strict=True)
     ]
     assert got == values[:done]
+    packed, offsets, absent = reference.pack_bulks(got)
+    out = np.full(len(packed) + 1, 77, dtype=np.uint8)
+    ends, none = np.empty(done + 1, dtype=np.int64), np.empty(done, dtype=np.uint8)
+    pack_bulks(buffer, start[:done], length[:done], out, ends, none)
+    assert out.tobytes() == packed + b"M"
+    assert (ends.tolist(), none.tolist()) == (offsets, absent)
 
 
 def test_malformed_answers_are_told_from_short_ones() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from typing import Any
 
 import orjson
@@ -24,15 +25,15 @@ class RedisRows(BatchingSink):  # type: ignore[misc]
         self._rows.write({item.key: item.value for item in batch})
 
 
-def main() -> None:
-    asked = arguments()
-    clock = Clock()
+def start(asked: Namespace, clock: Clock, sink: RedisRows, **settings: Any) -> Application:
+    """The application, ready to run."""
     app = Application(
         broker_address=asked.brokers,
         consumer_group=asked.group,
         auto_offset_reset="earliest",
         state_dir=asked.directory,
         loglevel="WARNING",
+        **settings,
     )
     topic = app.topic(asked.topic, key_deserializer="bytes", value_deserializer="bytes")
 
@@ -45,7 +46,14 @@ def main() -> None:
         state.set_bytes("tiles", orjson.dumps(tiles))
         return features(tiles)
 
-    app.dataframe(topic).apply(update, stateful=True).sink(RedisRows(Rows(asked.redis, clock)))
+    app.dataframe(topic).apply(update, stateful=True).sink(sink)
+    return app
+
+
+def main() -> None:
+    asked = arguments()
+    clock = Clock()
+    app = start(asked, clock, RedisRows(Rows(asked.redis, clock)))
     app.run(count=asked.events, collect=False)
     clock.report()
 

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PEERS", "Peer", "PeerError", "Took", "Where"]
+__all__ = ["HERE", "PEERS", "ROOT", "Peer", "PeerError", "Took", "Where", "environment"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 BUILD = ROOT / "build"
-ENVIRONMENT = BUILD / "bench-env"
-STREAMS = BUILD / "bench-streams"
+TILES = HERE / "streams/src/main/java/bench/Tiles.java"
 
 _INSTALL_TIMEOUT_S = 900
 _JOB_TIMEOUT_S = 300
@@ -107,38 +106,65 @@ def _digest(sources: list[Path]) -> str:
 
 def _python(module: str) -> Callable[[], list[str]]:
     def prepare() -> list[str]:
-        wanted = HERE / "requirements.txt"
-        mark = ENVIRONMENT / ".installed"
-        program = str(ENVIRONMENT / "bin" / "python")
-        if not _current(mark, [wanted]):
-            _call([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], _INSTALL_TIMEOUT_S)
-            pip = [program, "-m", "pip", "install", "--quiet", "-r", str(wanted)]
-            _call(pip, _INSTALL_TIMEOUT_S)
-            mark.write_text(_digest([wanted]))
-        return [program, "-m", f"tests.bench.peers.{module}"]
+        return [environment("env", "requirements.txt"), "-m", f"tests.bench.peers.{module}"]
 
     return prepare
 
 
-def _streams() -> list[str]:
-    for tool in ("java", "mvn"):
-        if shutil.which(tool) is None:
-            raise PeerError(f"{tool} is not on PATH")
-    pom = HERE / "streams" / "pom.xml"
-    sources = [pom, *sorted(pom.parent.glob("src/**/*.java"))]
-    mark = STREAMS / ".built"
-    if not _current(mark, sources):
-        goals = ["compiler:compile", "dependency:copy-dependencies"]
-        options = ["--batch-mode", "--quiet", "-Dstyle.color=never", f"-Dbench.target={STREAMS}"]
-        _call(["mvn", *options, "-f", str(pom), *goals], _INSTALL_TIMEOUT_S)
-        mark.write_text(_digest(sources))
-    path = f"{STREAMS / 'classes'}:{STREAMS / 'libraries'}/*"
-    return ["java", "-XX:+UseG1GC", "-Xms1g", "-Xmx2g", "-cp", path, "bench.Activity"]
+def environment(name: str, requirements: str) -> str:
+    """Interpreter of ``build/bench-<name>``, where what ``requirements`` names is installed."""
+    wanted, directory = HERE / requirements, BUILD / f"bench-{name}"
+    mark = directory / ".installed"
+    program = str(directory / "bin" / "python")
+    if not _current(mark, [wanted]):
+        _call([sys.executable, "-m", "venv", "--clear", str(directory)], _INSTALL_TIMEOUT_S)
+        _call([program, "-m", "pip", "install", "--quiet", "-r", str(wanted)], _INSTALL_TIMEOUT_S)
+        mark.write_text(_digest([wanted]))
+    return program
 
+
+def _java(name: str, main: str, *options: str) -> Callable[[], list[str]]:
+    """A peer in ``peers/<name>``, with the tiles of Kafka Streams', in ``build/bench-<name>``."""
+
+    def prepare() -> list[str]:
+        for tool in ("java", "javac", "mvn"):
+            if shutil.which(tool) is None:
+                raise PeerError(f"{tool} is not on PATH")
+        pom, built = HERE / name / "pom.xml", BUILD / f"bench-{name}"
+        sources = [*sorted((HERE / name).glob("src/**/*.java")), TILES]
+        mark = built / ".built"
+        if not _current(mark, [pom, *sources]):
+            quiet = ["--batch-mode", "--quiet", "-Dstyle.color=never", f"-Dbench.target={built}"]
+            goal = "dependency:copy-dependencies"
+            _call(["mvn", *quiet, "-f", str(pom), goal], _INSTALL_TIMEOUT_S)
+            compiler = ["javac", "--release", "17", "-cp", f"{built / 'libraries'}/*"]
+            files = [str(source) for source in dict.fromkeys(sources)]
+            _call([*compiler, "-d", str(built / "classes"), *files], _INSTALL_TIMEOUT_S)
+            mark.write_text(_digest([pom, *sources]))
+        path = f"{built / 'classes'}:{built / 'libraries'}/*"
+        return ["java", "-XX:+UseG1GC", "-Xms1g", "-Xmx2g", *options, "-cp", path, main]
+
+    return prepare
+
+
+def _goka() -> list[str]:
+    if shutil.which("go") is None:
+        raise PeerError("go is not on PATH")
+    sources = sorted(path for path in (HERE / "goka").iterdir() if path.is_file())
+    program, mark = BUILD / "bench-goka" / "goka", BUILD / "bench-goka" / ".built"
+    if not _current(mark, sources):
+        _call(["go", "build", "-C", str(HERE / "goka"), "-o", str(program)], _INSTALL_TIMEOUT_S)
+        mark.write_text(_digest(sources))
+    return [str(program)]
+
+
+_OPENED = "--add-opens=java.base/java.util=ALL-UNNAMED"  # as Flink's own start script does
 
 PEERS = (
     Peer("Quix Streams", "P1", 10.0, 250_000, _python("quix_job")),
     Peer("Bytewax", "P1", 10.0, 1_000_000, _python("bytewax_job")),
     Peer("Faust", "P1", 10.0, 30_000, _python("faust_job")),
-    Peer("Kafka Streams", "P2", 3.0, 1_000_000, _streams),
+    Peer("Kafka Streams", "P2", 3.0, 1_000_000, _java("streams", "bench.Activity")),
+    Peer("Flink", "P2", 3.0, 1_000_000, _java("flink", "bench.FlinkActivity", _OPENED)),
+    Peer("Goka", "P2", 3.0, 500_000, _goka),
 )
