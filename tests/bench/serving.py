@@ -15,6 +15,8 @@ import argparse
 import asyncio
 import base64
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -175,7 +177,7 @@ def theirs(name: str, requests: int, clients: int) -> float:
     port = free_port()
     python = environment("serving", "requirements-serving.txt")
     command = [python, "-m", f"tests.bench.peers.{module}", "--port", str(port)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL,
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True,
                           stderr=subprocess.DEVNULL) as server:  # fmt: skip
         try:
             wait_for(server, port)
@@ -187,7 +189,7 @@ def theirs(name: str, requests: int, clients: int) -> float:
                     raise PeerError(done.stderr[-500:])
             return float(done.stdout)
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGKILL)  # LitServe leaves workers behind else
 
 
 def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
