@@ -20,8 +20,8 @@ INSTALL = if command -v uv >/dev/null 2>&1; \
 INSTALLED := $(VENV)/.installed
 KAFKA := infra/kafka/target/.resolved
 
-.PHONY: help demo test test-plain fuzz lint types contracts check faults mutation bench notebook \
-	kafka constraints clean
+.PHONY: help demo test test-plain fuzz lint types contracts check faults mutation bench \
+	instructions notebook kafka constraints clean
 
 help:
 	@echo 'pipeline: Kafka topics to exact, fresh features in Redis, in columns'
@@ -39,7 +39,9 @@ help:
 	@echo '                    build/faults.json (make faults ARGS="--seed 7"; ARGS=--short)'
 	@echo '  make mutation     faults put into the sources, one by one, that tests have to notice; a table'
 	@echo '                    in build/mutation.json (make mutation ARGS="--only lease")'
-	@echo '  make bench        the benchmarks (one: make bench ARGS=decode)'
+	@echo '  make bench        the benchmarks, then a table of all figures in build/bench.json; half an'
+	@echo '                    hour on two cores (one: make bench ARGS=decode)'
+	@echo '  make instructions the guard over instruction counts of the kernels; needs valgrind'
 	@echo '  make check        lint, types, contracts: what a reviewer would ask for'
 	@echo
 	@echo '  make kafka        fetch a real Apache Kafka broker for tests (needs java 17, mvn)'
@@ -69,8 +71,13 @@ mutation: $(INSTALLED)-test
 	@$(BIN)/python -m tests.mutation.run $(ARGS)
 
 bench: $(INSTALLED)-test
-	@for name in $(if $(ARGS),$(ARGS),$(filter-out report figures,$(basename $(notdir $(wildcard tests/bench/[!_]*.py))))); do \
-	  echo "== $$name"; $(BIN)/python -m "tests.bench.$$name" || exit 1; done
+	@failed=; for name in $(if $(ARGS),$(ARGS),$(filter-out report figures,$(basename $(notdir $(wildcard tests/bench/[!_]*.py))))); do \
+	  echo "== $$name"; $(BIN)/python -m "tests.bench.$$name" || failed="$$failed $$name"; done; \
+	echo '== figures'; $(BIN)/python -m tests.bench.figures; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+instructions: $(INSTALLED)-test
+	@$(BIN)/python -m tests.bench.instructions $(ARGS)
 
 check: lint types contracts
 

@@ -122,11 +122,10 @@ class RequestBatch:
     def block(self, names: Sequence[str], null_value: float) -> F32:
         """float32[n, len(names)]; a null or NaN feature is ``null_value`` (which may be NaN)."""
         out = np.empty((len(self), len(names)), dtype=np.float32)
-        for i, name in enumerate(names):
-            column = self.batch.column(name)
-            # float64 beyond float32 becomes infinite, as in any cast.
-            with np.errstate(over="ignore"):
-                out[:, i] = _floats(column)
+        # float64 beyond float32 becomes infinite, as in any cast.
+        with np.errstate(over="ignore"):
+            for i, name in enumerate(names):
+                out[:, i] = _floats(self.batch.column(name))
         if null_value == null_value:
             np.copyto(out, np.float32(null_value), where=np.isnan(out))
         return out

@@ -64,9 +64,11 @@ def consume(config: Config, group: str, where: Where) -> Took:
     return took
 
 
-def process(config: Config, group: str, where: Where) -> Took:
-    """The data plane over the topic, until the commit of the last event is acknowledged."""
-    plane = build_plane(group, [view(where.topic)], [], config)
+def process(config: Config, group: str, where: Where, views: int = 1) -> Took:
+    """The data plane over the topic, until the commit of the last event is acknowledged; all
+    ``views`` have the same features."""
+    made = [view(where.topic), *(view(where.topic, f"activity{i}") for i in range(1, views))]
+    plane = build_plane(group, made, [], config)
     plane.start()
 
     def step() -> tuple[int, int]:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PLACE", "Figure", "compared", "machine", "record"]
+__all__ = ["PLACE", "Figure", "compared", "left_out", "limited", "machine", "publish", "record"]
 
 PLACE = Path(__file__).parents[2] / "build" / "bench.json"
 
@@ -54,6 +54,34 @@ def compared(
         _short(ratio), goal, unit, len(ratios), (_short(min(ratios)), _short(max(ratios))),
         ratio <= goal if at_most else ratio >= goal,
     )  # fmt: skip
+
+
+def limited(
+    id: str, what: str, ours: Sequence[float], limit: float, unit: str, *, at_least: bool = False
+) -> Figure:
+    """The figure of measurements against a fixed goal: at most ``limit``, or at least."""
+    limits = [limit] * len(ours)
+    return compared(id, what, ours, "goal", limits, unit, 1.0, at_most=not at_least)
+
+
+def publish(
+    figures: Sequence[Figure], about: dict[str, Any] | None = None, *, quick: bool = False
+) -> None:
+    """Print figures, and add them to ``build/bench.json`` unless they are of a smoke run."""
+    for f in figures:
+        print(
+            f"{f.id} {f.what}: {f.ours:,} {f.unit}, {f.peer} {f.peer_value:,}; ratio {f.ratio:g} "
+            f"({f.spread[0]:g} to {f.spread[1]:g}), goal {f.goal:g}{'' if f.met else ', NOT MET'}"
+        )
+    if quick:
+        print("a smoke run: nothing recorded")
+    else:
+        record(figures, about)
+
+
+def left_out(id: str, what: str, why: object) -> None:
+    """Say why a figure is not among the rows."""
+    print(f"{id} {what}: left out, {why}")
 
 
 def record(figures: Sequence[Figure], about: dict[str, Any] | None = None) -> None:

@@ -19,15 +19,27 @@ from confluent_kafka import Producer
 import pipeline as pp
 from pipeline.contracts.contract import Contract
 
-__all__ = ["FEATURES", "PROOF", "Log", "Rows", "expected", "mistakes", "view"]
+__all__ = [
+    "FEATURES",
+    "FIRST_USER",
+    "PROOF",
+    "START_MS",
+    "Log",
+    "Rows",
+    "Spread",
+    "expected",
+    "mistakes",
+    "producing",
+    "view",
+]
 
-Spread = Literal["zipf", "uniform"]
+Spread = Literal["zipf", "uniform", "each"]
 Rows = dict[str, list[int | float | None]]
 """User to the features of ``FEATURES``, as of the user's last event."""
 
 FEATURES = ("n_5m", "spend_1h", "mean_dwell_1h", "max_price_24h", "n_24h")
 
-_START_MS = 1_700_000_040_000  # where tiles of ten seconds and of a minute begin
+START_MS = 1_700_000_040_000  # where tiles of ten seconds and of a minute begin
 _BLOCK = 100_000
 _CATEGORIES = np.array(
     [
@@ -40,7 +52,7 @@ _CATEGORIES = np.array(
     ]
 )
 _ACTIONS = np.array(["view-item", "click", "add-to-cart", "buy"])
-_FIRST_USER = 10_000_000
+FIRST_USER = 10_000_000
 _FIRST_ITEM = 10**12
 _JSON = (
     b'{"user":%d,"time":%d,"item":%d,"category":"%s","action":"%s","price":%d.%02d,"dwell":%.3f}'
@@ -62,11 +74,11 @@ _CONTRACT = {
 }
 
 
-def view(topic: str) -> pp.FeatureView:
+def view(topic: str, name: str = "activity") -> pp.FeatureView:
     """The five features over ``topic``, in this package's own words."""
     source = pp.EventStream(topic, Contract.load(_CONTRACT), key="user", time="time")
     return pp.FeatureView(
-        "activity",
+        name,
         source=source,
         entity="user",
         publish_changes=False,  # the peers do not either
@@ -82,7 +94,7 @@ def view(topic: str) -> pp.FeatureView:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """``events`` events of ``users`` users.
+    """``events`` events of ``users`` users: drawn by Zipf's law, evenly, or ``each`` in turn.
 
     ``steps`` are pairs of an event's number and the ms of event time between events from there on.
     """
@@ -100,14 +112,16 @@ class Log:
         zipf = np.cumsum(weights / weights.sum())
         for number, first in enumerate(range(0, self.events, _BLOCK)):
             draw = np.random.default_rng([self.seed, number])
-            user: npt.NDArray[np.int64] = (
-                np.minimum(np.searchsorted(zipf, draw.random(_BLOCK)), self.users - 1)
-                if self.spread == "zipf"
-                else draw.integers(0, self.users, _BLOCK)
-            )
+            user: npt.NDArray[np.int64]
+            if self.spread == "zipf":
+                user = np.minimum(np.searchsorted(zipf, draw.random(_BLOCK)), self.users - 1)
+            elif self.spread == "uniform":
+                user = draw.integers(0, self.users, _BLOCK)
+            else:
+                user = np.arange(first, first + _BLOCK) % self.users
             yield pl.DataFrame(
                 {
-                    "user": _FIRST_USER + user.astype(np.int64),
+                    "user": FIRST_USER + user.astype(np.int64),
                     "time": self._times(np.arange(first, first + _BLOCK)),
                     "item": _FIRST_ITEM + draw.integers(0, 10**7, _BLOCK),
                     "category": _CATEGORIES[draw.integers(0, len(_CATEGORIES), _BLOCK)],
@@ -118,37 +132,48 @@ class Log:
             ).head(self.events - first)
 
     def _times(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        times = np.full(len(numbers), _START_MS)
+        times = np.full(len(numbers), START_MS)
         before = 0
         for start, step_ms in self.steps:
             times += (step_ms - before) * np.maximum(0, numbers - start)
             before = step_ms
         return times
 
-    def produce(self, brokers: str) -> int:
-        """Write the log to its topic, partitioned by murmur2 of the user; bytes of the values."""
-        producer = Producer(
-            {
-                "bootstrap.servers": brokers,
-                "partitioner": "murmur2_random",
-                "enable.idempotence": True,  # else a batch that is sent again comes out of order
-                "linger.ms": 50,
-                "batch.num.messages": 10_000,
-                "queue.buffering.max.messages": 1_000_000,
-            }
-        )
-        written = 0
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """The events in order as message keys and values."""
         for block in self.blocks():
             for user, time, item, category, action, price, dwell in block.iter_rows():
                 value = _JSON % (
                     user, time, item, category.encode(), action.encode(),
                     price // 100, price % 100, dwell / 1000,
                 )  # fmt: skip
-                written += len(value)
-                _send(producer, self.topic, b"%d" % user, value)
+                yield b"%d" % user, value
+
+    def produce(self, brokers: str) -> int:
+        """Write the log to its topic, partitioned by murmur2 of the user; bytes of the values."""
+        return self.send(Producer(producing(brokers)))
+
+    def send(self, producer: Producer) -> int:
+        """The same by a producer of one's own, which has a transaction under way perhaps."""
+        written = 0
+        for user, value in self.records():
+            written += len(value)
+            _send(producer, self.topic, user, value)
         if left := producer.flush(120):
             raise RuntimeError(f"{left} events were not taken by the broker")
         return written
+
+
+def producing(brokers: str) -> dict[str, str | int | bool]:
+    """Settings of a producer of whole logs."""
+    return {
+        "bootstrap.servers": brokers,
+        "partitioner": "murmur2_random",
+        "enable.idempotence": True,  # else a batch that is sent again comes out of order
+        "linger.ms": 50,
+        "batch.num.messages": 10_000,
+        "queue.buffering.max.messages": 1_000_000,
+    }
 
 
 PROOF = Log(
