@@ -49,6 +49,7 @@ func main() {
 	for partition := range work.parts {
 		work.parts[partition].changed = map[string]*tiles{}
 	}
+	ready(asked["brokers"], goka.Group(asked["group"]), config, topics, len(work.parts))
 	processor, err := goka.NewProcessor(
 		[]string{asked["brokers"]},
 		goka.DefineGroup(
@@ -73,6 +74,31 @@ func main() {
 		}
 	}()
 	check(processor.Run(context.Background()))
+}
+
+// ready waits until every partition of a new group table has a leader: a processor that is earlier
+// ends.
+func ready(
+	brokers string, group goka.Group, config *sarama.Config, topics *goka.TopicManagerConfig, parts int,
+) {
+	manager, err := goka.NewTopicManager([]string{brokers}, config, topics)
+	check(err)
+	defer manager.Close()
+	table := string(goka.GroupTable(group))
+	check(manager.EnsureTableExists(table, parts))
+	deadline := time.Now().Add(30 * time.Second)
+	for partition := range parts {
+		for {
+			_, err := manager.GetOffset(table, int32(partition), sarama.OffsetOldest)
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				check(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
 }
 
 // activity is what all partitions share.
