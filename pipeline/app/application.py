@@ -33,7 +33,7 @@ __all__ = ["App"]
 FAUST = "0.15.3"  # its settings and transports are reached into below; see also pyproject.toml
 APP_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 DATADIR_VARIABLES = {"APP_DATADIR", "F_DATADIR"}
-CHANNEL_BATCHES = 64  # a few seconds of batches: an agent that is slower holds the plane back
+CHANNEL_BATCHES = 16  # a few seconds of batches: an agent that is slower holds the plane back
 
 
 class App(faust.App):

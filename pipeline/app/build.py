@@ -18,7 +18,7 @@ from pipeline.app.sender import Sender
 from pipeline.app.stored import Registration, kept_up, stored_views
 from pipeline.app.topic import Place, Topic, arrange
 from pipeline.app.warm import warm_up
-from pipeline.config import BrokerConfig, Config
+from pipeline.config import AppConfig, BrokerConfig, Config
 from pipeline.errors import PipelineError
 from pipeline.features.stored import AnyView
 from pipeline.features.view import FeatureView, Trigger
@@ -35,7 +35,10 @@ __all__ = ["build_plane", "find_topics", "lane_config", "open_audit", "open_lane
 log = logging.getLogger(__name__)
 
 LINGER_MS = 5  # outputs of a batch go out together
-FETCH_BYTES = str(1 << 20)  # enough not to wait for more
+FETCH_WAIT_MS = 100  # at most, however old features may be
+FETCH_BYTES = 1 << 16  # enough not to wait for more, and less than a partition's part of a fetch
+FRESH_RECORDS = 20_000  # most of a batch where features are to be fresh: tens of ms
+APART_RECORDS = 20_000  # a view that is further behind is read apart
 OUTPUT_PARTITIONS = 1  # dead letters and late records are few
 
 
@@ -85,7 +88,7 @@ def build_plane(
         names=names,
         topics=topics,
         settings=PlaneSettings(
-            max_records=config.app.max_records,
+            max_records=_most_records(config.app),
             max_wait_ms=shortened(config.app.max_wait_ms, config.app.freshness_ms),
             under_way=config.app.under_way,
             threads=config.app.compute_threads,
@@ -94,7 +97,7 @@ def build_plane(
             commit_interval_ms=config.app.commit_interval_ms,
             replay_horizon_ms=config.store.replay_horizon_ms,
             sweep_keys_per_s=config.store.sweep_keys_per_s,
-            apart=config.app.max_records,
+            apart=min(config.app.max_records, APART_RECORDS),
             apart_records_per_s=config.app.catch_up_records_per_s,
         ),
         lane=open_lane(f"{app}.features", config),
@@ -153,9 +156,9 @@ def lane_config(group: str, config: Config) -> LaneConfig:
     if config.app.freshness_ms:
         # The broker waits a little for all partitions instead of answering for each by itself:
         # of the two ways to the same freshness the one that costs it half as much.
-        wait_ms = shortened(config.app.freshness_ms, config.app.freshness_ms)
+        wait_ms = shortened(FETCH_WAIT_MS, config.app.freshness_ms)
         properties.setdefault("fetch.wait.max.ms", str(wait_ms))
-        properties.setdefault("fetch.min.bytes", FETCH_BYTES)
+        properties.setdefault("fetch.min.bytes", str(FETCH_BYTES))
     return LaneConfig(
         brokers=brokers,
         group=group,
@@ -177,6 +180,10 @@ def open_lane(group: str, config: Config) -> Lane:
         log.warning("reading through the portable lane: %s", error)
         return PortableLane(settings)
     return NativeLane(settings)
+
+
+def _most_records(app: AppConfig) -> int:
+    return min(app.max_records, FRESH_RECORDS) if app.freshness_ms else app.max_records
 
 
 def _place(found: TopicInfo) -> Place:

@@ -75,7 +75,7 @@ class Commits:
             return
         reach("computed")
         works = [_Work(partition, batch) for partition, batch in staged]
-        with self._or_nothing():
+        with self.or_nothing():
             try:
                 for partition, batch in staged:
                     self._sender.send(partition, batch)
@@ -87,7 +87,7 @@ class Commits:
 
     def go_on(self, under_way: int) -> Done:
         """Until at most so many polls are under way; what was done since the last call."""
-        with self._or_nothing():
+        with self.or_nothing():
             self._go_on(under_way)
         done, self._done = self._done, Done()
         return done
@@ -119,9 +119,10 @@ class Commits:
                 flight.works = [w for w in flight.works if w.partition is not partition]
 
     @contextmanager
-    def _or_nothing(self) -> Iterator[None]:
+    def or_nothing(self) -> Iterator[None]:
         """An error that ends the plane ends what is under way: partitions are still given back
-        then, and nothing may be committed whose outputs went with the error."""
+        then, and nothing may be committed whose outputs, or what was before it, went with the
+        error."""
         try:
             yield
         except BaseException:

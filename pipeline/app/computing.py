@@ -7,14 +7,15 @@ touches its rows until :meth:`Computing.take` has given it back: results do not 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 
 from pipeline.app.partition import Partition, StagedBatch
 from pipeline.app.topic import Topic
-from pipeline.errors import FencedError, PipelineError, UnavailableError
+from pipeline.errors import ConfigurationError, FencedError, PipelineError, UnavailableError
 from pipeline.ingest.batch import BinaryBatch
 from pipeline.ingest.envelope import Decoder
 
@@ -24,37 +25,46 @@ Result = StagedBatch | PipelineError
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoders:
-    """Of one topic: how most of its views read it, and the ways of others."""
+class _Task:
+    """A batch of a partition, for the views that are ``behind`` or for the others."""
 
-    usual: Decoder
-    others: Mapping[str, Decoder]
-
-
-class _OfThread(threading.local):
-    """Decoders may remember what they looked up, so every thread has its own."""
-
-    def __init__(self) -> None:
-        self.topics: dict[str, _Decoders] = {}
+    partition: Partition
+    batch: BinaryBatch
+    now_ms: int
+    behind: bool
+    done: Future[Result]
 
 
 class Computing:
-    """``threads`` beside the caller's, which are started when first needed (0: none).
+    """``threads`` beside the caller's; 0: none.
 
     ``clock_ms`` is wall time when a batch begins. Raises what a decoder of ``topics`` does that
-    cannot be made.
+    cannot be made, and :class:`ConfigurationError` where the system gives no such threads.
     """
 
     def __init__(
         self, topics: Mapping[str, Topic], clock_ms: Callable[[], int], threads: int
     ) -> None:
-        self._topics = topics
         self._clock_ms = clock_ms
-        self._pool = ThreadPoolExecutor(threads, "compute") if threads else None
-        self._decoders = _OfThread()
-        self._begun: list[tuple[Partition, Future[Result]]] = []
-        for topic in topics:
-            self._decoders_of(topic)
+        self._decoders: dict[str, tuple[Decoder, Mapping[str, Decoder]]] = {
+            name: (topic.decoder(), topic.other_decoders()) for name, topic in topics.items()
+        }
+        self._begun: list[_Task] = []
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        # A process that was told to end does not wait for what a thread is busy with.
+        self._threads = [
+            Thread(target=self._work, name=f"compute-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as refused:
+            self.close()
+            raise ConfigurationError(
+                f"app.compute_threads: the system refuses {threads} threads more ({refused}); "
+                "set fewer, or raise its limit (ulimit -u)"
+            ) from refused
 
     def begin(
         self,
@@ -67,40 +77,46 @@ class Computing:
         begun before. ``beside``: by threads, if there are any; else it is done on return."""
         now_ms = self._clock_ms()
         for partition, batch in work:
-            if beside and self._pool is not None:
-                done = self._pool.submit(self._compute, partition, batch, now_ms, behind)
+            task = _Task(partition, batch, now_ms, behind, Future())
+            self._begun.append(task)
+            if beside and self._threads:
+                self._tasks.put(task)
             else:
-                done = Future()
-                done.set_result(self._compute(partition, batch, now_ms, behind))
-            self._begun.append((partition, done))
+                self._run(task)
 
     def take(self) -> list[tuple[Partition, Result]]:
         """What became of everything that was begun: batches ready to be committed, or why one has
         to be read again. Waits for it; raises what else went wrong."""
-        wait([done for _, done in self._begun])
+        wait([task.done for task in self._begun])
         begun, self._begun = self._begun, []
-        return [(partition, done.result()) for partition, done in begun]
+        return [(task.partition, task.done.result()) for task in begun]
 
     def close(self) -> None:
-        """End the threads; what they compute is lost."""
+        """End the threads, after what they are computing; it is lost."""
         self._begun = []
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
+        started = [thread for thread in self._threads if thread.ident is not None]
+        for _ in started:
+            self._tasks.put(None)
+        for thread in started:
+            thread.join()
+        self._threads = []
 
-    def _compute(
-        self, partition: Partition, batch: BinaryBatch, now_ms: int, behind: bool
-    ) -> Result:
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            self._run(task)
+
+    def _run(self, task: _Task) -> None:
         try:
-            decoders = self._decoders_of(batch.source.topic)
-            events = decoders.usual.decode(batch)
-            others = {reads: other.decode(batch) for reads, other in decoders.others.items()}
-            return partition.stage(events, now_ms, others, behind=behind)
+            task.done.set_result(self._compute(task))
+        except BaseException as error:  # noqa: BLE001 raised to whoever takes it
+            task.done.set_exception(error)
+
+    def _compute(self, task: _Task) -> Result:
+        batch = task.batch
+        usual, others = self._decoders[batch.source.topic]
+        try:
+            events = usual.decode(batch)
+            apart = {reads: other.decode(batch) for reads, other in others.items()}
+            return task.partition.stage(events, task.now_ms, apart, behind=task.behind)
         except (UnavailableError, FencedError) as error:
             return error
-
-    def _decoders_of(self, topic: str) -> _Decoders:
-        known = self._decoders.topics
-        if topic not in known:
-            found = self._topics[topic]
-            known[topic] = _Decoders(found.decoder(), found.other_decoders())
-        return known[topic]

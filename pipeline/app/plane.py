@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from pipeline.app.catchup import CatchUp
@@ -23,6 +22,7 @@ from pipeline.app.sender import Sender
 from pipeline.app.step import PlaneSettings, Step
 from pipeline.app.stored import Registration
 from pipeline.app.topic import Topic, decoder
+from pipeline.app.trouble import BatchLimit, Trouble
 from pipeline.app.upstream import Upstream
 from pipeline.errors import (
     ConfigurationError,
@@ -40,21 +40,9 @@ __all__ = ["DataPlane", "PlaneSettings", "Step", "Topic", "decoder"]
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
 VERSIONS_S = 5.0  # between looks at the registry for versions that were retired
 BUSY = 0.5  # of a poll's most records: more is waiting, and commits need not be awaited
 BUSY_RECORDS = 10_000  # as many are, however many a poll may bring
-LONGEST_REFUSAL_S = 120.0  # a worker that fell behind hears of its group much earlier
-
-
-@dataclass
-class _Trouble:
-    """A partition that has to be opened again, and when; since when others have its lease."""
-
-    retry_at: float
-    pause_s: float
-    fenced_at: float | None
 
 
 class DataPlane:
@@ -99,9 +87,11 @@ class DataPlane:
             horizon_ms=settings.replay_horizon_ms, sweep_keys_per_s=settings.sweep_keys_per_s,
             clock_ms=clock_ms, monotonic=monotonic,
         )  # fmt: skip
-        self._commits = Commits(sender, self._expiry, self._reset)
+        self._commits = Commits(sender, self._expiry, self._lost)
         self._partitions: dict[TopicPartition, Partition] = {}
-        self._trouble: dict[TopicPartition, _Trouble] = {}
+        self._trouble: dict[TopicPartition, Trouble] = {}
+        self._limit = BatchLimit(settings.max_records)
+        self._failed = False  # whether a commit of this step did not go through
         self._computing = Computing(self._topics, clock_ms, settings.threads)
         self._upstream = Upstream(names.app, store, topics)
         self._check_at = 0.0
@@ -153,7 +143,7 @@ class DataPlane:
             self._finish(0)
             return self._told(outdated=True)
         self._hold.keep(self._partitions, self._trouble)
-        most, wait_ms = self._settings.max_records, self._settings.max_wait_ms
+        most, wait_ms = self._limit.records(self._monotonic()), self._settings.max_wait_ms
         batches = self._lane.poll(most, 0 if self._catch_up.ready() else wait_ms)
         self._pause_reset()
         polled = sum(map(len, batches))
@@ -175,6 +165,9 @@ class DataPlane:
         return self._told(polled + sum(map(len, others)))
 
     def _told(self, polled: int = 0, *, outdated: bool = False) -> Step:
+        if self._failed:
+            self._limit.failed(self._monotonic())
+            self._failed = False
         done, self._done = self._done, Done()
         batches, expiring = [batch for _, batch in done.batches], self._expiry.drain()
         return Step(batches, done.rejected, self._resets, expiring, outdated, polled)
@@ -189,8 +182,10 @@ class DataPlane:
     def _collect(self) -> None:
         """Send the outputs of what was computed. Partitions change only when nothing is: before
         one is dropped, opened or given back, and before a commit is settled."""
+        with self._commits.or_nothing():
+            computed = self._computing.take()
         staged: list[tuple[Partition, StagedBatch]] = []
-        for partition, result in self._computing.take():
+        for partition, result in computed:
             if isinstance(result, StagedBatch):
                 staged.append((partition, result))
             else:
@@ -276,6 +271,11 @@ class DataPlane:
         """Whether everything was read that was acknowledged to a producer."""
         return self._lane.at_end(source) and self._lane.held_back(source) is None
 
+    def _lost(self, partition: Partition, error: PipelineError) -> None:
+        """A batch did not get into the store."""
+        self._failed = self._failed or isinstance(error, UnavailableError)
+        self._reset(partition, error)
+
     def _reset(self, partition: Partition, error: PipelineError) -> None:
         """Drop what is cached, and read no more until it is opened again."""
         self._doubt(partition, error)
@@ -294,19 +294,14 @@ class DataPlane:
     def _doubt(self, partition: Partition, error: PipelineError) -> None:
         """Drop what is cached: the truth is in the store and in the log. Opened again later."""
         log.warning("%s: starting again from its marker: %s", partition.source, error)
-        before, now = self._trouble.get(partition.source), self._monotonic()
-        pause = min(LONGEST_PAUSE_S, before.pause_s * 2) if before else FIRST_PAUSE_S
-        fenced_at = None
-        if isinstance(error, FencedError):
-            fenced_at = before.fenced_at if before and before.fenced_at is not None else now
-            if now - fenced_at > LONGEST_REFUSAL_S:
-                raise error
+        before = self._trouble.get(partition.source)
+        trouble = Trouble.of(error, self._monotonic(), before)
         partition.drop()
         self._commits.discard(partition)
         self._expiry.forget(partition.source)
         self._catch_up.forget(partition.source)
         self._resets += 1
-        self._trouble[partition.source] = _Trouble(now + pause, pause, fenced_at)
+        self._trouble[partition.source] = trouble
 
     def _mend(self) -> None:
         for source, trouble in list(self._trouble.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,6 +53,7 @@ class AvroDecoder:
         self._schemas = schemas
         self._programs = Programs(contract)
         self._entries: dict[int, int] = {}
+        self._learning = threading.Lock()  # threads share what one of them has learnt
         self._own = -1
         self._by_name = {field.name: field for field in contract.fields}
         if schemas is None:
@@ -80,7 +82,9 @@ class AvroDecoder:
         n, programs = len(batch), self._programs
         payload, value_offsets = frozen(batch.payload), frozen(batch.value_offsets)
         reason = self._envelope.admit(batch)
-        entry = self._entry(payload, value_offsets, reason)
+        with self._learning:
+            entry = self._entry(payload, value_offsets, reason)
+            tables = programs.tables
         out = np.zeros((len(self.contract.fields), n), dtype=np.int64)
         valid = np.ones(out.shape, dtype=np.uint8)
         start = np.zeros((len(programs.texts), n), dtype=np.int64)
@@ -91,12 +95,12 @@ class AvroDecoder:
             value_offsets,
             _CONFLUENT_HEADER if self._schemas else 0,
             entry,
-            programs.ops.reshape(-1),
-            programs.jumps,
-            programs.targets,
+            tables.ops.reshape(-1),
+            tables.jumps,
+            tables.targets,
             programs.nullable,
-            programs.symbols,
-            len(programs.known),
+            tables.symbols,
+            len(tables.known),
             reason,
             out.reshape(-1),
             out.reshape(-1).view(np.float64),
@@ -107,8 +111,8 @@ class AvroDecoder:
             np.empty(kernel.STACK, dtype=np.int64),
         )
         text = payload
-        if used or len(programs.known):
-            text = np.concatenate([payload, programs.known, side[:used]])
+        if used or len(tables.known):
+            text = np.concatenate([payload, tables.known, side[:used]])
         events = EventBatch(
             binary=batch,
             columns={

@@ -10,6 +10,7 @@ of a union, or another record, may do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,11 +46,23 @@ _LEAF_OPS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class ProgramTables:
+    """``ops`` to ``symbols`` are arguments of :func:`pipeline.kernels.avro.scan`; ``known``
+    uint8[..] is the known texts."""
+
+    ops: I64
+    jumps: I64
+    targets: I64
+    symbols: I64
+    known: npt.NDArray[np.uint8]
+
+
 class Programs:
     """The programs of one contract, one for each writer schema added so far.
 
-    ``ops`` to ``symbols`` are arguments of :func:`pipeline.kernels.avro.scan`; ``known`` uint8[..]
-    is the known texts; ``texts`` the fields of text in the order of their rows.
+    ``tables`` are others after each :meth:`add`, and hold everything that older ones did.
+    ``texts`` are the fields of text in the order of their rows.
     """
 
     def __init__(self, contract: Contract) -> None:
@@ -98,11 +111,13 @@ class Programs:
         return entry
 
     def _freeze(self) -> None:
-        self.ops = _table(self._ops, kernel.COLUMNS)
-        self.jumps = np.array(self._jumps or [0], dtype=np.int64)
-        self.targets = np.array(self._targets or [0], dtype=np.int64)
-        self.symbols = _table(self._symbols, 3)
-        self.known = np.frombuffer(self._known, dtype=np.uint8)
+        self.tables = ProgramTables(
+            _table(self._ops, kernel.COLUMNS),
+            np.array(self._jumps or [0], dtype=np.int64),
+            np.array(self._targets or [0], dtype=np.int64),
+            _table(self._symbols, 3),
+            np.frombuffer(self._known, dtype=np.uint8),
+        )
 
     def _emit(self, op: int, field: int = -1, text: int = -1, arg: int = 0, more: int = 0) -> int:
         if len(self._ops) - self._entry >= _MAX_OPS:

@@ -12,7 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import PipelineError
-from pipeline.kernels.resp import ARGUMENT_OVERHEAD, write_keys, write_pairs
+from pipeline.kernels.resp import (
+    ARGUMENT_OVERHEAD,
+    pack_bulks,
+    scan_bulks,
+    write_keys,
+    write_pairs,
+)
 from pipeline.store.keys import marker_key, row_prefix
 from pipeline.store.marker import Marker
 from pipeline.store.partition import RowExpiry, RowWrite
@@ -143,6 +149,8 @@ def warm_up() -> None:
     write_pairs(none, none, bounds, none, bounds, 0, 0, out, 0)
     empty = np.empty(0, dtype=np.int64)
     write_keys(none, bounds, np.empty(0, np.int32), none, bounds, empty, out, 0)
+    scan_bulks(out, 0, 0, empty, empty, 0)
+    pack_bulks(out, empty, empty, out, bounds, none)
 
 
 class Sent(NamedTuple):

@@ -133,7 +133,8 @@ class Simulation:
             max_records=self._rng.choice(BATCHES),
             cache_bytes=self._rng.choice(CACHES),
             apart=self._rng.choice(APART),
-            under_way=self._rng.choice(UNDER_WAY),
+            under_way=(under_way := self._rng.choice(UNDER_WAY)),
+            threads=2 if under_way > 1 else 0,
             share=(0, 1),
         )
         self.publishers.append(made.publisher)

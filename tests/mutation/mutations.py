@@ -444,8 +444,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a thread's error is passed over",
         "pipeline/app/computing.py",
-        "        return [(partition, done.result()) for partition, done in begun]\n",
-        "        return [(p, done.result()) for p, done in begun if not done.exception()]\n",
+        "        return [(task.partition, task.done.result()) for task in begun]\n",
+        "        return [(t.partition, t.done.result()) for t in begun if not t.done.exception()]\n",
         (f"{COMPUTING}::test_an_error_of_a_thread_ends_the_plane_without_a_commit_of_its_batch",),
     ),
     Mutation(

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import pipeline as pp
 from pipeline.app.partition import Partition, StagedBatch
-from pipeline.errors import PipelineError, StoreUnavailableError
+from pipeline.errors import (
+    ConfigurationError,
+    PipelineError,
+    RegistryUnavailableError,
+    StoreUnavailableError,
+)
 from pipeline.ingest.batch import TopicPartition
 from pipeline.testing.driver import Driver
 from tests.unit.test_app_plane import PARTITIONS, drive, expected, identity_holds, logged
@@ -18,6 +27,36 @@ from tests.unit.test_app_plane import PARTITIONS, drive, expected, identity_hold
 __all__ = ["expected"]
 
 LONGEST_S = 30.0
+AVRO = {
+    "type": "record",
+    "name": "payment",
+    "fields": [
+        {"name": "user", "type": "long"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+    ],
+}
+
+
+class Registry:
+    """Has one schema, and may be down."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.asked = 0
+
+    def by_id(self, number: int) -> SimpleNamespace:
+        self.asked += 1
+        if self.down:
+            raise RegistryUnavailableError("down, says the test")
+        return SimpleNamespace(schema_type="AVRO", schema_str=json.dumps(AVRO), references=())
+
+
+def encode_long(value: int) -> bytes:
+    """Avro's variable-length zig-zag."""
+    left, out = value << 1, b""
+    while left > 127:
+        out, left = out + bytes([left & 127 | 128]), left >> 7
+    return out + bytes([left])
 
 
 @contextmanager
@@ -124,6 +163,81 @@ def test_a_store_that_fails_a_thread_resets_the_partition_and_nothing_is_lost(
     driver.run()
     assert driver.rows("spending") == expected
     identity_holds(driver, 1500)
+
+
+def test_what_one_thread_learnt_of_a_registry_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry()
+    monkeypatch.setattr("pipeline.ingest.formats.ConfluentRegistry", lambda _: registry)
+    source = pp.EventStream(
+        "payments", contract=pp.Contract.load(AVRO), key="user", time="at", format="avro",
+        registry="http://registry",
+    )  # fmt: skip
+    features = {"n": pp.count().over("1d", slide="1h")}
+    spending = pp.FeatureView("spending", source=source, entity="user", features=features)
+    driver = Driver([spending], partitions=1, max_records=100, under_way=2, threads=2)
+
+    def send(records: int) -> None:
+        for number in range(records):
+            user, at = number % 7, 1_700_000_000_000
+            value = b"\0\0\0\0\1" + encode_long(user) + encode_long(at)
+            driver.log.append("payments", b"%d" % user, value, at)
+
+    send(10)  # read where they are
+    driver.run()
+    registry.down = True
+    send(300)
+    driver.run()
+    assert consumed(driver) == 310
+    assert registry.asked == 1
+
+
+def test_an_error_of_a_thread_that_is_found_while_partitions_go_ends_what_is_under_way(
+    monkeypatch: pytest.MonkeyPatch, expected: dict[bytes, bytes]
+) -> None:
+    def fail(partition: Partition) -> None:
+        raise PipelineError("broken, says the test")
+
+    driver = under_way()
+    driver.plane.step()
+    driver.plane.step()
+    wait([task.done for task in driver.plane._computing._begun], LONGEST_S)
+    with staging(monkeypatch, fail):
+        driver.plane.step()
+        with pytest.raises(PipelineError, match="broken, says the test"):
+            driver.plane._revoked([TopicPartition("payments", 0)], False)
+    driver.plane.close()
+    assert consumed(driver) < 400  # nothing after what is lost
+    after = drive(driver.log, store=driver.store)
+    after.run()
+    assert after.rows("spending") == expected
+    identity_holds(after, 1500)
+
+
+def test_threads_that_the_system_refuses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def few(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+        started.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    with pytest.raises(ConfigurationError, match=r"app\.compute_threads: .* 3 threads"):
+        drive(logged(), under_way=2, threads=3)
+    for thread in started:
+        thread.join(LONGEST_S)
+        assert not thread.is_alive()
+
+
+def test_a_process_that_ends_does_not_wait_for_its_threads() -> None:
+    driver = under_way()
+    threads = list(driver.plane._computing._threads)
+    assert len(threads) == 2
+    assert all(thread.daemon for thread in threads)
+    driver.plane.close()
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_an_error_of_a_thread_ends_the_plane_without_a_commit_of_its_batch(

@@ -180,7 +180,7 @@ class Columns:
         self.entry = self.programs.add(read_schema(writer, "w"))
 
     def read(self, values: list[bytes], header: int = 0) -> list[tuple[str, dict[str, Any]]]:
-        n, programs = len(values), self.programs
+        n, programs, tables = len(values), self.programs, self.programs.tables
         batch = binary_batch(values, [b"k"] * n)
         out = np.zeros((len(self.contract.fields), n), dtype=np.int64)
         valid = np.ones(out.shape, dtype=np.uint8)
@@ -191,12 +191,12 @@ class Columns:
         with np.errstate(over="ignore"):
             used = kernel.scan(
                 batch.payload, batch.value_offsets, header, np.full(n, self.entry),
-                programs.ops.reshape(-1), programs.jumps, programs.targets, programs.nullable,
-                programs.symbols, len(programs.known), reason, out.reshape(-1),
+                tables.ops.reshape(-1), tables.jumps, tables.targets, programs.nullable,
+                tables.symbols, len(tables.known), reason, out.reshape(-1),
                 out.reshape(-1).view(np.float64), valid.reshape(-1), start.reshape(-1),
                 length.reshape(-1), side, np.empty(kernel.STACK, dtype=np.int64),
             )  # fmt: skip
-        text = np.concatenate([batch.payload, programs.known, side[:used]])
+        text = np.concatenate([batch.payload, tables.known, side[:used]])
         events = EventBatch(
             batch,
             {
@@ -404,11 +404,11 @@ def test_schemas_that_no_record_can_have_are_refused(schema: Any) -> None:
         {"type": "record", "name": "r", "fields": [{"name": "x", "type": "long", "default": 1}]}
     )
     programs = Programs(contract)
-    before = programs.ops.tolist()
+    before = programs.tables.ops.tolist()
     with pytest.raises(DefinitionError):
         programs.add(read_schema(schema, "w"))
     programs.add(read_schema({"type": "record", "name": "r", "fields": []}, "w"))
-    assert len(programs.ops) == len(before) + 1
+    assert len(programs.tables.ops) == len(before) + 1
 
 
 def test_a_decoder_needs_a_schema() -> None:
