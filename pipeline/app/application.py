@@ -124,8 +124,8 @@ class App(faust.App):
             loop=self.loop,
             beacon=self.beacon,
         )
-        # After the agents that it feeds, and so ended before them; Faust's tables, of which there are
-        # none, wait for a second when they start.
+        # After the agents that it feeds, and so ended before them. Faust's tables, of which there
+        # are none, wait for a second when they start.
         services = [*super().on_init_dependencies()]
         services.insert(services.index(self.tables), self._plane)
         return services

@@ -445,7 +445,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "a thread's error is passed over",
         "pipeline/app/computing.py",
         "        return [(task.partition, task.done.result()) for task in begun]\n",
-        "        return [(t.partition, t.done.result()) for t in begun if not t.done.exception()]\n",
+        "        return [(b.partition, b.done.result()) for b in begun if not b.done._exception]\n",
         (f"{COMPUTING}::test_an_error_of_a_thread_ends_the_plane_without_a_commit_of_its_batch",),
     ),
     Mutation(
