@@ -18,7 +18,7 @@ from pipeline.features.stream import EventStream
 from pipeline.features.view import FeatureView
 from pipeline.kernels.caching import is_warm
 from pipeline.kernels.jit import JIT_ENABLED
-from pipeline.state.warm import compile_apply, compile_rows
+from pipeline.state.warm import compile_answers, compile_apply, compile_rows
 
 __all__ = ["compiling_ahead", "small_view"]
 
@@ -57,9 +57,10 @@ def compiling_ahead() -> Iterator[None]:
 
 
 def main() -> None:
-    """Compile the largest kernel, then whatever the first process has not come to."""
+    """Compile the largest kernel, then whatever the first process has not come to, from its end."""
     plan = small_view().plan
     compile_apply(plan)
+    compile_answers(plan)
     compile_rows(plan)
 
 

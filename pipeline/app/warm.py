@@ -23,7 +23,7 @@ from pipeline.features.stream import EventStream
 from pipeline.ingest.batch import BinaryBatch, EventBatch, Reason, TopicPartition
 from pipeline.ingest.decode import JsonDecoder
 from pipeline.ingest.envelope import Decoder, Envelope
-from pipeline.state.warm import compile_rows
+from pipeline.state.warm import compile_answers, compile_rows
 from pipeline.store.memory import MemoryStore
 
 __all__ = ["sample_event", "warm_up"]
@@ -51,8 +51,10 @@ def warm_up(topics: Sequence[Topic]) -> None:
         for topic in topics:
             if isinstance(topic.stream, EventStream):
                 sample_events(topic.stream, 0)
-        compile_rows(small_view().plan)
+        plan = small_view().plan
+        compile_rows(plan)
         _warm_up(topics)
+        compile_answers(plan)
 
 
 def _warm_up(topics: Sequence[Topic]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.features.plan import Plan
 from pipeline.state.table import StateTable
 
-__all__ = ["compile_apply", "compile_rows"]
+__all__ = ["compile_answers", "compile_apply", "compile_rows"]
 
 NO_TIMES = np.empty(0, dtype=np.int64)
 NO_FLAGS = np.empty(0, dtype=np.uint8)
@@ -25,9 +25,13 @@ def compile_apply(plan: Plan) -> None:
 
 
 def compile_rows(plan: Plan) -> None:
-    """Compile what finds, reads and writes rows, and what answers for them."""
+    """Compile what finds, reads and writes rows."""
     table = StateTable(plan, max_bytes=1 << 20)
     key, ends = np.frombuffer(b"a", dtype=np.uint8), np.array([0, 1], dtype=np.int64)
     table.load(table.lookup(key, ends).slots, [None])
     table.encode(NO_SLOTS)
-    table.finalize(NO_SLOTS, "event")
+
+
+def compile_answers(plan: Plan) -> None:
+    """Compile what makes features of rows."""
+    StateTable(plan, max_bytes=1 << 20).finalize(NO_SLOTS, "event")
