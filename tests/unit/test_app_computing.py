@@ -81,6 +81,10 @@ def consumed(driver: Driver) -> int:
     return sum(m.consumed for m in driver.markers("spending"))
 
 
+def fail(partition: Partition) -> None:
+    raise PipelineError("broken, says the test")
+
+
 def under_way(**options: Any) -> Driver:
     """A driver after its first step, which compares markers with nothing under way."""
     driver = drive(logged(), **{"max_records": 100, "under_way": 2, "threads": 2, **options})
@@ -194,9 +198,6 @@ def test_what_one_thread_learnt_of_a_registry_serves_all(monkeypatch: pytest.Mon
 def test_an_error_of_a_thread_that_is_found_while_partitions_go_ends_what_is_under_way(
     monkeypatch: pytest.MonkeyPatch, expected: dict[bytes, bytes]
 ) -> None:
-    def fail(partition: Partition) -> None:
-        raise PipelineError("broken, says the test")
-
     driver = under_way()
     driver.plane.step()
     driver.plane.step()
@@ -243,9 +244,6 @@ def test_a_process_that_ends_does_not_wait_for_its_threads() -> None:
 def test_an_error_of_a_thread_ends_the_plane_without_a_commit_of_its_batch(
     monkeypatch: pytest.MonkeyPatch, expected: dict[bytes, bytes]
 ) -> None:
-    def fail(partition: Partition) -> None:
-        raise PipelineError("broken, says the test")
-
     driver = under_way()
     with staging(monkeypatch, fail):
         driver.plane.step()
