@@ -30,7 +30,6 @@ DEDUP = f"{UNIT}/test_app_dedup.py"
 TOMBSTONES = f"{UNIT}/test_app_tombstones.py"
 STORE = "tests/contract/test_store.py"
 WIRE = "tests/faults/test_store_faults.py"
-CONTRACT = "tests/contract/test_store.py"
 
 COMBINE, GROUPED = "pipeline/kernels/combine.py", "pipeline/kernels/grouped.py"
 APPLY, FINALIZE = "pipeline/kernels/apply.py", "pipeline/kernels/finalize.py"
@@ -697,7 +696,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a lost reply counts as a commit",
         FENCE,
-        "        with self._whole:\n            self._finish(sent)\n",
+        "        with self._whole:\n            sent, self._sent = self._sent, None\n"
+        "            self._finish(sent)\n",
+        "        sent, self._sent = self._sent, None\n"
         "        try:\n            self._finish(sent)\n"
         "        except StoreUnavailableError:\n            self._expected = sent.expected\n",
         (WIRE,),
@@ -715,24 +716,50 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "rows that were asked for and never taken are left on the connection",
         FENCE,
-        "        if self._asked:\n            raise self._give_up(\n",
-        "        if False:\n            raise self._give_up(\n",
-        (f"{CONTRACT}::test_rows_that_were_asked_for_and_never_taken_end_the_connection",),
+        "        if self._asked:\n",
+        "        if False:\n",
+        (f"{STORE}::test_rows_that_were_asked_for_and_never_taken_end_the_connection",),
+        redis=True,
+    ),
+    Mutation(
+        "rows are taken by whoever comes first",
+        FENCE,
+        "        if not self._asked or self._asked[0].number != number:\n",
+        "        if not self._asked:\n",
+        (f"{STORE}::test_rows_are_never_given_to_a_read_that_did_not_ask_for_them",),
+        redis=True,
+    ),
+    Mutation(
+        "what was sent is remembered after it was sent",
+        FENCE,
+        "            self._asked.append(read)\n            if now and len(index):\n"
+        "                self._ask(read, 0)\n",
+        "            if now and len(index):\n                self._ask(read, 0)\n"
+        "        self._asked.append(read)\n",
+        (f"{WIRE}::test_an_interrupt_at_any_line_leaves_nothing_that_is_taken_for_something_else",),
+        redis=True,
+    ),
+    Mutation(
+        "however many rows are asked for at once",
+        FENCE,
+        "        now = under_way + len(index) <= _KEYS_PER_MGET and all(",
+        "        now = len(index) <= _KEYS_PER_MGET and all(",
+        (f"{WIRE}::test_so_many_rows_and_no_more_are_under_way",),
         redis=True,
     ),
     Mutation(
         "rows are taken whoever wrote them",
         FENCE,
-        "        if parts and not self._unchanged():\n            raise self._again()\n",
-        "        if parts:\n            self._read(Replies.read_bulks)\n",
-        (f"{CONTRACT}::test_rows_of_another_owner_are_refused_though_they_were_asked_for_before",),
+        "            if parts and not self._unchanged():\n                raise self._again()\n",
+        "            if parts:\n                self._read(Replies.read_bulks)\n",
+        (f"{STORE}::test_rows_asked_for_before_another_took_over_are_ours_and_refused_after",),
         redis=True,
     ),
     Mutation(
         "the rows of a partition are awaited before those of the next are asked for",
         "pipeline/app/computing.py",
-        "            self._run(tasks)\n\n",
-        "            for task in tasks:\n                self._run([task])\n\n",
+        "            self._run(tasks)\n",
+        "            for task in tasks:\n                self._run([task])\n",
         (f"{UNIT}/test_app_computing.py",),
     ),
     Mutation(
