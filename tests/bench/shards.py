@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class Cluster:
     client and of all servers."""
 
     servers: ClusterServers
-    partitions: list[PartitionStore]
+    partitions: Sequence[PartitionStore]
     rates: dict[str, list[float]] = field(default_factory=dict)
     client: dict[str, list[float]] = field(default_factory=dict)
     server: dict[str, list[float]] = field(default_factory=dict)
@@ -77,7 +78,7 @@ def main() -> None:
                 stores = cluster.partitions
                 for way, commit in (("together", _together), ("in turn", _in_turn)):
                     polls = asked.polls if number else 1
-                    cluster.measure(way, polls, asked.rows, lambda c=commit, s=stores: c(s, write))
+                    cluster.measure(way, polls, asked.rows, partial(commit, stores, write))
     print(f"{os.cpu_count()} cores, {asked.partitions} partitions, {asked.rows} rows of each")
     for masters, cluster in zip(MASTERS, clusters, strict=True):
         for way, rates in cluster.rates.items():
