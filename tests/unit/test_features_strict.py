@@ -76,7 +76,7 @@ def alone(frame: pl.DataFrame, expression: pl.Expr) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", EXPRESSIONS)
+@pytest.mark.parametrize("name", EXPRESSIONS, ids=lambda name: name.replace(" ", "-"))
 def test_rows_are_those_that_fail_alone(name: str) -> None:
     text = serialize(EXPRESSIONS[name], CONTRACT, name)
     expression = deserialize(text)
