@@ -93,7 +93,8 @@ def check(
                 if expected is None:
                     assert got is None, (name, offsets[i], got)
                 else:
-                    assert isclose(got, expected, rel_tol=1e-12), (name, offsets[i])
+                    assert got is not None, (name, offsets[i])
+                    assert isclose(got, expected, rel_tol=1e-12), (name, offsets[i], got)
                 compared += 1
     assert (marker.consumed, marker.late) == (len(events), late_total)
     assert marker.applied == len(events) - late_total
