@@ -93,7 +93,6 @@ class RedisPartition(Awaited):
         self._sent: Sent | None = None
         self._asked: deque[Asked] = deque()
         self._reads = 0  # that were begun, ever
-        self._finished = False  # a read has awaited the commit that finish_commit() will ask for
         self._lost: PipelineError = PipelineError("acquire() the partition first")
         self._whole = Whole(self._interrupted)
 
@@ -105,6 +104,7 @@ class RedisPartition(Awaited):
     def acquire(self, generation: int) -> Lease:
         """Take the partition over a fresh connection."""
         self._lose(StoreUnavailableError(f"{self._name}: the lease was not taken"))
+        self._finished = False
         self._link = self._connect()
         self._replies = Replies(self._link)
         try:
@@ -388,7 +388,7 @@ class RedisPartition(Awaited):
 
     def _lose(self, reason: PipelineError) -> None:
         link, self._link, self._replies, self._sent = self._link, None, None, None
-        self._expected, self._finished, self._lost = {}, False, reason
+        self._expected, self._lost = {}, reason
         self._asked.clear()
         if link is not None:
             link.close()

@@ -154,6 +154,11 @@ class PartitionStore(Protocol):
     def held(self) -> bool:
         """Whether a commit may be tried: the lease was ours when last looked at, nothing lost."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether a read found that the commit under way was applied: :meth:`finish_commit` would
+        return at once. It stays so, whatever becomes of the partition, until it is acquired."""
+
     def acquire(self, generation: int) -> Lease:
         """Take the partition: a new lease with the epoch raised and a new nonce.
 
@@ -230,6 +235,13 @@ class PartitionStore(Protocol):
 
 class Awaited:
     """Both halves of a read or a commit at once, for a :class:`PartitionStore` to inherit."""
+
+    _finished = False  # a read has awaited the commit that finish_commit() will ask for
+
+    @property
+    def settled(self) -> bool:
+        """Whether a read found that the commit under way was applied."""
+        return self._finished
 
     def read(
         self: PartitionStore, fingerprint: int, keys: U8, key_offsets: I64, index: I64
