@@ -141,7 +141,7 @@ class Partition:
         others = {} if others is None else others
         views = [v for v in self.views if v.behind == behind]
         asked = [v.ask(events, others.get(v.plan.reads), self.store) for v in views]
-        for view in asked:
+        for view in asked:  # after all look-ups: these await rows of their own
             view.rows.ask(self.store)
         return AskedBatch(events, others, asked, behind)
 

@@ -232,6 +232,8 @@ class RedisPartition(Awaited):
             if self._told(bulks(self._expected.values())):
                 return True
             values = self._read(Replies.read_bulks)
+        if values == list(self._expected.values()):
+            return True
         self._lose(self._why_aborted(list(self._expected), values))
         return False
 
