@@ -82,6 +82,6 @@ def compact_arena(slots: I64, totals: I64, lists: Int, arena: I64, fresh: I64, h
             if old < 0:
                 continue
             block = allocate(fresh, heads, slots[slot, column + 2])
-            for k in range(1 << slots[slot, column + 2]):
+            for k in range(slots[slot, column + 2]):
                 fresh[block + k] = arena[old + k]
             slots[slot, column] = block

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.arena import allocate, has_room, release, size_class
+from pipeline.kernels.arena import allocate, block_words, has_room, release
 from pipeline.kernels.countrows import load_counts
 from pipeline.kernels.decay import load_decayed
 from pipeline.kernels.distinct import load_distinct
@@ -83,11 +83,11 @@ def clear_slot(arena: I64, heads: I64, slots: I64, slot: Int, lists: Int) -> Non
 def _new_block(
     arena: I64, heads: I64, slots: I64, slot: Int, column: Int, count: Int, entry: Int
 ) -> Int:
-    c = size_class(count * entry)
-    block = allocate(arena, heads, c)
+    size = block_words(count * entry)
+    block = allocate(arena, heads, size)
     slots[slot, column] = block
     slots[slot, column + 1] = count
-    slots[slot, column + 2] = c
+    slots[slot, column + 2] = size
     return block
 
 

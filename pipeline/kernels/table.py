@@ -11,7 +11,7 @@ A *slot* is a row of ``slots`` int64[capacity, SECTION + 3 * sections + lists]:
 ``USED``         number of the call that used the slot last
 ``STATE``        ``LOADED | PRESENT | DIRTY`` + ``FLIGHT`` per encoding under way
 ``DELETED``      newest time the entity was deleted at, ns; ``NOTHING`` if it never was
-``SECTION``...   per section: block in the arena (-1: none), number of entries, size class
+``SECTION``...   per section: block in the arena (-1: none), number of entries, words of it
 ...              per list: newest dropped tile (DISTINCT) or time (EVENTS), ``NOTHING`` if none was
 ===============  =========================================================================
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.arena import allocate, release, size_class
+from pipeline.kernels.arena import allocate, block_words, release
 from pipeline.kernels.groups import (
     FIRST_AT,
     FIRST_FLOAT,
@@ -167,13 +167,13 @@ def spacious(count: Int, entry: Int) -> Int:
 @part
 def grow(arena: I64, heads: I64, slots: I64, slot: Int, at: Int, words: Int) -> Int:
     """Move the section whose columns start at ``at`` to a block of ``words``; returns it."""
-    old, c = slots[slot, at], slots[slot, at + 2]
-    bigger = size_class(words)
+    old, size = slots[slot, at], slots[slot, at + 2]
+    bigger = block_words(words)
     block = allocate(arena, heads, bigger)
     if old >= 0:
-        for k in range(1 << c):
+        for k in range(size):
             arena[block + k] = arena[old + k]
-        release(arena, heads, old, c)
+        release(arena, heads, old, size)
     slots[slot, at] = block
     slots[slot, at + 2] = bigger
     return block
@@ -187,7 +187,7 @@ def _make_room(
     block, count = slots[slot, at], slots[slot, at + 1]
     if block < 0:
         return grow(arena, heads, slots, slot, at, 2 * entry)
-    size = 1 << slots[slot, at + 2]
+    size = slots[slot, at + 2]
     if (count + 1) * entry <= size:
         return block
     gone = lower_bound(arena, block, count, entry, 0, first_tile)
