@@ -1,12 +1,12 @@
-"""Blocks of int64 words in one array: four size classes per doubling, with free lists.
+"""Blocks of int64 words in one array: eight size classes per doubling, with free lists.
 
 ``heads`` int64[HEADS] holds, per size class, the offset of its first free block (-1: none; a
 free block's first word is the offset of the next), then the two counters below. A fresh arena has
 ``heads`` filled with -1 and both counters 0.
 
-Blocks have 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, ... words, so that what is asked for is at least
-four fifths of them from 16 words on. A block is never split nor joined with another: whoever lets
-the arena grow moves what is in use together first, if much is not.
+Blocks have 2, 4, ... 28, 30, 32, 36, ... 60, 64, 72, ... words, so that what is asked for is more
+than eight ninths of them from 16 words on. A block is never split nor joined with another: whoever
+lets the arena grow moves what is in use together first, if much is not.
 
 Nothing here can run out: callers leave room first (:func:`has_room`), because an array
 can only grow outside of a kernel.
@@ -19,21 +19,22 @@ import numpy.typing as npt
 
 from pipeline.kernels.jit import Int, inlined
 
-__all__ = ["HEADS", "LIVE", "TOP", "allocate", "block_words", "has_room", "release"]
+__all__ = ["FLAGS", "HEADS", "LIVE", "TOP", "allocate", "block_words", "has_room", "release"]
 
 I64 = npt.NDArray[np.int64]
 
-TOP = 126  # words handed out so far, free ones included
-LIVE = 127  # words in use
-HEADS = 128
-_UNIT = 4  # words
+TOP = 254  # words handed out so far, free ones included
+LIVE = 255  # words in use
+HEADS = 256
+FLAGS = 1  # the bit of a size that is its owner's, as sizes are even
+_UNIT = 2  # words
 
 
 @inlined
 def _shift(words: Int) -> Int:
-    """By how much a number of units is shifted until 4 to 7, or less, are left, rounded up."""
+    """By how much a number of units is shifted until 8 to 15, or less, are left, rounded up."""
     shift = np.int64(0)
-    while (7 * _UNIT) << shift < words:
+    while (15 * _UNIT) << shift < words:
         shift += 1
     return shift
 
@@ -49,7 +50,7 @@ def block_words(words: Int) -> Int:
 def _class(size: Int) -> Int:
     """Class of the blocks of exactly ``size`` words: its number among all sizes."""
     shift = _shift(size)
-    return 4 * shift + (size >> shift) // _UNIT
+    return 8 * shift + (size >> shift) // _UNIT
 
 
 @inlined
@@ -74,7 +75,8 @@ def allocate(arena: I64, heads: I64, size: Int) -> Int:
 
 @inlined
 def release(arena: I64, heads: I64, block: Int, size: Int) -> None:
-    """Give a block of ``size`` words back."""
+    """Give a block of ``size`` words, FLAGS apart, back."""
+    size = size & ~FLAGS
     heads[LIVE] -= size
     c = _class(size)
     arena[block] = heads[c]

@@ -4,9 +4,10 @@ An IDS section is an EVENTS section of ids (:mod:`pipeline.kernels.events`): ``[
 ascending by (time, offset), the newest ``bound`` of those later than the newest event less the
 horizon. It takes every applied event that has an id and is young enough, and makes none join.
 
-The last sixteenth of its block, rounded up, is a Bloom filter (Bloom 1970) of two bits an entry, at
-least 12 bits for each that fits: a new id, which nearly every one is, is known to be new without a look
-at the others. A bit that an entry left behind costs such a look, until the block is cleared out.
+The last sixteenth of its block, rounded up, is a Bloom filter (Bloom 1970) of two bits an entry,
+at least 12 bits for each that fits: a new id, which nearly every one is, is known to be new without
+a look at the others. A bit that an entry left behind costs such a look, until the block is cleared
+out.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from pipeline.kernels.lists import (
     LIST_TYPE,
     has_counts,
 )
+from pipeline.kernels.rings import read_cell, section_of, tile_from, tile_number
 from pipeline.kernels.table import (
     DIRTY,
     EVENT_TIME,
@@ -40,6 +41,7 @@ from pipeline.kernels.tiles import (
     ACC_OP,
     RING_END,
     RING_FIRST,
+    RING_HALVES,
     RING_TILES,
     RING_WIDTH,
     is_count,
@@ -86,22 +88,24 @@ def _encode_ring(
     slots: I64, arena: I64, slot: Int, ring: Int, rings: I64, accumulators: I64, out: U8, at: Int
 ) -> Int:
     column = SECTION + 3 * ring
-    block, count = slots[slot, column], slots[slot, column + 1]
     first, end = rings[ring, RING_FIRST], rings[ring, RING_END]
-    entry = 1 + end - first
+    base, entry, count, wide = section_of(
+        slots, slot, column, end - first, rings[ring, RING_HALVES]
+    )
     if count == 0:
         return write_varint(out, at, np.int64(0))
     held = first_held(rings, ring, slots[slot, EVENT_TIME])
-    start = lower_bound(arena, block, count, entry, 0, held)
+    start = tile_from(arena, base, entry, count, wide, held)
     at = write_varint(out, at, count - start)
     before = np.int64(0)
     for i in range(start, count):
-        p = block + i * entry
-        tile = arena[p]
+        p = base + i * entry
+        tile = tile_number(arena, p, wide)
         at = write_varint(out, at, zigzag(tile) if i == start else tile - before)
         before = tile
         for a in range(first, end):
-            op, cell = accumulators[a, ACC_OP], arena[p + 1 + a - first]
+            op = accumulators[a, ACC_OP]
+            cell = read_cell(arena, p, accumulators, a, first, wide)
             if is_count(op):
                 at = write_varint(out, at, cell)
             elif is_float(op):
@@ -211,10 +215,13 @@ def _expect(slots: I64, arena: I64, chosen: I32, rings: I64, i: Int) -> None:
     if i + AHEAD < len(chosen):
         slot = chosen[i + AHEAD]
         for r in range(len(rings)):
-            block, count = slots[slot, SECTION + 3 * r], slots[slot, SECTION + 3 * r + 1]
-            words = count * (1 + rings[r, RING_END] - rings[r, RING_FIRST])
+            cells = rings[r, RING_END] - rings[r, RING_FIRST]
+            base, entry, count, _ = section_of(
+                slots, slot, SECTION + 3 * r, cells, rings[r, RING_HALVES]
+            )
+            words = (count * entry) >> 1
             for k in range(0, min(words, LINES * WORDS_OF_LINE), WORDS_OF_LINE):
-                prefetch(arena, block + k)
+                prefetch(arena, (base >> 1) + k)
 
 
 @bare

@@ -10,6 +10,7 @@ from pipeline.kernels.distinct import DISTINCT_WORDS, MAX_STEPS
 from pipeline.kernels.ids import roomy
 from pipeline.kernels.lists import LAST_WORDS
 from pipeline.kernels.ranking import scratch_words
+from pipeline.kernels.rings import SPARE
 from pipeline.kernels.tiles import spacious
 
 __all__ = ["scratch_needed", "words_needed"]
@@ -18,8 +19,9 @@ __all__ = ["scratch_needed", "words_needed"]
 def words_needed(plan: Plan) -> int:
     """Words of the arena that one event, or one loaded row, can take at most."""
     entries = [1 + sum(a.ring == r for a in plan.accumulators) for r in range(len(plan.rings))]
+    # narrow tiles, which a number that does not fit makes wide
     words = [
-        block_words(max(spacious(ring.tiles, entry), 2 * entry))
+        2 * block_words((ring.tiles + 1 + ring.tiles // SPARE) * entry)
         for ring, entry in zip(plan.rings, entries, strict=True)
     ]
     for state in plan.lists:

@@ -290,7 +290,9 @@ class StateTable:
         settle_slots(self._slots, plain(slots, np.int32))
 
     def evict(self) -> int:
-        """Drop the least recently used rows that are settled; returns how many.
+        """Drop settled rows, first those unused for longest; returns how many.
+
+        The time since its last use counts an eighth for a row that more than one batch used.
 
         Nothing happens up to ``max_bytes``; beyond, a tenth more is dropped. O(rows log rows).
         """
@@ -313,7 +315,7 @@ class StateTable:
         return gone
 
     def settled(self, most: int) -> Leaving:
-        """Up to ``most`` rows that the store holds as they are, least recently used first."""
+        """Up to ``most`` rows that the store holds as they are, first those that leave first."""
         return leaving(self._slots[self._by_age()[:most], :SECTION], self._keys)
 
     def compact(self) -> None:
@@ -322,11 +324,11 @@ class StateTable:
         self._compact_arena()
 
     def _by_age(self) -> I32:
-        """Slots of settled rows, least recently used first."""
+        """Slots of settled rows in the order in which they may leave."""
         slots = np.empty(self.rows, dtype=np.int32)
-        used = np.empty(self.rows, dtype=np.int64)
-        n = evictable(self._slots, self._totals, slots, used)
-        return slots[:n][np.argsort(used[:n], kind="stable")]
+        worth = np.empty(self.rows, dtype=np.int64)
+        n = evictable(self._slots, self._totals, self._sequence, slots, worth)
+        return slots[:n][np.argsort(worth[:n], kind="stable")]
 
     def _column(self, slots: I32, column: int) -> I64:
         return np.take(self._slots[:, column], slots)
