@@ -43,14 +43,14 @@ def _shift(words: Int) -> Int:
 def block_words(words: Int) -> Int:
     """Words of the smallest block that holds so many, of which there is at least one."""
     unit = np.int64(_UNIT) << _shift(words)
-    return (words + unit - 1) // unit * unit
+    return (words + unit - 1) & -unit
 
 
 @inlined
 def _class(size: Int) -> Int:
     """Class of the blocks of exactly ``size`` words: its number among all sizes."""
     shift = _shift(size)
-    return 8 * shift + (size >> shift) // _UNIT
+    return 8 * shift + (size >> shift >> 1)
 
 
 @inlined

@@ -41,6 +41,7 @@ from pipeline.kernels.tiles import (
     MAX_FLOAT,
     MAX_INT,
     MIN_INT,
+    SUM_INT,
     fold,
     grow,
     identity,
@@ -48,7 +49,6 @@ from pipeline.kernels.tiles import (
 )
 
 __all__ = [
-    "SPARE",
     "WIDE",
     "add_to_ring",
     "fits",
@@ -56,6 +56,7 @@ __all__ = [
     "narrowed",
     "read_cell",
     "ring_block",
+    "roomy",
     "section_of",
     "tile_from",
     "tile_number",
@@ -68,7 +69,7 @@ U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
 WIDE = 1  # in a section's size
-SPARE = 16  # tiles, for which there is room for one more: as often those that are left are moved
+SPARE = 16  # tiles, for which there is room for one more: as rarely those that are left are moved
 HIGHEST, LOWEST = 2**31 - 1, -(2**31)  # narrow identities of MIN_INT and MAX_INT
 _MAX, _MIN = 2**63 - 1, -(2**63)
 
@@ -223,6 +224,12 @@ def _widened_at(
 
 
 @inlined
+def roomy(count: Int) -> Int:
+    """Tiles that a ring of ``count`` gets room for when it grows."""
+    return count + max(count // SPARE, min(count - 1, np.int64(3)))
+
+
+@inlined
 def _make_room(
     arena: I64, heads: I64, slots: I64, slot: Int, at: Int, entry: Int, wide: bool, first_tile: Int
 ) -> None:
@@ -233,9 +240,10 @@ def _make_room(
     gone = tile_from(arena, base, entry, count, wide, first_tile)
     if gone > 0:
         count -= gone
-        move_halves(arena, base, base + gone * entry, count * entry)
+        if count > 0:
+            move_halves(arena, base, base + gone * entry, count * entry)
         slots[slot, at + 1] = count
-    words = ((count + 1 + count // SPARE) * entry + 1) >> 1
+    words = (roomy(count + 1) * entry + 1) >> 1
     if words > size:
         grow(arena, heads, slots, slot, at, words)
 
@@ -255,12 +263,15 @@ def _new_tile(
     elif not is_wide(slots, slot, at) and not fits(tile):
         _widen(arena, heads, slots, slot, at, accumulators, first, end, halves, first_tile)
     base, entry, count, wide = section_of(slots, slot, at, end - first, halves)
-    i = tile_from(arena, base, entry, count, wide, tile)
+    i = count
+    if count > 0 and tile_number(arena, base + (count - 1) * entry, wide) > tile:
+        i = tile_from(arena, base, entry, count, wide, tile)
     _make_room(arena, heads, slots, slot, at, entry, wide, first_tile)
     i -= count - slots[slot, at + 1]
     base, count = 2 * slots[slot, at], slots[slot, at + 1]
     p = base + i * entry
-    move_halves(arena, p + entry, p, (count - i) * entry)
+    if i < count:
+        move_halves(arena, p + entry, p, (count - i) * entry)
     slots[slot, at + 1] = count + 1
     write_tile(arena, p, wide, tile)
     for a in range(first, end):
@@ -269,11 +280,8 @@ def _new_tile(
 
 
 @inlined
-def _find_tile(
-    arena: I64, slots: I64, slot: Int, at: Int, cells: Int, halves: Int, tile: Int
-) -> Int:
+def _find_tile(arena: I64, base: Int, entry: Int, count: Int, wide: bool, tile: Int) -> Int:
     """Position of ``tile``, mostly the newest, -1 if it is not there."""
-    base, entry, count, wide = section_of(slots, slot, at, cells, halves)
     if count == 0:
         return np.int64(-1)
     p = base + (count - 1) * entry
@@ -290,16 +298,16 @@ def _fold_narrow(arena: I64, p: Int, op: Int, value: Int) -> bool:
 
     A sum that wraps does not fit, and neither does the least of an identity and what is no less.
     """
-    if is_float(op):
+    if op > SUM_INT and is_float(op):
         store_word(arena, p, fold(op, load_word(arena, p), value))
         return True
     cell = load_half(arena, p)
-    if op == MIN_INT:
-        cell = min(cell, value)
-    elif op == MAX_INT:
-        cell = max(cell, value)
-    else:
+    if op <= SUM_INT:
         cell = add_wrapping(cell, value)
+    elif op == MIN_INT:
+        cell = min(cell, value)
+    else:
+        cell = max(cell, value)
     if not fits(cell):
         return False
     store_half(arena, p, cell)
@@ -328,13 +336,14 @@ def add_to_ring(
         if source >= 0 and usable[source] == 0:
             continue
         if p < 0:
-            p = _find_tile(arena, slots, slot, at, end - first, halves, tile)
+            base, entry, count, wide = section_of(slots, slot, at, end - first, halves)
+            p = _find_tile(arena, base, entry, count, wide, tile)
             if p < 0:
                 p = _new_tile(
                     arena, heads, slots, slot, at, accumulators, first, end, halves, tile,
                     first_tile,
                 )  # fmt: skip
-            wide = is_wide(slots, slot, at)
+                wide = is_wide(slots, slot, at)
         op = accumulators[a, ACC_OP]
         value = np.int64(1) if op == COUNT else values[source]
         if not wide:

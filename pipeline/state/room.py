@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pipeline.features.plan import COUNT_KINDS, ListKind, Plan
 from pipeline.features.size import most_entries
+from pipeline.kernels import rings
 from pipeline.kernels.arena import block_words
 from pipeline.kernels.counts import counts_words
 from pipeline.kernels.distinct import DISTINCT_WORDS, MAX_STEPS
 from pipeline.kernels.ids import roomy
 from pipeline.kernels.lists import LAST_WORDS
 from pipeline.kernels.ranking import scratch_words
-from pipeline.kernels.rings import SPARE
 from pipeline.kernels.tiles import spacious
 
 __all__ = ["scratch_needed", "words_needed"]
@@ -21,7 +21,7 @@ def words_needed(plan: Plan) -> int:
     entries = [1 + sum(a.ring == r for a in plan.accumulators) for r in range(len(plan.rings))]
     # narrow tiles, which a number that does not fit makes wide
     words = [
-        2 * block_words((ring.tiles + 1 + ring.tiles // SPARE) * entry)
+        2 * block_words(rings.roomy(ring.tiles + 1) * entry)
         for ring, entry in zip(plan.rings, entries, strict=True)
     ]
     for state in plan.lists:
