@@ -1,12 +1,12 @@
-"""Blocks of int64 words in one array: eight size classes per doubling, with free lists.
+"""Blocks of int64 words in one array: 32 size classes per doubling, with free lists.
 
 ``heads`` int64[HEADS] holds, per size class, the offset of its first free block (-1: none; a
 free block's first word is the offset of the next), then the two counters below. A fresh arena has
 ``heads`` filled with -1 and both counters 0.
 
-Blocks have 2, 4, ... 28, 30, 32, 36, ... 60, 64, 72, ... words, so that what is asked for is more
-than eight ninths of them from 16 words on. A block is never split nor joined with another: whoever
-lets the arena grow moves what is in use together first, if much is not.
+Blocks have 2, 4, ... 124, 126, 128, 132, ... 252, 256, 264, ... words: beyond 64, what is asked for
+is more than 32 of their 33 parts. A block is never split nor joined with another: whoever lets the
+arena grow moves what is in use together first, if much is not.
 
 Nothing here can run out: callers leave room first (:func:`has_room`), because an array
 can only grow outside of a kernel.
@@ -23,18 +23,18 @@ __all__ = ["FLAGS", "HEADS", "LIVE", "TOP", "allocate", "block_words", "has_room
 
 I64 = npt.NDArray[np.int64]
 
-TOP = 254  # words handed out so far, free ones included
-LIVE = 255  # words in use
-HEADS = 256
+TOP = 1022  # words handed out so far, free ones included
+LIVE = 1023  # words in use
+HEADS = 1024
 FLAGS = 1  # the bit of a size that is its owner's, as sizes are even
 _UNIT = 2  # words
 
 
 @inlined
 def _shift(words: Int) -> Int:
-    """By how much a number of units is shifted until 8 to 15, or less, are left, rounded up."""
+    """By how much a number of units is shifted until 32 to 63, or less, are left, rounded up."""
     shift = np.int64(0)
-    while (15 * _UNIT) << shift < words:
+    while (63 * _UNIT) << shift < words:
         shift += 1
     return shift
 
@@ -50,7 +50,7 @@ def block_words(words: Int) -> Int:
 def _class(size: Int) -> Int:
     """Class of the blocks of exactly ``size`` words: its number among all sizes."""
     shift = _shift(size)
-    return 8 * shift + (size >> shift >> 1)
+    return 32 * shift + (size >> shift >> 1)
 
 
 @inlined

@@ -11,7 +11,7 @@ from pipeline.kernels.distinct import MAX_STEPS, encode_distinct
 from pipeline.kernels.events import event_words, first_counted
 from pipeline.kernels.header import LONGEST_HEADER, has_row, seal, write_header
 from pipeline.kernels.integers import minus, subtract_wrapping
-from pipeline.kernels.jit import Int, bare, inlined, prefetch
+from pipeline.kernels.jit import Int, bare, inlined, load_half, load_word, prefetch
 from pipeline.kernels.lists import (
     DECAYED,
     DISTINCT,
@@ -24,7 +24,7 @@ from pipeline.kernels.lists import (
     LIST_TYPE,
     has_counts,
 )
-from pipeline.kernels.rings import read_cell, section_of, tile_from, tile_number
+from pipeline.kernels.rings import section_of, tile_from, tile_number, widened
 from pipeline.kernels.table import (
     DIRTY,
     EVENT_TIME,
@@ -38,6 +38,7 @@ from pipeline.kernels.table import (
     prefetch_slot,
 )
 from pipeline.kernels.tiles import (
+    ACC_HALF,
     ACC_OP,
     RING_END,
     RING_FIRST,
@@ -105,13 +106,14 @@ def _encode_ring(
         before = tile
         for a in range(first, end):
             op = accumulators[a, ACC_OP]
-            cell = read_cell(arena, p, accumulators, a, first, wide)
-            if is_count(op):
-                at = write_varint(out, at, cell)
-            elif is_float(op):
-                at = write_word(out, at, cell)
-            else:
-                at = write_varint(out, at, zigzag(cell))
+            q = p + (2 * (1 + a - first) if wide else accumulators[a, ACC_HALF])
+            if is_float(op):
+                at = write_word(out, at, load_word(arena, q))
+                continue
+            cell = load_word(arena, q) if wide else load_half(arena, q)
+            if not is_count(op):
+                cell = zigzag(cell if wide else widened(op, cell))
+            at = write_varint(out, at, cell)
     return at
 
 

@@ -37,7 +37,7 @@ from pipeline.kernels.table import (
     rebuild_index,
 )
 from pipeline.kernels.watch import apply_watched
-from pipeline.state.arrays import empty, flags, grown, longer, plain, words
+from pipeline.state.arrays import empty, flags, grown, longer, memory, plain, words
 from pipeline.state.batch import (
     Applied,
     EncodedRows,
@@ -364,7 +364,7 @@ class StateTable:
             self._compact_arena()
 
     def _compact_keys(self) -> None:
-        keys = np.empty(longer(int(self._totals[KEY_LIVE]), 1) + 16384, dtype=np.uint8)
+        keys = memory(longer(int(self._totals[KEY_LIVE]), 1) + 16384)
         compact_keys(self._slots, self._totals, self._keys, keys)
         self._keys = keys
 
