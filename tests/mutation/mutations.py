@@ -14,6 +14,7 @@ __all__ = ["MUTATIONS", "Mutation"]
 
 UNIT = "tests/unit"
 FUZZ = f"{UNIT}/test_testing_fuzz.py::test_the_engine_equals_the_oracle_on_a_fuzzed_log"
+NARROW = f"{UNIT}/test_kernels_rings.py"
 EDGES = f"{UNIT}/test_state_edges.py"
 EXACT = f"{UNIT}/test_state_exact.py"
 PLANE = f"{UNIT}/test_app_plane.py"
@@ -72,17 +73,31 @@ MUTATIONS: tuple[Mutation, ...] = (
     # ---- windows and aggregations
     Mutation(
         "minimum of cumulative sums",
+        TILES,
+        "        return min(cell, value)\n",
+        "        return min(cell, add_exact(cell, value))\n",
+        (FUZZ, NARROW),
+    ),
+    Mutation(
+        "minimum of cumulative sums in narrow tiles",
         RINGS,
         "        cell = min(cell, value)\n",
         "        cell = min(cell, add_wrapping(cell, value))\n",
-        (FUZZ,),
+        (FUZZ, NARROW),
     ),
     Mutation(
         "maximum of cumulative sums",
+        TILES,
+        "        return max(cell, value)\n",
+        "        return max(cell, add_exact(cell, value))\n",
+        (FUZZ, NARROW),
+    ),
+    Mutation(
+        "maximum of cumulative sums in narrow tiles",
         RINGS,
         "        cell = max(cell, value)\n",
         "        cell = max(cell, add_wrapping(cell, value))\n",
-        (FUZZ,),
+        (FUZZ, NARROW),
     ),
     Mutation(
         "mean returns the sum",
@@ -535,7 +550,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         RINGS,
         "    if not fits(cell):\n        return False\n    store_half(arena, p, cell)\n",
         "    store_half(arena, p, cell)\n",
-        (f"{UNIT}/test_kernels_rings.py",),
+        (NARROW,),
     ),
     Mutation(
         "a scan pushes out what is used again and again",
