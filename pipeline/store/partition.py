@@ -154,6 +154,11 @@ class PartitionStore(Protocol):
     def held(self) -> bool:
         """Whether a commit may be tried: the lease was ours when last looked at, nothing lost."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether a read found that the commit under way was applied: :meth:`finish_commit` would
+        return at once. It stays so, whatever becomes of the partition, until it is acquired."""
+
     def acquire(self, generation: int) -> Lease:
         """Take the partition: a new lease with the epoch raised and a new nonce.
 
@@ -169,21 +174,22 @@ class PartitionStore(Protocol):
         Raises StoreUnavailableError, CorruptRowError.
         """
 
-    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> None:
+    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> int:
         """Ask for the packed rows of the keys ``index`` of ``keys``; :meth:`finish_read` awaits
-        them. Several may be under way, and are finished in the order they were begun; no commit
-        begins before. The arrays are not to be changed until then.
+        them, given the number that is returned. Several may be under way, and are finished in the
+        order they were begun; no commit begins before. The arrays are not to be changed until then.
 
         A commit under way is awaited first, and raises what it raises; :meth:`finish_commit` is
         still called afterwards.
         """
 
-    def finish_read(self) -> PackedRows:
-        """What :meth:`begin_read` asked for.
+    def finish_read(self, number: int) -> PackedRows:
+        """What the :meth:`begin_read` asked for that returned ``number``.
 
         Of the time of our markers: raises FencedError or StoreUnavailableError where another worker
         took the partition or the store went back in time, so that nothing is computed (and sent
-        out) on rows that are ahead of their offset or behind it.
+        out) on rows that are ahead of their offset or behind it; StoreUnavailableError, too, where
+        other rows are to be taken first, which somebody asked for and left.
         """
 
     def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
@@ -227,28 +233,24 @@ class PartitionStore(Protocol):
         """Close the connection. The lease stays until somebody takes it; closing twice is fine."""
 
 
-class _Halves(Protocol):
-    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> None: ...
-    def finish_read(self) -> PackedRows: ...
-    def begin_commit(
-        self,
-        writes: Sequence[RowWrite],
-        markers: Sequence[Marker],
-        expiries: Sequence[RowExpiry] = (),
-    ) -> None: ...
-    def finish_commit(self) -> None: ...
-
-
 class Awaited:
     """Both halves of a read or a commit at once, for a :class:`PartitionStore` to inherit."""
 
-    def read(self: _Halves, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
+    _finished = False  # a read has awaited the commit that finish_commit() will ask for
+
+    @property
+    def settled(self) -> bool:
+        """Whether a read found that the commit under way was applied."""
+        return self._finished
+
+    def read(
+        self: PartitionStore, fingerprint: int, keys: U8, key_offsets: I64, index: I64
+    ) -> PackedRows:
         """Packed rows of the keys ``index``."""
-        self.begin_read(fingerprint, keys, key_offsets, index)
-        return self.finish_read()
+        return self.finish_read(self.begin_read(fingerprint, keys, key_offsets, index))
 
     def commit(
-        self: _Halves,
+        self: PartitionStore,
         writes: Sequence[RowWrite],
         markers: Sequence[Marker],
         expiries: Sequence[RowExpiry] = (),

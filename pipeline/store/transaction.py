@@ -25,6 +25,7 @@ from pipeline.store.partition import RowExpiry, RowWrite
 from pipeline.store.wire import OK, array_header, command
 
 __all__ = [
+    "Asked",
     "Prefixes",
     "Scratch",
     "Sent",
@@ -108,19 +109,14 @@ class Prefixes:
     offsets: I64
     longest: int
 
-    @classmethod
-    def of(cls, prefixes: Sequence[bytes]) -> Prefixes:
-        """The table of ``prefixes``."""
-        offsets = np.zeros(len(prefixes) + 1, dtype=np.int64)
-        np.cumsum([len(prefix) for prefix in prefixes], out=offsets[1:])
-        data = np.array(bytearray(b"".join(prefixes)), dtype=np.uint8)
-        return cls(data, offsets, max(map(len, prefixes), default=0))
-
 
 @lru_cache(maxsize=1 << 12)
 def prefixes_of(prefixes: tuple[bytes, ...]) -> Prefixes:
-    """:meth:`Prefixes.of`, remembered."""
-    return Prefixes.of(prefixes)
+    """The table of ``prefixes``, remembered: the same of a partition time and again."""
+    offsets = np.zeros(len(prefixes) + 1, dtype=np.int64)
+    np.cumsum([len(prefix) for prefix in prefixes], out=offsets[1:])
+    data = np.array(bytearray(b"".join(prefixes)), dtype=np.uint8)
+    return Prefixes(data, offsets, max(map(len, prefixes), default=0))
 
 
 def encode_mget(
@@ -161,6 +157,18 @@ class Sent(NamedTuple):
     expected: dict[bytes, bytes | None]
     queued: int
     expiring: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Keys ``index`` of ``keys`` that are to be read; ``sent`` once they were asked for."""
+
+    number: int
+    fingerprint: int
+    keys: U8
+    key_offsets: I64
+    index: I64
+    sent: bool
 
 
 @lru_cache(maxsize=1 << 12)

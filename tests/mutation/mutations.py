@@ -31,7 +31,6 @@ DEDUP = f"{UNIT}/test_app_dedup.py"
 TOMBSTONES = f"{UNIT}/test_app_tombstones.py"
 STORE = "tests/contract/test_store.py"
 WIRE = "tests/faults/test_store_faults.py"
-CONTRACT = "tests/contract/test_store.py"
 
 COMBINE, GROUPED = "pipeline/kernels/combine.py", "pipeline/kernels/grouped.py"
 APPLY, FINALIZE = "pipeline/kernels/apply.py", "pipeline/kernels/finalize.py"
@@ -280,20 +279,30 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a condition that is null holds",
         "pipeline/features/derive.py",
-        'masks[i, start:stop] = _broadcast(result[f"m{i}"], n).fill_null(False).to_numpy()',
-        'masks[i, start:stop] = _broadcast(result[f"m{i}"], n).fill_null(True).to_numpy()',
+        'masks[i, rows] = _broadcast(result[f"m{i}"], n).fill_null(False).to_numpy()',
+        'masks[i, rows] = _broadcast(result[f"m{i}"], n).fill_null(True).to_numpy()',
         (FUZZ,),
     ),
     Mutation(
         "one expression that fails fails its batch",
         "pipeline/features/derive.py",
-        "            if n == 1:\n",
-        "            if n > 1:\n"
-        "                failed += np.flatnonzero(events.reason[start:stop] == 0).tolist()\n"
-        "                masks[:, start:stop] = 0\n"
-        "                return\n"
-        "            if n == 1:\n",
+        "        if len(rows) == 1:\n            failed.append(int(rows[0]))\n",
+        "        if len(rows) >= 1:\n            failed += rows.tolist()\n",
         (f"{UNIT}/test_features_derive.py",),
+    ),
+    Mutation(
+        "one row that a strict step fails on stands for those of every kind",
+        "pipeline/features/strict.py",
+        "                failed |= kind == number\n",
+        "                failed[:] = True\n",
+        (f"{UNIT}/test_features_strict.py",),
+    ),
+    Mutation(
+        "a branch that is taken is not told from one that is not",
+        "pipeline/features/strict.py",
+        '        yield json.dumps(_lenient(tree["Ternary"]["predicate"]))\n',
+        "        pass\n",
+        (f"{UNIT}/test_features_strict.py",),
     ),
     Mutation(
         "a time from far in the future is accepted",
@@ -497,6 +506,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         " for w in flight.works if w.partition is not partition]\n",
         " for w in flight.works]\n",
         (f"{PLANE}::test_what_is_under_way_in_a_partition_that_is_reset_comes_again_once",),
+    ),
+    Mutation(
+        "nobody hears of a batch that a failed read found committed",
+        COMMITS,
+        "        if self._begun is not None and partition.store.settled:\n",
+        "        if False:\n",
+        (f"{UNIT}/test_app_computing.py",),
     ),
     Mutation(
         "a read does not ask whether the rows are of our time",
@@ -727,7 +743,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a lost reply counts as a commit",
         FENCE,
-        "        with self._whole:\n            self._finish(sent)\n",
+        "        with self._whole:\n            sent, self._sent = self._sent, None\n"
+        "            self._finish(sent)\n",
+        "        sent, self._sent = self._sent, None\n"
         "        try:\n            self._finish(sent)\n"
         "        except StoreUnavailableError:\n            self._expected = sent.expected\n",
         (WIRE,),
@@ -745,24 +763,50 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "rows that were asked for and never taken are left on the connection",
         FENCE,
-        "        if self._asked:\n            raise self._give_up(\n",
-        "        if False:\n            raise self._give_up(\n",
-        (f"{CONTRACT}::test_rows_that_were_asked_for_and_never_taken_end_the_connection",),
+        "        if self._asked:\n",
+        "        if False:\n",
+        (f"{STORE}::test_rows_that_were_asked_for_and_never_taken_end_the_connection",),
+        redis=True,
+    ),
+    Mutation(
+        "rows are taken by whoever comes first",
+        FENCE,
+        "        if not self._asked or self._asked[0].number != number:\n",
+        "        if not self._asked:\n",
+        (f"{STORE}::test_rows_are_never_given_to_a_read_that_did_not_ask_for_them",),
+        redis=True,
+    ),
+    Mutation(
+        "what was sent is remembered after it was sent",
+        FENCE,
+        "            self._asked.append(read)\n            if now and len(index):\n"
+        "                self._ask(read, 0)\n",
+        "            if now and len(index):\n                self._ask(read, 0)\n"
+        "        self._asked.append(read)\n",
+        (f"{WIRE}::test_an_interrupt_at_any_line_leaves_nothing_that_is_taken_for_something_else",),
+        redis=True,
+    ),
+    Mutation(
+        "however many rows are asked for at once",
+        FENCE,
+        "        now = under_way + len(index) <= _KEYS_PER_MGET and all(",
+        "        now = len(index) <= _KEYS_PER_MGET and all(",
+        (f"{WIRE}::test_so_many_rows_and_no_more_are_under_way",),
         redis=True,
     ),
     Mutation(
         "rows are taken whoever wrote them",
         FENCE,
-        "        if parts and not self._unchanged():\n            raise self._again()\n",
-        "        if parts:\n            self._read(Replies.read_bulks)\n",
-        (f"{CONTRACT}::test_rows_of_another_owner_are_refused_though_they_were_asked_for_before",),
+        "            if parts and not self._unchanged():\n                raise self._again()\n",
+        "            if parts:\n                self._read(Replies.read_bulks)\n",
+        (f"{STORE}::test_rows_asked_for_before_another_took_over_are_ours_and_refused_after",),
         redis=True,
     ),
     Mutation(
         "the rows of a partition are awaited before those of the next are asked for",
         "pipeline/app/computing.py",
-        "            self._run(tasks)\n\n",
-        "            for task in tasks:\n                self._run([task])\n\n",
+        "            self._run(tasks)\n",
+        "            for task in tasks:\n                self._run([task])\n",
         (f"{UNIT}/test_app_computing.py",),
     ),
     Mutation(
