@@ -14,6 +14,7 @@ __all__ = ["MUTATIONS", "Mutation"]
 
 UNIT = "tests/unit"
 FUZZ = f"{UNIT}/test_testing_fuzz.py::test_the_engine_equals_the_oracle_on_a_fuzzed_log"
+NARROW = f"{UNIT}/test_kernels_rings.py"
 EDGES = f"{UNIT}/test_state_edges.py"
 EXACT = f"{UNIT}/test_state_exact.py"
 PLANE = f"{UNIT}/test_app_plane.py"
@@ -34,6 +35,7 @@ WIRE = "tests/faults/test_store_faults.py"
 COMBINE, GROUPED = "pipeline/kernels/combine.py", "pipeline/kernels/grouped.py"
 APPLY, FINALIZE = "pipeline/kernels/apply.py", "pipeline/kernels/finalize.py"
 TILES, EVENTS, LISTS = (f"pipeline/kernels/{name}.py" for name in ("tiles", "events", "lists"))
+RINGS = "pipeline/kernels/rings.py"
 COMMITS = "pipeline/app/commits.py"
 PLANES, PARTITION = "pipeline/app/plane.py", "pipeline/app/partition.py"
 VIEW_STATE = "pipeline/app/viewstate.py"
@@ -73,14 +75,28 @@ MUTATIONS: tuple[Mutation, ...] = (
         TILES,
         "        return min(cell, value)\n",
         "        return min(cell, add_exact(cell, value))\n",
-        (FUZZ,),
+        (FUZZ, NARROW),
+    ),
+    Mutation(
+        "minimum of cumulative sums in narrow tiles",
+        RINGS,
+        "        cell = min(cell, value)\n",
+        "        cell = min(cell, add_wrapping(cell, value))\n",
+        (FUZZ, NARROW),
     ),
     Mutation(
         "maximum of cumulative sums",
         TILES,
         "        return max(cell, value)\n",
         "        return max(cell, add_exact(cell, value))\n",
-        (FUZZ,),
+        (FUZZ, NARROW),
+    ),
+    Mutation(
+        "maximum of cumulative sums in narrow tiles",
+        RINGS,
+        "        cell = max(cell, value)\n",
+        "        cell = max(cell, add_wrapping(cell, value))\n",
+        (FUZZ, NARROW),
     ),
     Mutation(
         "mean returns the sum",
@@ -92,19 +108,19 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a window by subtracting cumulative sums",
         COMBINE,
-        "    for i in range(first, stop):\n"
-        "        cell = fold(op, cell, arena[p + i * entry])\n"
-        "    return cell\n",
-        "    if op == 2:\n"
-        "        total, before = np.float64(0), np.float64(0)\n"
-        "        for i in range(stop):\n"
-        "            value = np.int64(arena[p + i * entry]).view(np.float64)\n"
-        "            total += value\n"
-        "            before += value if i < first else np.float64(0)\n"
-        "        return np.float64(total - before).view(np.int64)\n"
-        "    for i in range(first, stop):\n"
-        "        cell = fold(op, cell, arena[p + i * entry])\n"
-        "    return cell\n",
+        "        for i in range(first, stop):\n"
+        "            cell = fold(op, cell, load_word(arena, p + i * entry))\n"
+        "        return cell\n",
+        "        if op == 2:\n"
+        "            total, before = np.float64(0), np.float64(0)\n"
+        "            for i in range(stop):\n"
+        "                value = np.int64(load_word(arena, p + i * entry)).view(np.float64)\n"
+        "                total += value\n"
+        "                before += value if i < first else np.float64(0)\n"
+        "            return np.float64(total - before).view(np.int64)\n"
+        "        for i in range(first, stop):\n"
+        "            cell = fold(op, cell, load_word(arena, p + i * entry))\n"
+        "        return cell\n",
         (f"{CASES}::test_24_an_old_large_value_takes_nothing_from_the_window_after_it",),
     ),
     Mutation(
@@ -153,8 +169,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a delayed window ends a tile late",
         COMBINE,
-        "entry, 0, end // rings[ring, RING_WIDTH])\n",
-        "entry, 0, end // rings[ring, RING_WIDTH] + 1)\n",
+        "wide, end // rings[ring, RING_WIDTH])\n",
+        "wide, end // rings[ring, RING_WIDTH] + 1)\n",
         (FUZZ, EXACT),
     ),
     Mutation(
@@ -167,8 +183,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a tile is stamped in the future",
         APPLY,
-        "rings[r, RING_WIDTH], tile, first, values,",
-        "rings[r, RING_WIDTH], tile + 1, first, values,",
+        "time, rings[r, RING_WIDTH], tile, first,\n",
+        "time, rings[r, RING_WIDTH], tile + 1, first,\n",
         (FUZZ,),
     ),
     Mutation(
@@ -543,6 +559,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         "pipeline/kernels/evict.py",
         "        if slots[slot, KEY_SIZE] >= 0 and slots[slot, STATE] < DIRTY:\n",
         "        if slots[slot, KEY_SIZE] >= 0:\n",
+        (f"{UNIT}/test_state_eviction.py",),
+    ),
+    Mutation(
+        "a number that does not fit is cut to half a word",
+        RINGS,
+        "    if not fits(cell):\n        return False\n    store_half(arena, p, cell)\n",
+        "    store_half(arena, p, cell)\n",
+        (NARROW,),
+    ),
+    Mutation(
+        "a scan pushes out what is used again and again",
+        "pipeline/kernels/evict.py",
+        "-(age >> 3 if (slots[slot, STATE] & AGAIN) != 0 else age)",
+        "-age",
         (f"{UNIT}/test_state_eviction.py",),
     ),
     Mutation(
