@@ -24,12 +24,7 @@ from pipeline.app.stored import Registration
 from pipeline.app.topic import Topic, decoder
 from pipeline.app.trouble import BatchLimit, Trouble
 from pipeline.app.upstream import Upstream
-from pipeline.errors import (
-    ConfigurationError,
-    FencedError,
-    PipelineError,
-    UnavailableError,
-)
+from pipeline.errors import ConfigurationError, FencedError, PipelineError, UnavailableError
 from pipeline.features.lookups import row_plans
 from pipeline.ingest.batch import BinaryBatch, TopicPartition
 from pipeline.ingest.lane import END, Lane, Position
@@ -91,7 +86,7 @@ class DataPlane:
         self._partitions: dict[TopicPartition, Partition] = {}
         self._trouble: dict[TopicPartition, Trouble] = {}
         self._limit = BatchLimit(settings.max_records)
-        self._failed = False  # whether a commit of this step did not go through
+        self._failed = self._broken = False  # a commit of this step; the plane, for good
         self._computing = Computing(self._topics, clock_ms, settings.threads)
         self._upstream = Upstream(names.app, store, topics)
         self._check_at = 0.0
@@ -135,8 +130,17 @@ class DataPlane:
         same for what is read apart.
 
         Raises what cannot be mended here: :class:`LogTruncatedError`, a marker that cannot be read,
-        :class:`FencedError` where another's lease was in the way for minutes.
+        :class:`FencedError` where another's lease was in the way for minutes. After an error or an
+        interrupt nobody knows how far the batches came: it is to be closed.
         """
+        if self._broken:
+            raise PipelineError("an error ended this data plane: close it and build another")
+        self._broken = True  # until this one has come to its end
+        done = self._step()
+        self._broken = False
+        return done
+
+    def _step(self) -> Step:
         self._resets = 0
         self._mend()
         if self._outdated:
@@ -169,8 +173,8 @@ class DataPlane:
             self._limit.failed(self._monotonic())
             self._failed = False
         done, self._done = self._done, Done()
-        batches, expiring = [batch for _, batch in done.batches], self._expiry.drain()
-        return Step(batches, done.rejected, self._resets, expiring, outdated, polled)
+        batches = [batch for _, batch in done.batches]
+        return Step(batches, done.rejected, self._resets, self._expiry.drain(), outdated, polled)
 
     def _ready(self, batches: Sequence[BinaryBatch]) -> Iterator[tuple[Partition, BinaryBatch]]:
         """Those of partitions that are ours and in order."""

@@ -335,3 +335,24 @@ def test_a_batch_that_a_failed_read_found_committed_is_told(
     assert driver.rows("spending") == expected
     assert consumed(driver) == 1500
     assert told == 1500, "agents and metrics hear of every batch that was committed, once"
+
+
+def test_a_plane_that_was_interrupted_does_no_more(
+    monkeypatch: pytest.MonkeyPatch, expected: dict[bytes, bytes]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    driver = drive(logged(), max_records=100)
+    driver.plane.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryPartition, "finish_read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            driver.plane.step()
+    with pytest.raises(PipelineError, match="build another"):
+        driver.plane.step()
+    driver.plane.close()
+    after = drive(driver.log, store=driver.store)
+    after.run()
+    assert after.rows("spending") == expected
+    identity_holds(after, 1500)
