@@ -84,7 +84,7 @@ def _build(app: App, config: Config, opened: ExitStack) -> tuple[InferenceWorker
         config.broker, predictions, max(t.partitions for t in topics.values()), OUTPUT_CONFIG
     )
     ensure_topic(config.broker, names.dead_letters, 1, OUTPUT_CONFIG)
-    publisher = Publisher(config.broker, linger_ms=0)
+    publisher = Publisher(config.broker, linger_ms=0, tickets=True)
     opened.callback(publisher.close)
     worker = InferenceWorker(
         app=consumer,

@@ -117,7 +117,7 @@ def ours(brokers: str, redis_url: str, number: int, requests: int) -> float:
         stack.callback(client.kill)
         store = open_store(redis_url)
         stack.callback(store.close)
-        publisher = Publisher(config.broker, linger_ms=0)
+        publisher = Publisher(config.broker, linger_ms=0, tickets=True)
         stack.callback(publisher.close)
         worker = InferenceWorker(
             app=name, topic_ids={f"{name}-ask": topics["ask"].topic_id}, manifest=MANIFEST,
