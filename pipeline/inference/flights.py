@@ -98,6 +98,8 @@ class Flights:
         """Until at most so many are under way, unless :attr:`paused`; what was committed since the
         last call, with the time that it was under way in ns."""
         with self._or_nothing():
+            if self._answering():
+                self._finish()
             while len(self) and not (self.paused and self._begun is None):
                 if self._waiting and (len(self) > under_way or self._acknowledged()):
                     self._finish()
@@ -119,6 +121,11 @@ class Flights:
         for flight in (*self._waiting, self._begun):
             if flight is not None:
                 flight.works = [w for w in flight.works if w.partition is not partition]
+
+    def _answering(self) -> bool:
+        """Whether the transaction that was sent last is answered."""
+        begun = self._begun
+        return begun is not None and all(w.partition.store.answering() for w in begun.works)
 
     def _acknowledged(self) -> bool:
         try:

@@ -128,7 +128,7 @@ def pack_predictions(
     packed["source_offset"] = requests.source_offset[rows]
     packed["model"] = np.uint64(model)
     packed["predicted_at"] = predicted_at_ms
-    packed["checksum"] = _checksums(packed)
+    packed["checksum"] = _hashes(packed)
     return packed.view(np.uint8)
 
 
@@ -143,6 +143,7 @@ def encode_predictions(
     """Messages of the rows ``rows`` of a request batch, in their order, each well below a broker's
     default limit; see the module."""
     keys, key_offsets = requests.keys_of(rows)
+    missing = np.isnan(score)
     source: Any = pa.record_batch(
         {
             "entity_key": binary(keys, key_offsets),
@@ -151,7 +152,7 @@ def encode_predictions(
             "trigger": _texts(requests.triggers, requests.trigger[rows]),
             "event_time": pa.array(requests.event_time[rows]).view(COLUMNS["event_time"]),
             "outcome": _texts(_NAMES, outcome),
-            "score": pa.array(score, mask=np.isnan(score)),
+            "score": pa.array(score, mask=missing if missing.any() else None),
             "predicted_at": pa.array(predicted_at_ms).view(COLUMNS["requested_at"]),
         }
     )
@@ -167,15 +168,20 @@ def encode_predictions(
 
 def _texts(names: Sequence[str], codes: npt.NDArray[Any]) -> Any:
     """``names[codes]`` as strings."""
-    if len(names) == 1:
-        return pa.repeat(names[0], len(codes))
+    first = codes[0] if len(codes) else 0
+    if (codes == first).all():
+        return pa.repeat(pa.scalar(names[first], pa.string()), len(codes))
     return pa.array(list(names), type=pa.string()).take(pa.array(codes))
 
 
 def _checksums(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
     blank = rows.copy()
     blank["checksum"] = 0
+    return _hashes(blank)
+
+
+def _hashes(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
     starts = np.arange(len(rows) + 1, dtype=np.int64) * _ROW.itemsize
     out = np.empty(len(rows), dtype=np.uint64)
-    hash_keys(np.ascontiguousarray(blank).view(np.uint8), starts, out)
+    hash_keys(rows.view(np.uint8), starts, out)
     return out

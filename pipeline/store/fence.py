@@ -193,6 +193,10 @@ class RedisPartition:
         with self._whole:
             self._finish(sent)
 
+    def answering(self) -> bool:
+        """Whether an answer to what was sent has begun to arrive, or is not awaited."""
+        return self._sent is None or self._link is None or self._link.arrived()
+
     def check(self) -> bool:
         """Whether lease and markers in the store are still the ones written here."""
         if not self.held and isinstance(self._lost, FencedError):

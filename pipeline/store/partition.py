@@ -199,6 +199,10 @@ class PartitionStore(Protocol):
         StoreUnavailableError (see its text, and ``held``).
         """
 
+    def answering(self) -> bool:
+        """Whether :meth:`finish_commit` would hardly wait: its answer has begun to arrive, or there
+        will be none."""
+
     def commit(
         self,
         writes: Sequence[RowWrite],
