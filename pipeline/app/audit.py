@@ -229,7 +229,7 @@ class _Replay:
             chosen = good & (known[place] == hashes) & included
         reason = np.where(chosen, Reason.OK, np.maximum(events.reason, Reason.LATE))
         events = dataclasses.replace(events, reason=reason.astype(np.uint8))
-        self._partition.settle(self._partition.stage(events, 0))
+        self._partition.settle(self._partition.stage(self._partition.ask(events), 0))
         self.position = events.next_offset
 
     def compare(self, result: Result) -> None:

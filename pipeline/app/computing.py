@@ -7,13 +7,15 @@ touches its rows until :meth:`Computing.take` has given it back: results do not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
+from typing import TypeVar
 
-from pipeline.app.partition import Partition, StagedBatch
+from pipeline.app.partition import AskedBatch, Partition, StagedBatch
 from pipeline.app.topic import Topic
 from pipeline.errors import ConfigurationError, FencedError, PipelineError, UnavailableError
 from pipeline.ingest.batch import BinaryBatch
@@ -22,6 +24,7 @@ from pipeline.ingest.envelope import Decoder
 __all__ = ["Computing"]
 
 Result = StagedBatch | PipelineError
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,13 @@ class Computing:
         """Apply batches to the views that are ``behind``, or to the others; :meth:`take` what was
         begun before. ``beside``: by threads, if there are any; else it is done on return."""
         now_ms = self._clock_ms()
-        for partition, batch in work:
-            task = _Task(partition, batch, now_ms, behind, Future())
-            self._begun.append(task)
-            if beside and self._threads:
+        tasks = [_Task(partition, batch, now_ms, behind, Future()) for partition, batch in work]
+        self._begun += tasks
+        if beside and self._threads:
+            for task in tasks:
                 self._tasks.put(task)
-            else:
-                self._run(task)
+        else:
+            self._run(tasks)
 
     def take(self) -> list[tuple[Partition, Result]]:
         """What became of everything that was begun: batches ready to be committed, or why one has
@@ -103,20 +106,31 @@ class Computing:
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            self._run(task)
+            self._run([task])
 
-    def _run(self, task: _Task) -> None:
-        try:
-            task.done.set_result(self._compute(task))
-        except BaseException as error:  # noqa: BLE001 raised to whoever takes it
-            task.done.set_exception(error)
+    def _run(self, tasks: Sequence[_Task]) -> None:
+        """The rows that all of them need are asked for before the first are awaited."""
+        asked = [(task, _tried(task, partial(self._ask, task))) for task in tasks]
+        for task, batch in asked:
+            if batch is not None:
+                staged = _tried(task, partial(task.partition.stage, batch, task.now_ms))
+                if staged is not None:
+                    task.done.set_result(staged)
 
-    def _compute(self, task: _Task) -> Result:
+    def _ask(self, task: _Task) -> AskedBatch:
         batch = task.batch
         usual, others = self._decoders[batch.source.topic]
-        try:
-            events = usual.decode(batch)
-            apart = {reads: other.decode(batch) for reads, other in others.items()}
-            return task.partition.stage(events, task.now_ms, apart, behind=task.behind)
-        except (UnavailableError, FencedError) as error:
-            return error
+        events = usual.decode(batch)
+        apart = {reads: other.decode(batch) for reads, other in others.items()}
+        return task.partition.ask(events, apart, behind=task.behind)
+
+
+def _tried(task: _Task, compute: Callable[[], T]) -> T | None:
+    """What ``compute`` gives; None where it raises, which is then what became of the task."""
+    try:
+        return compute()
+    except (UnavailableError, FencedError) as error:
+        task.done.set_result(error)
+    except BaseException as error:  # noqa: BLE001 raised to whoever takes it
+        task.done.set_exception(error)
+    return None

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pipeline.app.outputs import select_bytes
 from pipeline.app.quarantine import Quarantine
+from pipeline.app.rows import Found
 from pipeline.contracts.contract import Field, FieldType
 from pipeline.features.derive import Derivation
 from pipeline.features.lookups import column_type, own_rows
@@ -31,8 +32,8 @@ U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Resident = Callable[[StateTable, Quarantine, U8, I64], tuple[I32, Bools, RowWrite | None]]
-"""Slots of keys in a table, whose missing rows are fetched; which are corrupt; their copies."""
+Resident = Callable[[StateTable, Quarantine, U8, I64], Found]
+"""Rows of keys in a table; those that are not cached are fetched."""
 
 
 @dataclass(frozen=True)

@@ -6,52 +6,33 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-
-from pipeline.app.lookups import LookupState, look_up
-from pipeline.app.outputs import changes_batch, changes_schema, select_bytes
+from pipeline.app.lookups import LookupState
+from pipeline.app.outputs import changes_schema
 from pipeline.app.quarantine import Quarantine
-from pipeline.app.routing import Route, RouteState, advanced
+from pipeline.app.routing import Route, RouteState
 from pipeline.app.staged import StagedBatch, StagedView
 from pipeline.app.viewplan import ViewPlan, view_plans
+from pipeline.app.viewstate import AskedView, ViewState
 from pipeline.errors import LogTruncatedError
-from pipeline.ingest.batch import EventBatch, Origin, Reason, Rejects, TopicPartition
+from pipeline.ingest.batch import EventBatch, TopicPartition
 from pipeline.ingest.lane import Position
-from pipeline.state.batch import Leaving, Outcome
+from pipeline.state.batch import Leaving
 from pipeline.state.table import StateTable
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
-from pipeline.store.partition import PartitionStore, RowWrite
-from pipeline.store.positions import repeated_rows
+from pipeline.store.partition import PartitionStore
 
-__all__ = ["Partition", "StagedBatch", "StagedView", "ViewPlan", "view_plans"]
-
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-U8 = npt.NDArray[np.uint8]
-_NO_ROWS = np.empty(0, dtype=np.int64)
-_NONE = Rejects(_NO_ROWS, np.empty(0, dtype=np.uint8))
-_SKIPPED, _TAKEN = np.uint8(0), np.uint8(1)
-_APPLIED, _LATE, _FILTERED, _DUPLICATE = (  # members of an IntEnum are slow to come by
-    int(outcome) for outcome in (Outcome.APPLIED, Outcome.LATE, Outcome.FILTERED, Outcome.DUPLICATE)
-)
+__all__ = ["AskedBatch", "Partition", "StagedBatch", "StagedView", "ViewPlan", "view_plans"]
 
 
-@dataclass
-class ViewState:
-    """A view's cached rows and its marker in one partition, and the marker after the batches that
-    are under way. ``behind``: it is read apart."""
+@dataclass(frozen=True, slots=True)
+class AskedBatch:
+    """A batch whose rows were asked for, by view; ``others`` as in :meth:`Partition.ask`."""
 
-    plan: ViewPlan
-    schema: pa.Schema
-    marker: Marker
-    staged: Marker
-    table: StateTable
-    quarantine: Quarantine
-    lookups: tuple[LookupState, ...]
-    behind: bool = False
+    events: EventBatch
+    others: Mapping[str, EventBatch]
+    views: list[AskedView]
+    behind: bool
 
 
 @dataclass
@@ -96,7 +77,9 @@ class Partition:
             table = StateTable(compiled, max_bytes=self.cache_bytes)
             quarantine = Quarantine(self.app, self.source, compiled.view, compiled.fingerprint)
             lookups = LookupState.of(plan.lookups, self.app, self.source, self.cache_bytes)
-            self.views.append(ViewState(plan, schema, marker, marker, table, quarantine, lookups))
+            self.views.append(
+                ViewState(plan, self.source, schema, marker, marker, table, quarantine, lookups)
+            )
         for route in self.routing:
             marker = self._begin(route.topic, route.fingerprint, found, log_start)
             self.routes.append(RouteState(route, marker, marker))
@@ -143,29 +126,39 @@ class Partition:
         markers = [state.marker for state in self.states if state.behind]
         return _lowest(markers) if markers else None
 
-    def stage(
+    def ask(
         self,
         events: EventBatch,
-        now_ms: int,
         others: Mapping[str, EventBatch] | None = None,
         *,
         behind: bool = False,
-    ) -> StagedBatch:
-        """Apply a batch to the cached rows of the views that are ``behind``, or not; nothing leaves
-        the process.
+    ) -> AskedBatch:
+        """Ask the store for the rows that a batch needs and that are not cached, of the views that
+        are ``behind``, or not. Call :meth:`stage` with the answer next.
 
-        ``now_ms`` is wall time: no record, whatever its time, says that more than now was read.
         ``others`` is the batch for views and routes that read it in ways of their own.
         """
         others = {} if others is None else others
         views = [v for v in self.views if v.behind == behind]
-        routes = [r for r in self.routes if r.behind == behind]
+        asked = [v.ask(events, others.get(v.plan.reads), self.store) for v in views]
+        for view in asked:
+            view.rows.ask(self.store)
+        return AskedBatch(events, others, asked, behind)
+
+    def stage(self, asked: AskedBatch, now_ms: int) -> StagedBatch:
+        """Apply a batch to the cached rows; nothing leaves the process.
+
+        ``now_ms`` is wall time: no record, whatever its time, says that more than now was read.
+        """
+        events, others = asked.events, asked.others
+        views = [v for v in self.views if v.behind == asked.behind]
+        routes = [r for r in self.routes if r.behind == asked.behind]
         staged = StagedBatch(
             events,
-            [self._stage_view(v, events, others.get(v.plan.reads), now_ms) for v in views],
+            [v.stage(a, now_ms, self.store) for v, a in zip(views, asked.views, strict=True)],
             max(state.staged.next_offset for state in self.states),
             [r.stage(others.get(r.route.reads, events), now_ms) for r in routes],
-            behind,
+            asked.behind,
         )
         states: list[ViewState | RouteState] = [*views, *routes]
         for state, marker in zip(states, staged.markers, strict=True):
@@ -237,144 +230,7 @@ class Partition:
             fingerprint, self.topic_id, self.source.partition, log_start, processed_through_ms=0
         )
 
-    def _stage_view(
-        self, state: ViewState, usual: EventBatch, own: EventBatch | None, now_ms: int
-    ) -> StagedView:
-        events = usual if own is None else own
-        binary = events.binary
-        fresh = events.log_offsets >= state.staged.next_offset
-        accepted = fresh & (events.reason == 0)
-        again, positions = 0, state.staged.positions
-        if events.origin is not None:
-            repeated, positions = _repeated(state, events, events.origin, accepted)
-            accepted &= ~repeated
-            again = int(repeated.sum())
-        looked = look_up(state.lookups, events, accepted, self._resident)
-        derived = state.plan.derivation.compute(looked.events)
-        failed, nulls, long = (
-            _refused(found, accepted) for found in (derived.failed, derived.nulls, derived.long)
-        )
-        rows = accepted.nonzero()[0]
-        whole = len(rows) == len(events)
-        keys, key_offsets = binary.keys, binary.key_offsets
-        if not whole:
-            keys, key_offsets = select_bytes(keys, key_offsets, rows)
-        slots, broken, quarantined = self._resident(
-            state.table, state.quarantine, keys, key_offsets
-        )
-        if state.lookups:
-            broken |= looked.broken[rows]
-        tombstones = events.tombstones if whole else events.tombstones[rows]
-        applied = state.table.apply(
-            slots,
-            binary.offsets if whole else binary.offsets[rows],
-            binary.timestamps_ms if whole else binary.timestamps_ms[rows],
-            events.event_time if whole else events.event_time[rows],
-            np.where(broken, _SKIPPED, _TAKEN + tombstones),
-            derived.inputs if whole else np.ascontiguousarray(derived.inputs[:, rows]),
-            derived.valid if whole else np.ascontiguousarray(derived.valid[:, rows]),
-            derived.masks if whole else np.ascontiguousarray(derived.masks[:, rows]),
-            state.plan.tables,
-        )
-        counts = np.bincount(applied.outcome, minlength=len(Outcome)).tolist()
-        consumed = int(np.count_nonzero(fresh))
-        lost = int(np.count_nonzero(broken))
-        outcomes = {
-            "applied": counts[_APPLIED],
-            "late": counts[_LATE],
-            "filtered": counts[_FILTERED],
-            "duplicate": again + counts[_DUPLICATE],
-            "dead_lettered": consumed - again - len(rows) + lost,
-        }
-        return StagedView(
-            plan=state.plan,
-            events=events,
-            refused=_NONE if own is None else _only_here(own, usual, fresh),
-            slots=applied.dirty,
-            write=RowWrite(state.plan.view.plan.fingerprint, state.table.encode(applied.dirty)),
-            marker=advanced(state.staged, events, now_ms, consumed, outcomes, positions),
-            changes=self._changes(state, applied.dirty),
-            fired=applied.fired,
-            fired_rows=rows[applied.fired.event] if len(applied.fired) else _NO_ROWS,
-            failed=failed,
-            nulls=nulls,
-            long=long,
-            late=rows[applied.outcome == _LATE] if counts[_LATE] else _NO_ROWS,
-            corrupt=rows[broken] if lost else _NO_ROWS,
-            quarantined=quarantined,
-            outcomes=outcomes,
-            looked=looked,
-        )
-
-    def _resident(
-        self, table: StateTable, quarantine: Quarantine, keys: U8, key_offsets: I64
-    ) -> tuple[I32, npt.NDArray[np.bool_], RowWrite | None]:
-        """Slots of n keys; rows that are not cached are fetched in one round trip.
-
-        Then bool[n], true where the stored row is corrupt (read again for every batch, so that one
-        that was mended is noticed), and what of these goes to quarantine.
-        """
-        lookup = table.lookup(keys, key_offsets)
-        broken = np.zeros(len(lookup.slots), dtype=bool)
-        if not len(lookup.missing):
-            return lookup.slots, broken, None
-        rows = self.store.read(table.plan.fingerprint, keys, key_offsets, lookup.missing)
-        corrupt = table.load(lookup.slots[lookup.missing], rows)
-        if not corrupt:
-            return lookup.slots, broken, None
-        index = lookup.missing[corrupt]
-        broken = np.isin(lookup.slots, lookup.slots[index])
-        names = [keys[key_offsets[i] : key_offsets[i + 1]].tobytes() for i in index.tolist()]
-        found = [(name, rows[i] or b"") for name, i in zip(names, corrupt, strict=True)]
-        return lookup.slots, broken, quarantine.take(found)
-
-    def _changes(self, state: ViewState, dirty: I32) -> pa.RecordBatch | None:
-        if not len(dirty) or not state.plan.tells:
-            return None
-        table = state.table
-        keys, key_offsets = table.keys(dirty)
-        return changes_batch(
-            state.plan.view.plan, state.schema, self.source, keys, key_offsets,
-            table.event_time(dirty), table.source_offset(dirty), table.finalize(dirty, "event"),
-        )  # fmt: skip
-
 
 def _lowest(markers: Iterable[Marker]) -> Position:
     lowest = min(markers, key=lambda m: (m.next_offset, -m.leader_epoch))
     return Position(lowest.next_offset, lowest.leader_epoch)
-
-
-def _only_here(own: EventBatch, usual: EventBatch, fresh: npt.NDArray[np.bool_]) -> Rejects:
-    """Fresh records that a view's own way of reading refuses, and the usual one does not."""
-    refused = own.rejects()
-    known = np.unique(usual.binary.offsets[usual.reason != Reason.OK])
-    new = fresh[refused.index] & ~np.isin(own.binary.offsets[refused.index], known)
-    return Rejects(refused.index[new], refused.reason[new])
-
-
-def _refused(rows: I64, accepted: npt.NDArray[np.bool_]) -> I64:
-    """Those of ``rows`` that were accepted so far; accepted no more."""
-    if not len(rows):
-        return rows
-    refused = rows[accepted[rows]]
-    accepted[refused] = False
-    return refused
-
-
-def _repeated(
-    state: ViewState, events: EventBatch, origin: Origin, accepted: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.bool_], bytes]:
-    """Accepted rows of a repartition topic that were sent before, or will be sent again with a
-    field that the view needs and their message lacks; the positions after the batch."""
-    positions = state.staged.positions
-    lacking = np.zeros(len(events), dtype=np.bool_)
-    if not len(events):
-        return lacking, positions
-    for name in state.plan.derivation.fields & origin.absent.keys():
-        lacking = lacking | (origin.absent[name] == 1)
-    lacking = lacking & accepted
-    seen, positions = repeated_rows(
-        positions, origin.topic, origin.partition, origin.offset,
-        (accepted & ~lacking & (origin.topic >= 0)).view(np.uint8),  # -1: a deletion of our own
-    )  # fmt: skip
-    return lacking | (seen == 1), positions

@@ -76,7 +76,7 @@ def _warm_up(topics: Sequence[Topic]) -> None:
                 reads: _sample(stream, others[reads], source, sent, offset)
                 for reads, stream in topic.others().items()
             }
-            staged = partition.stage(events, 0, apart)
+            staged = partition.stage(partition.ask(events, apart), 0)
             for route in staged.routes:
                 sent |= dict.fromkeys([route.route.topic], route.messages[0][1])
             partition.store.commit([w for v in staged.views for w in v.writes], staged.markers)

@@ -17,22 +17,26 @@ on a fresh connection would not be fenced. Only :meth:`RedisPartition.acquire` o
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import CorruptRowError, FencedError, PipelineError, StoreUnavailableError
+from pipeline.errors import FencedError, PipelineError, StoreUnavailableError
 from pipeline.state.batch import PackedRows
 from pipeline.store.keys import lease_key, marker_key, row_prefix
-from pipeline.store.lease import Lease, next_lease, refuse_newer
+from pipeline.store.lease import Lease, lost_writes, next_lease, refuse_newer, why_aborted
 from pipeline.store.marker import Marker
-from pipeline.store.partition import RowExpiry, RowWrite
+from pipeline.store.partition import Awaited, RowExpiry, RowWrite
 from pipeline.store.replies import error_of, root_cause
 from pipeline.store.transaction import (
     Scratch,
     Sent,
+    applied,
     arm,
     check_commit,
     encode_commit,
@@ -40,7 +44,7 @@ from pipeline.store.transaction import (
     prefixes_of,
 )
 from pipeline.store.whole import Whole
-from pipeline.store.wire import Link, Replies, Reply, ServerError, command
+from pipeline.store.wire import OK, Link, Replies, Reply, ServerError, bulks, command
 
 __all__ = ["ACQUIRE_ATTEMPTS", "RedisPartition"]
 
@@ -53,7 +57,18 @@ _KEYS_PER_MGET = 1 << 14
 _NONCE_BYTES = 16
 
 
-class RedisPartition:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Keys ``index`` of ``keys`` that are to be read; ``sent`` once they were asked for."""
+
+    fingerprint: int
+    keys: U8
+    key_offsets: I64
+    index: I64
+    sent: bool
+
+
+class RedisPartition(Awaited):
     """:class:`~pipeline.store.partition.PartitionStore` on a Redis connection.
 
     ``connect`` opens a connection that never opens itself again. Not for use by two threads at
@@ -80,6 +95,7 @@ class RedisPartition:
         self._lease: Lease | None = None
         self._expected: dict[bytes, bytes | None] = {}  # lease first, then markers
         self._sent: Sent | None = None
+        self._asked: deque[_Asked] = deque()
         self._finished = False  # a read has awaited the commit that finish_commit() will ask for
         self._lost: PipelineError = PipelineError("acquire() the partition first")
         self._whole = Whole(self._interrupted)
@@ -113,54 +129,45 @@ class RedisPartition:
         keys = [marker_key(self._tag, fingerprint) for fingerprint in fingerprints]
         with self._whole:
             self._send(arm(tuple(keys)))
-            self._read_ok()
-            values = self._read_bulks()
+            self._read(Replies.read)
+            values = self._read(Replies.read_bulks)
         found = [
             None if value is None else Marker.unpack(value, key.decode())
             for key, value in zip(keys, values, strict=True)
         ]
         for key, value in zip(keys, values, strict=True):
             if self._expected.setdefault(key, value) != value:
-                raise self._give_up(self._lost_writes())
+                raise self._give_up(lost_writes(self._name))
         return found
 
-    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
-        """Packed rows of the keys ``index``.
-
-        A commit under way is awaited first, and raises what it raises. Lease and markers are
-        compared after the rows were read: what a newer owner wrote is refused.
-        """
+    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> None:
+        """Ask for rows of the keys ``index``, unless there are too many for one request: then
+        :meth:`finish_read` does. A commit under way is awaited first, and raises what it raises."""
         self._require_held()
         if self._sent is not None:
             self.finish_commit()
             self._finished = True
-        prefixes = prefixes_of((row_prefix(self._tag, fingerprint),))
+        now = len(index) <= _KEYS_PER_MGET and all(read.sent for read in self._asked)
+        read = _Asked(fingerprint, keys, key_offsets, index, now)
+        if now and len(index):
+            self._ask(read, 0)
+        self._asked.append(read)
+
+    def finish_read(self) -> PackedRows:
+        """Packed rows; lease and markers are compared after they were read."""
+        self._require_held()
+        if not self._asked:
+            raise PipelineError("begin_read() first")
+        read = self._asked.popleft()
         parts: list[PackedRows] = []
-        for first in range(0, len(index), _KEYS_PER_MGET):
-            part = index[first : first + _KEYS_PER_MGET]
-            which = np.zeros(len(part), dtype=np.int32)
-            last = first + len(part) == len(index)
-            after = command(b"MGET", *self._expected) if last else b""
+        for first in range(0, len(read.index), _KEYS_PER_MGET):
+            if not read.sent:
+                self._ask(read, first)
             with self._whole:
-                self._send(
-                    encode_mget(
-                        self._scratch, prefixes, which, keys, key_offsets, part, after=after
-                    )
-                )
-                parts.append(self._read_packed())
+                parts.append(self._read(Replies.read_packed))
         if parts and not self._unchanged():
             raise self._again()
         return PackedRows.joined(parts)
-
-    def commit(
-        self,
-        writes: Sequence[RowWrite],
-        markers: Sequence[Marker],
-        expiries: Sequence[RowExpiry] = (),
-    ) -> None:
-        """One fenced transaction, sent and awaited."""
-        self.begin_commit(writes, markers, expiries)
-        self.finish_commit()
 
     def begin_commit(
         self,
@@ -177,7 +184,7 @@ class RedisPartition:
         data, queued = encode_commit(
             self._scratch, self._tag, writes, markers, expiries, arm(tuple(expected))
         )
-        self._sent = Sent(expected, queued)
+        self._sent = Sent(expected, queued, any(map(len, expiries)))
         with self._whole:
             self._send(data)
 
@@ -210,12 +217,25 @@ class RedisPartition:
         """Close the connection; the lease stays."""
         self._lose(PipelineError(f"{self._name}: closed; acquire() it again"))
 
+    def _ask(self, read: _Asked, first: int) -> None:
+        """Send the request for its keys from the ``first``; with the last of them, what says
+        whether the rows are of the time of our markers."""
+        part = read.index[first : first + _KEYS_PER_MGET]
+        last = first + len(part) == len(read.index)
+        data = encode_mget(
+            self._scratch, prefixes_of((row_prefix(self._tag, read.fingerprint),)),
+            np.zeros(len(part), dtype=np.int32), read.keys, read.key_offsets, part,
+            after=command(b"MGET", *self._expected) if last else b"",
+        )  # fmt: skip
+        with self._whole:
+            self._send(data)
+
     def _unchanged(self) -> bool:
         """Whether lease and markers, asked for last, are ours still; else the partition is lost."""
         with self._whole:
-            values = self._read_bulks()
-        if values == list(self._expected.values()):
-            return True
+            if self._told(bulks(self._expected.values())):
+                return True
+            values = self._read(Replies.read_bulks)
         self._lose(self._why_aborted(list(self._expected), values))
         return False
 
@@ -228,7 +248,7 @@ class RedisPartition:
         lease = next_lease(current, self._lease, generation, self._nonce(_NONCE_BYTES))
         # MULTI is awaited here: were it refused, the SET after it would be carried out at once.
         self._send(command(b"MULTI"))
-        self._read_ok()
+        self._read(Replies.read)
         self._send(command(b"SET", self._lease_key, lease.pack()) + command(b"EXEC"))
         queued, outcome = self._take(Replies.read), self._take(Replies.read)
         if isinstance(outcome, ServerError):
@@ -242,10 +262,14 @@ class RedisPartition:
 
     def _watch_lease(self) -> bytes | None:
         self._send(arm((self._lease_key,)))
-        self._read_ok()
-        return self._read_bulks()[0]
+        self._read(Replies.read)
+        return self._read(Replies.read_bulks)[0]
 
     def _finish(self, sent: Sent) -> None:
+        if not sent.expiring and self._told(applied(sent.queued)):
+            self._expected = sent.expected
+            self._rearm_after_success()
+            return
         outcome = self._read_outcome(sent.queued)
         if isinstance(outcome, list):
             self._expected = sent.expected
@@ -284,6 +308,8 @@ class RedisPartition:
         """Read the answer that arms the next commit; what is wrong there is raised by the next."""
         keys = list(self._expected)
         try:
+            if self._told(OK + bulks(self._expected.values())):
+                return
             watched, values = self._take(Replies.read), self._take(Replies.read_bulks)
         except StoreUnavailableError:
             return
@@ -309,28 +335,10 @@ class RedisPartition:
     def _why_aborted(
         self, keys: list[bytes], values: list[bytes | None] | ServerError
     ) -> PipelineError:
-        """Another worker has the lease, or the store went back in time."""
         if isinstance(values, ServerError):
             return error_of(values, self._address)
         stored = dict(zip(keys, values, strict=True))[self._lease_key]
-        ours = self._lease
-        if stored is not None and ours is not None and stored != ours.pack():
-            try:
-                other = Lease.unpack(stored, self._lease_key.decode())
-            except CorruptRowError as corrupt:
-                return corrupt
-            if other.epoch >= ours.epoch:
-                return FencedError(
-                    f"{self._name}: another worker took the lease (epoch {other.epoch}, "
-                    f"generation {other.generation}; ours was epoch {ours.epoch})"
-                )
-        return self._lost_writes()
-
-    def _lost_writes(self) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"{self._name}: the store lost writes (lease or marker is missing or older than "
-            "written); take the lease again and continue from the markers found there"
-        )
+        return why_aborted(self._name, stored, self._lease_key, self._lease)
 
     @property
     def _name(self) -> str:
@@ -354,22 +362,15 @@ class RedisPartition:
             self._lose(gone)
             raise
 
-    def _read_ok(self) -> None:
-        reply = self._take(Replies.read)
+    def _told(self, reply: bytes) -> bool:
+        """Whether the next replies are these, which are then taken; else nothing is."""
+        return self._take(partial(Replies.skip, reply=reply))
+
+    def _read(self, read: Callable[[Replies], Got | ServerError]) -> Got:
+        reply = self._take(read)
         if isinstance(reply, ServerError):
             raise self._give_up(error_of(reply, self._address))
-
-    def _read_bulks(self) -> list[bytes | None]:
-        values = self._take(Replies.read_bulks)
-        if isinstance(values, ServerError):
-            raise self._give_up(error_of(values, self._address))
-        return values
-
-    def _read_packed(self) -> PackedRows:
-        rows = self._take(Replies.read_packed)
-        if isinstance(rows, ServerError):
-            raise self._give_up(error_of(rows, self._address))
-        return rows
+        return reply
 
     def _require_held(self) -> None:
         if not self.held:
@@ -379,6 +380,10 @@ class RedisPartition:
         self._require_held()
         if self._sent is not None or self._finished:
             raise PipelineError("a commit is under way: finish_commit() first")
+        if self._asked:
+            raise self._give_up(
+                StoreUnavailableError(f"{self._name}: rows were asked for and never taken")
+            )
 
     def _interrupted(self) -> None:
         self._lose(StoreUnavailableError(f"{self._name}: interrupted; what it holds is unknown"))
@@ -390,6 +395,7 @@ class RedisPartition:
     def _lose(self, reason: PipelineError) -> None:
         link, self._link, self._replies, self._sent = self._link, None, None, None
         self._expected, self._finished, self._lost = {}, False, reason
+        self._asked.clear()
         if link is not None:
             link.close()
 

@@ -17,9 +17,21 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from pipeline.errors import CorruptRowError, FencedError, PipelineError
+from pipeline.errors import (
+    CorruptRowError,
+    FencedError,
+    PipelineError,
+    StoreUnavailableError,
+)
 
-__all__ = ["UNKNOWN_GENERATION", "Lease", "next_lease", "refuse_newer"]
+__all__ = [
+    "UNKNOWN_GENERATION",
+    "Lease",
+    "lost_writes",
+    "next_lease",
+    "refuse_newer",
+    "why_aborted",
+]
 
 UNKNOWN_GENERATION = -1
 
@@ -81,4 +93,28 @@ def refuse_newer(stored: Lease | None, generation: int, name: str) -> None:
         f"{name} is of consumer-group generation {stored.generation}, newer than ours, "
         f"{generation}. If the group was deleted or the brokers were set up anew, generations "
         f"began again at 1: stop all workers, then delete that key"
+    )
+
+
+def why_aborted(name: str, stored: bytes | None, key: bytes, ours: Lease | None) -> PipelineError:
+    """Why lease or markers of partition ``name`` are not those that we wrote, ``stored`` being the
+    lease found under ``key``: another worker has it, or the store went back in time."""
+    if stored is not None and ours is not None and stored != ours.pack():
+        try:
+            other = Lease.unpack(stored, key.decode())
+        except CorruptRowError as corrupt:
+            return corrupt
+        if other.epoch >= ours.epoch:
+            return FencedError(
+                f"{name}: another worker took the lease (epoch {other.epoch}, "
+                f"generation {other.generation}; ours was epoch {ours.epoch})"
+            )
+    return lost_writes(name)
+
+
+def lost_writes(name: str) -> StoreUnavailableError:
+    """Lease or marker of partition ``name`` is gone, or older than what was written."""
+    return StoreUnavailableError(
+        f"{name}: the store lost writes (lease or marker is missing or older than "
+        "written); take the lease again and continue from the markers found there"
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
@@ -25,7 +26,7 @@ from pipeline.state.batch import PackedRows
 from pipeline.store.keys import lease_key, marker_key, partition_tag, quarantine_key, row_key
 from pipeline.store.lease import Lease, next_lease, refuse_newer
 from pipeline.store.marker import Marker
-from pipeline.store.partition import Fetched, RowExpiry, RowRead, RowWrite, StoreInfo
+from pipeline.store.partition import Awaited, Fetched, RowExpiry, RowRead, RowWrite, StoreInfo
 from pipeline.store.registry import Registry
 from pipeline.store.sweep import delay_of, is_sound, parse_row_key
 from pipeline.store.transaction import check_commit
@@ -161,7 +162,7 @@ class MemoryStore:
         return None if value is None else Marker.unpack(value, key.decode())
 
 
-class MemoryPartition:
+class MemoryPartition(Awaited):
     """:class:`~pipeline.store.partition.PartitionStore` of a :class:`MemoryStore`."""
 
     def __init__(
@@ -177,6 +178,7 @@ class MemoryPartition:
         self._lost: PipelineError = PipelineError("acquire() the partition first")
         self._sent: _Sent | None = None
         self._finished = False  # by a read, before finish_commit() asked for it
+        self._asked: deque[PackedRows] = deque()
 
     @property
     def held(self) -> bool:
@@ -206,8 +208,8 @@ class MemoryPartition:
             self._refuse_changed()
         return found
 
-    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
-        """Packed rows of the keys ``index``; a commit under way is applied first."""
+    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> None:
+        """Look the keys ``index`` up; a commit under way is applied first."""
         self._require_held()
         if self._sent is not None:
             self.finish_commit()
@@ -216,17 +218,14 @@ class MemoryPartition:
             self._refuse_changed()
             prefix, find = row_key(self._tag, fingerprint, b""), self._store.values.get
             names = (keys[key_offsets[i] : key_offsets[i + 1]].tobytes() for i in index.tolist())
-            return PackedRows.of([find(prefix + name) for name in names])
+            self._asked.append(PackedRows.of([find(prefix + name) for name in names]))
 
-    def commit(
-        self,
-        writes: Sequence[RowWrite],
-        markers: Sequence[Marker],
-        expiries: Sequence[RowExpiry] = (),
-    ) -> None:
-        """One fenced transaction."""
-        self.begin_commit(writes, markers, expiries)
-        self.finish_commit()
+    def finish_read(self) -> PackedRows:
+        """What was found."""
+        self._require_held()
+        if not self._asked:
+            raise PipelineError("begin_read() first")
+        return self._asked.popleft()
 
     def begin_commit(
         self,
@@ -313,9 +312,13 @@ class MemoryPartition:
         self._require_held()
         if self._sent is not None or self._finished:
             raise PipelineError("a commit is under way: finish_commit() first")
+        if self._asked:
+            self._lose(StoreUnavailableError(f"{self._name}: rows were asked for and never taken"))
+            raise self._again()
 
     def _lose(self, reason: PipelineError) -> None:
         self._expected, self._sent, self._finished, self._lost = {}, None, False, reason
+        self._asked.clear()
 
     def _again(self) -> PipelineError:
         return type(self._lost)(str(self._lost))

@@ -29,6 +29,7 @@ from pipeline.store.marker import Marker
 from pipeline.store.registry import Registry
 
 __all__ = [
+    "Awaited",
     "Fetched",
     "PartitionStore",
     "RowExpiry",
@@ -168,16 +169,25 @@ class PartitionStore(Protocol):
         Raises StoreUnavailableError, CorruptRowError.
         """
 
-    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
-        """Packed rows of the keys ``index`` of ``keys``.
-
-        Of the time of our markers: raises FencedError or StoreUnavailableError where another worker
-        took the partition or the store went back in time, so that nothing is computed (and sent
-        out) on rows that are ahead of their offset or behind it.
+    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> None:
+        """Ask for the packed rows of the keys ``index`` of ``keys``; :meth:`finish_read` awaits
+        them. Several may be under way, and are finished in the order they were begun; no commit
+        begins before. The arrays are not to be changed until then.
 
         A commit under way is awaited first, and raises what it raises; :meth:`finish_commit` is
         still called afterwards.
         """
+
+    def finish_read(self) -> PackedRows:
+        """What :meth:`begin_read` asked for.
+
+        Of the time of our markers: raises FencedError or StoreUnavailableError where another worker
+        took the partition or the store went back in time, so that nothing is computed (and sent
+        out) on rows that are ahead of their offset or behind it.
+        """
+
+    def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
+        """:meth:`begin_read` and :meth:`finish_read`."""
 
     def begin_commit(
         self,
@@ -219,6 +229,37 @@ class PartitionStore(Protocol):
 
     def close(self) -> None:
         """Close the connection. The lease stays until somebody takes it; closing twice is fine."""
+
+
+class _Halves(Protocol):
+    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> None: ...
+    def finish_read(self) -> PackedRows: ...
+    def begin_commit(
+        self,
+        writes: Sequence[RowWrite],
+        markers: Sequence[Marker],
+        expiries: Sequence[RowExpiry] = (),
+    ) -> None: ...
+    def finish_commit(self) -> None: ...
+
+
+class Awaited:
+    """Both halves of a read or a commit at once, for a :class:`PartitionStore` to inherit."""
+
+    def read(self: _Halves, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
+        """Packed rows of the keys ``index``."""
+        self.begin_read(fingerprint, keys, key_offsets, index)
+        return self.finish_read()
+
+    def commit(
+        self: _Halves,
+        writes: Sequence[RowWrite],
+        markers: Sequence[Marker],
+        expiries: Sequence[RowExpiry] = (),
+    ) -> None:
+        """One fenced transaction, sent and awaited."""
+        self.begin_commit(writes, markers, expiries)
+        self.finish_commit()
 
 
 class Sweeper(Protocol):

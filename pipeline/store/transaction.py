@@ -22,12 +22,13 @@ from pipeline.kernels.resp import (
 from pipeline.store.keys import marker_key, row_prefix
 from pipeline.store.marker import Marker
 from pipeline.store.partition import RowExpiry, RowWrite
-from pipeline.store.wire import array_header, command
+from pipeline.store.wire import OK, array_header, command
 
 __all__ = [
     "Prefixes",
     "Scratch",
     "Sent",
+    "applied",
     "arm",
     "check_commit",
     "encode_commit",
@@ -154,10 +155,18 @@ def warm_up() -> None:
 
 
 class Sent(NamedTuple):
-    """A transaction under way: the keys and values it leaves behind, its number of commands."""
+    """A transaction under way: the keys and values it leaves behind, its number of commands,
+    whether some of them set an expiry."""
 
     expected: dict[bytes, bytes | None]
     queued: int
+    expiring: bool
+
+
+@lru_cache(maxsize=1 << 12)
+def applied(queued: int) -> bytes:
+    """What the server says to a transaction of so many SET and MSET that it carried out."""
+    return OK + b"+QUEUED\r\n" * queued + b"*%d\r\n" % queued + OK * queued
 
 
 @lru_cache(maxsize=1 << 12)

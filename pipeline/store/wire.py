@@ -5,6 +5,7 @@ No socket is opened here: a :class:`Link` is one connection that is either open 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -15,11 +16,13 @@ from pipeline.errors import StoreUnavailableError
 from pipeline.kernels.resp import MALFORMED, pack_bulks, scan_bulks
 from pipeline.state.batch import PackedRows
 
-__all__ = ["Link", "Replies", "Reply", "ServerError", "array_header", "command"]
+__all__ = ["OK", "Link", "Replies", "Reply", "ServerError", "array_header", "bulks", "command"]
 
 U8 = npt.NDArray[np.uint8]
 
 _FIRST_BUFFER = 1 << 17
+OK = b"+OK\r\n"
+_ABSENT = b"$-1\r\n"
 _FEW = 64  # bulk strings; fewer are read one by one
 
 
@@ -54,6 +57,15 @@ class ServerError:
 Reply: TypeAlias = "bytes | int | ServerError | list[Reply] | None"
 
 
+def bulks(values: Collection[bytes | None]) -> bytes:
+    """The reply that is an array of these bulk strings."""
+    parts = [b"*%d\r\n" % len(values)]
+    parts += [
+        _ABSENT if value is None else b"$%d\r\n%s\r\n" % (len(value), value) for value in values
+    ]
+    return b"".join(parts)
+
+
 def array_header(arguments: int, name: bytes) -> bytes:
     """Start of a command of ``arguments`` arguments, its ``name`` among them."""
     return b"*%d\r\n$%d\r\n%s\r\n" % (arguments, len(name), name)
@@ -79,6 +91,17 @@ class Replies:
         """What is received goes to ``memory``: bytes for what is short, an array for kernels."""
         self._memory = memory
         self._buffer: U8 = np.frombuffer(memory, dtype=np.uint8)
+
+    def skip(self, reply: bytes) -> bool:
+        """Take ``reply``, whole replies all, if it is what comes next; else take nothing."""
+        while (held := self._end - self._at) < len(reply):
+            if not reply.startswith(bytes(self._memory[self._at : self._end])):
+                return False
+            self._fill(len(reply) - held)
+        if not self._memory.startswith(reply, self._at, self._end):
+            return False
+        self._at += len(reply)
+        return True
 
     def read(self) -> Reply:
         """The next reply; an error is returned, not raised."""
@@ -135,6 +158,8 @@ class Replies:
             raise self._nonsense(line)
         size = max(self._number(line[1:]), 0)
         if size <= _FEW:
+            if self.skip(_ABSENT * size):
+                return PackedRows.of([None] * size)
             return PackedRows.of(self._few(size))
         start, length = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
         done, parts = 0, []

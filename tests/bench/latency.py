@@ -7,6 +7,10 @@ sending; the data plane reads them with a freshness goal of 20 ms. The age of an
 time at which its commit was acknowledged less that; broker, Redis, producer and worker share the
 machine. Only events after the first ``--warm`` seconds count.
 
+A client that only consumes takes turns with it, with the same properties of librdkafka: what age an
+event has when it comes to a client at all is what nothing behind it can make up for. So does a
+thread that only sleeps, to tell what delays the machine itself.
+
 Quix Streams takes turns with it, at the highest of a few rates that it sustains: at which half of
 the events are less than a second old, in the later part of the run as in the earlier one. Its rows
 are in Redis when its sink has written them, at a checkpoint every 100 ms.
@@ -18,14 +22,15 @@ import argparse
 import json
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
-from pipeline.app.build import build_plane
+from pipeline.app.build import build_plane, lane_config
 from pipeline.config import Config
 from pipeline.produce.topics import ensure_topic
 from tests.bench.end_to_end import servers
@@ -35,6 +40,7 @@ from tests.bench.report import Figure, compared, record
 
 TOPIC, PARTITIONS, GOAL_MS = "behaviour-steady", 12, 20
 TICK_S = 0.002
+AT_ONCE = 20_000
 QUIX_RATES = (20_000, 10_000, 5_000, 2_500)
 _QUIX_S = 300.0
 
@@ -77,13 +83,7 @@ def measure(rate: int, seconds: float, warm: float) -> tuple[np.ndarray, int]:
     with ExitStack() as stack:
         brokers, redis_url, _ = stack.enter_context(servers())
         ensure_topic(brokers, TOPIC, PARTITIONS)
-        flags = {
-            "broker.brokers": brokers,
-            "store.url": redis_url,
-            "app.session_timeout_ms": "6000",
-            "app.freshness_ms": str(GOAL_MS),
-        }
-        plane = build_plane("steady", [view(TOPIC)], [], Config.load(environ={}, flags=flags))
+        plane = build_plane("steady", [view(TOPIC)], [], _config(brokers, redis_url))
         stack.callback(plane.close)
         plane.start()
         while len(plane.assignment) < PARTITIONS:
@@ -102,6 +102,56 @@ def measure(rate: int, seconds: float, warm: float) -> tuple[np.ndarray, int]:
                 raise RuntimeError("the producer failed")
         producer.wait()
         return np.concatenate(ages), total
+
+
+def measure_bare(rate: int, seconds: float, warm: float) -> tuple[np.ndarray, float]:
+    """Ages in ms at which events come to a client that does nothing with them; by how much a thread
+    that sleeps for 2 ms was late at most, in ms, of which there was none of ours to wait for."""
+    late: list[tuple[float, float]] = []
+    done = threading.Event()
+
+    def sleep() -> None:
+        before = time.monotonic()
+        while not done.wait(TICK_S):
+            now = time.monotonic()
+            late.append((now, now - before - TICK_S))
+            before = now
+
+    with ExitStack() as stack:
+        brokers, redis_url, _ = stack.enter_context(servers())
+        ensure_topic(brokers, TOPIC, PARTITIONS)
+        consumer = Consumer(lane_config("bare", _config(brokers, redis_url)).settings())
+        stack.callback(consumer.close)
+        consumer.assign([TopicPartition(TOPIC, number, 0) for number in range(PARTITIONS)])
+        sleeper = threading.Thread(target=sleep)
+        sleeper.start()
+        stack.callback(done.set)
+        producer = subprocess.Popen(_produce(brokers, rate, seconds))
+        total, seen, ages, first, began = int(rate * seconds), 0, [], 0, 0.0
+        while seen < total:
+            messages = [m for m in consumer.consume(AT_ONCE, 0.005) if m.error() is None]
+            now = time.time_ns() // 1_000_000
+            sent = np.array([m.timestamp()[1] for m in messages], dtype=np.int64)
+            if len(sent) and not first:
+                first, began = int(sent[0]), time.monotonic()
+            seen += len(sent)
+            ages.append(now - sent[sent > first + 1000 * warm])
+            if producer.poll() not in (None, 0):
+                raise RuntimeError("the producer failed")
+        producer.wait()
+        done.set()
+        sleeper.join()
+        return np.concatenate(ages), 1000 * max(by for at, by in late if at > began + warm)
+
+
+def _config(brokers: str, redis_url: str) -> Config:
+    flags = {
+        "broker.brokers": brokers,
+        "store.url": redis_url,
+        "app.session_timeout_ms": "6000",
+        "app.freshness_ms": str(GOAL_MS),
+    }
+    return Config.load(environ={}, flags=flags)
 
 
 def _produce(brokers: str, rate: int, seconds: float) -> list[str]:
@@ -169,6 +219,7 @@ def compare(asked: argparse.Namespace) -> list[Figure]:
     except (PeerError, subprocess.SubprocessError) as failure:
         say(f"Quix Streams: NOT TIMED, {failure}")
     ours: list[float] = []
+    bare: list[float] = []
     theirs: list[float] = []
     for _ in range(max(asked.rounds, 1)):
         ages, _ = measure(rate, seconds, warm)
@@ -178,6 +229,12 @@ def compare(asked: argparse.Namespace) -> list[Figure]:
             f"{rate:,} events/s: p50 {middle:.0f} ms, p99 {high:.0f} ms, p99.9 {highest:.0f} ms, "
             f"largest {ages.max()} ms; {100 * float((ages > GOAL_MS).mean()):.2g} % older than "
             f"{GOAL_MS} ms"
+        )
+        arrived, late = measure_bare(rate, seconds, warm)
+        bare.append(float(np.quantile(arrived, 0.99)))
+        say(
+            f"a client that only consumes: p50 {np.quantile(arrived, 0.5):.0f} ms, p99 "
+            f"{bare[-1]:.0f} ms; a thread that only sleeps woke up to {late:.0f} ms late"
         )
         if quix_rate is not None:
             try:
@@ -189,6 +246,8 @@ def compare(asked: argparse.Namespace) -> list[Figure]:
                 say(f"Quix Streams at {quix_rate:,} events/s: p99 {theirs[-1]:.0f} ms")
     what, limit = f"produced to readable, p99, {rate:,} events/s", [float(GOAL_MS)] * len(ours)
     found = [compared("P9", what, ours, "goal", limit, "ms", 1.0, at_most=True)]
+    arrival = f"produced to consumed by a bare client, p99, {rate:,} events/s"
+    found.append(compared("P9", arrival, bare, "goal", limit, "ms", 1.0, at_most=True))
     if quix_rate is not None:
         peer = f"Quix at {quix_rate:,}/s"
         found.append(compared("P9", what, ours, peer, theirs, "ms", 0.1, at_most=True))

@@ -331,6 +331,67 @@ def test_many_partitions_are_sent_before_the_first_is_awaited(bed: Bed) -> None:
     assert [read(p, b"k") for p in partitions] == [[b"0"], [b"1"], [b"2"], [b"3"]]
 
 
+def ask(partition: PartitionStore, *keys: bytes) -> None:
+    partition.begin_read(VIEW, *columns(list(keys)), np.arange(len(keys), dtype=np.int64))
+
+
+def test_reads_under_way_are_finished_in_turn(bed: Bed) -> None:
+    partition = bed.open()
+    many = {b"%d" % i: b"row %d" % i for i in range(20_000)}
+    partition.commit([write(many)], [marker(1)])
+    ask(partition, b"1", b"none")
+    ask(partition)
+    ask(partition, *many)
+    ask(partition, b"2")
+    assert [*partition.finish_read()] == [b"row 1", None]
+    assert [*partition.finish_read()] == []
+    assert [*partition.finish_read()] == list(many.values())
+    ask(partition, *([b"none"] * 5))
+    assert [*partition.finish_read()] == [b"row 2"]
+    assert [*partition.finish_read()] == [None] * 5
+    with pytest.raises(PipelineError, match="begin_read"):
+        partition.finish_read()
+    partition.commit([write({b"1": b"new"})], [marker(2)])
+    assert read(partition, b"1", b"2") == [b"new", b"row 2"]
+
+
+def test_many_partitions_are_asked_before_the_first_is_awaited(bed: Bed) -> None:
+    partitions = []
+    for number in range(4):
+        partition = bed.store.open_partition("shop", TopicPartition("views", number))
+        partition.acquire(1)
+        partition.markers([VIEW])
+        mark = Marker(VIEW, TOPIC_ID, number, 1)
+        partition.commit([write({b"k": b"%d" % number})], [mark])
+        partitions.append(partition)
+    for partition in partitions:
+        ask(partition, b"k")
+    assert [[*p.finish_read()] for p in partitions] == [[b"0"], [b"1"], [b"2"], [b"3"]]
+
+
+def test_rows_of_another_owner_are_refused_though_they_were_asked_for_before(bed: Bed) -> None:
+    partition = bed.open()
+    partition.commit([write({b"k": b"ours"})], [marker(1)])
+    second = bed.open(2)
+    second.commit([write({b"k": b"theirs"})], [marker(2)])
+    with pytest.raises(FencedError):
+        read(partition, b"k")
+    assert not partition.held
+    assert read(second, b"k") == [b"theirs"]
+
+
+def test_rows_that_were_asked_for_and_never_taken_end_the_connection(bed: Bed) -> None:
+    partition = bed.open()
+    partition.commit([write({b"k": b"one"})], [marker(1)])
+    ask(partition, b"k")
+    with pytest.raises(StoreUnavailableError, match="never taken"):
+        partition.commit([write({b"k": b"two"})], [marker(2)])
+    assert not partition.held
+    partition.acquire(1)
+    assert partition.markers([VIEW]) == [marker(1)]
+    assert read(partition, b"k") == [b"one"]
+
+
 def test_corrupt_marker_and_lease_are_named(bed: Bed) -> None:
     partition = bed.open()
     broken = bytearray(marker(1).pack())

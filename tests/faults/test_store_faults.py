@@ -33,6 +33,7 @@ from pipeline.store.marker import Marker
 from pipeline.store.open import open_store
 from pipeline.store.partition import PartitionStore, RowWrite, StoreSettingWarning
 from pipeline.store.redis import RedisStore, redacted
+from pipeline.store.wire import Replies
 from tests.faults.proxy import Proxy
 
 pytestmark = pytest.mark.redis
@@ -268,11 +269,11 @@ def test_interrupt_in_the_middle_leaves_nothing_half_read(
     partition = opened(direct)
     partition.begin_commit(rows({b"k": b"1"}), [marker(1)])
 
-    def interrupted() -> None:
+    def interrupted(_: Replies, reply: bytes) -> bool:
         raise KeyboardInterrupt
 
     assert isinstance(partition, RedisPartition)
-    monkeypatch.setattr(partition._replies, "read", interrupted)
+    monkeypatch.setattr(Replies, "skip", interrupted)
     with pytest.raises(KeyboardInterrupt):
         partition.finish_commit()
     assert not partition.held

@@ -30,12 +30,14 @@ DEDUP = f"{UNIT}/test_app_dedup.py"
 TOMBSTONES = f"{UNIT}/test_app_tombstones.py"
 STORE = "tests/contract/test_store.py"
 WIRE = "tests/faults/test_store_faults.py"
+CONTRACT = "tests/contract/test_store.py"
 
 COMBINE, GROUPED = "pipeline/kernels/combine.py", "pipeline/kernels/grouped.py"
 APPLY, FINALIZE = "pipeline/kernels/apply.py", "pipeline/kernels/finalize.py"
 TILES, EVENTS, LISTS = (f"pipeline/kernels/{name}.py" for name in ("tiles", "events", "lists"))
 COMMITS = "pipeline/app/commits.py"
 PLANES, PARTITION = "pipeline/app/plane.py", "pipeline/app/partition.py"
+VIEW_STATE = "pipeline/app/viewstate.py"
 FENCE, MEMORY = "pipeline/store/fence.py", "pipeline/store/memory.py"
 TRANSACTION, LEASE = "pipeline/store/transaction.py", "pipeline/store/lease.py"
 
@@ -401,9 +403,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "a batch is dropped as a whole if its last record was seen",
-        PARTITION,
-        "        fresh = events.log_offsets >= state.staged.next_offset\n",
-        "        seen = binary.next_offset <= state.staged.next_offset\n"
+        VIEW_STATE,
+        "        fresh = events.log_offsets >= self.staged.next_offset\n",
+        "        seen = binary.next_offset <= self.staged.next_offset\n"
         "        fresh = np.full(len(events), not seen)\n",
         (
             f"{FAULTS}::test_a_view_that_joins_catches_up_without_a_gap_and_sends_no_dead_letter_twice",
@@ -412,8 +414,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "every record is fresh",
-        PARTITION,
-        "        fresh = events.log_offsets >= state.staged.next_offset\n",
+        VIEW_STATE,
+        "        fresh = events.log_offsets >= self.staged.next_offset\n",
         "        fresh = events.log_offsets >= 0\n",
         (
             f"{FAULTS}::test_a_view_that_joins_catches_up_without_a_gap_and_sends_no_dead_letter_twice",
@@ -422,14 +424,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "a record that failed in a view is applied",
-        PARTITION,
+        VIEW_STATE,
         "    accepted[refused] = False\n",
         "",
         (f"{CASES}::test_17_a_batch_of_only_bad_records_moves_the_offset_and_changes_nothing",),
     ),
     Mutation(
         "late records are counted as applied",
-        PARTITION,
+        VIEW_STATE,
         '            "applied": counts[_APPLIED],\n            "late": counts[_LATE],\n',
         '            "applied": counts[_APPLIED] + counts[_LATE],\n            "late": 0,\n',
         (FUZZ, PLANE),
@@ -557,7 +559,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "all versions of a view read a topic by one contract",
-        PARTITION,
+        VIEW_STATE,
         "        events = usual if own is None else own\n",
         "        events = usual\n",
         (f"{UNIT}/test_app_versions.py",),
@@ -700,6 +702,38 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        except StoreUnavailableError:\n            self._expected = sent.expected\n",
         (WIRE,),
         redis=True,
+    ),
+    Mutation(
+        "any reply to a commit is taken for the one that it was applied",
+        "pipeline/store/wire.py",
+        "        if not self._memory.startswith(reply, self._at, self._end):\n"
+        "            return False\n",
+        "",
+        (WIRE,),
+        redis=True,
+    ),
+    Mutation(
+        "rows that were asked for and never taken are left on the connection",
+        FENCE,
+        "        if self._asked:\n            raise self._give_up(\n",
+        "        if False:\n            raise self._give_up(\n",
+        (f"{CONTRACT}::test_rows_that_were_asked_for_and_never_taken_end_the_connection",),
+        redis=True,
+    ),
+    Mutation(
+        "rows are taken whoever wrote them",
+        FENCE,
+        "        if parts and not self._unchanged():\n            raise self._again()\n",
+        "        if parts:\n            self._read(Replies.read_bulks)\n",
+        (f"{CONTRACT}::test_rows_of_another_owner_are_refused_though_they_were_asked_for_before",),
+        redis=True,
+    ),
+    Mutation(
+        "the rows of a partition are awaited before those of the next are asked for",
+        "pipeline/app/computing.py",
+        "            self._run(tasks)\n\n",
+        "            for task in tasks:\n                self._run([task])\n\n",
+        (f"{UNIT}/test_app_computing.py",),
     ),
     Mutation(
         "rows may be written without their marker",

@@ -21,6 +21,7 @@ from pipeline.errors import (
     StoreUnavailableError,
 )
 from pipeline.ingest.batch import TopicPartition
+from pipeline.store.memory import MemoryPartition
 from pipeline.testing.driver import Driver
 from tests.unit.test_app_plane import PARTITIONS, drive, expected, identity_holds, logged
 
@@ -255,3 +256,22 @@ def test_an_error_of_a_thread_ends_the_plane_without_a_commit_of_its_batch(
     after.run()
     assert after.rows("spending") == expected
     identity_holds(after, 1500)
+
+
+def test_rows_of_all_partitions_are_asked_for_before_the_first_are_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+    for name in ("begin_read", "finish_read"):
+        works = getattr(MemoryPartition, name)
+
+        def call(self: MemoryPartition, *given: Any, name: str = name, works: Any = works) -> Any:
+            calls.append(name)
+            return works(self, *given)
+
+        monkeypatch.setattr(MemoryPartition, name, call)
+    driver = drive(logged(40), max_records=1000)
+    driver.run()
+    asked = calls.index("finish_read")
+    assert 1 < asked <= PARTITIONS  # one may be without a record
+    assert calls[asked : 2 * asked] == ["finish_read"] * asked

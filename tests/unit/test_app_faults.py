@@ -107,7 +107,10 @@ def failing(
     monkeypatch.setattr(cls, method, call)
 
 
-@pytest.mark.parametrize("method", ["read", "begin_commit", "finish_commit", "markers", "acquire"])
+@pytest.mark.parametrize(
+    "method",
+    ["begin_read", "finish_read", "begin_commit", "finish_commit", "markers", "acquire"],
+)
 @pytest.mark.parametrize("kind", [FencedError, StoreUnavailableError, StoreFullError])
 def test_a_store_that_fails_anywhere_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, method: str, kind: type[PipelineError]
@@ -211,16 +214,16 @@ def test_a_second_view_that_fails_poisons_nothing_of_the_first(
     clean = drive(logged(300))
     clean.run()
     driver = drive(logged(300), max_records=25)
-    works = MemoryPartition.read
+    works = MemoryPartition.begin_read
     left = [4]
 
-    def read(self: MemoryPartition, fingerprint: int, *args: Any) -> Any:
+    def begin_read(self: MemoryPartition, fingerprint: int, *args: Any) -> Any:
         if fingerprint == PAGES.plan.fingerprint and left[0]:
             left[0] -= 1
             raise StoreUnavailableError("cut")
         return works(self, fingerprint, *args)
 
-    monkeypatch.setattr(MemoryPartition, "read", read)
+    monkeypatch.setattr(MemoryPartition, "begin_read", begin_read)
     settle(driver)
     assert left == [0]
     assert driver.rows("visits") == clean.rows("visits")

@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import StoreFullError, StoreUnavailableError
 from pipeline.state.batch import PackedRows
 from pipeline.store.replies import error_of, root_cause
-from pipeline.store.wire import Replies, ServerError, command
+from pipeline.store.wire import Replies, ServerError, bulks, command
 
 
 class Script:
@@ -96,6 +96,21 @@ def test_rows_in_pieces_come_as_columns(seed: int) -> None:
     assert replies.read_packed() == ServerError("ERR no")
     with pytest.raises(StoreUnavailableError, match="Redis protocol"):
         replies.read_packed()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_replies_that_are_foreseen_are_taken_or_left_as_a_whole(seed: int) -> None:
+    chance = random.Random(seed)
+    sizes = [chance.choice((1, 2, 3, 50)) for _ in range(200)]
+    replies = Replies(Script(b"+OK\r\n*2\r\n$1\r\nx\r\n$-1\r\n-ERR no\r\n", sizes if seed else []))
+    assert not replies.skip(b"+QUEUED\r\n")
+    assert not replies.skip(b"+OK\r\n" + bulks([b"y", None]))
+    assert replies.skip(b"")
+    assert replies.skip(b"+OK\r\n" + bulks([b"x", None]))
+    assert not replies.skip(b"+OK\r\n")
+    assert replies.read() == ServerError("ERR no")
+    with pytest.raises(StoreUnavailableError, match="end"):
+        replies.skip(b"+OK\r\n")
 
 
 @pytest.mark.parametrize("wire", [b"HTTP/1.1 400\r\n", b":x\r\n", b"a\n", b"*1\r\n+OK\r\n"])
