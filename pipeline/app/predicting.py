@@ -86,8 +86,7 @@ def _build(app: App, config: Config, opened: ExitStack) -> tuple[InferenceWorker
         config.broker, predictions, max(t.partitions for t in topics.values()), OUTPUT_CONFIG
     )
     ensure_topic(config.broker, names.dead_letters, 1, OUTPUT_CONFIG)
-    publisher = Publisher(config.broker, linger_ms=0, tickets=True)
-    opened.callback(publisher.close)
+    publisher = opened.enter_context(Publisher(config.broker, linger_ms=0, tickets=True))
     worker = InferenceWorker(
         app=consumer,
         topic_ids={topic: found.topic_id for topic, found in topics.items()},
