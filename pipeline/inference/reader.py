@@ -25,10 +25,11 @@ from pipeline.inference.request import (
     decode_requests,
 )
 from pipeline.ingest.batch import BinaryBatch, Reason
-from pipeline.kernels.requests import HEAD, gather_features, gather_rows, locate, prefixes
+from pipeline.kernels.requests import HEAD, gather_features, gather_rows, locate, places, prefixes
 
 __all__ = ["Read", "Refused", "RequestReader"]
 
+U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 
@@ -73,11 +74,17 @@ class _Kind:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What a prefix says; ``slots`` int64[columns of features]: the model's input, or -1."""
+    """What a prefix says; ``slots`` int64[columns of features]: the model's input, or -1.
+
+    ``head``, ``fixed``, ``varying``: see :func:`~pipeline.kernels.requests.locate`.
+    """
 
     kind: _Kind
     rows: int
     slots: I64
+    head: U8
+    fixed: I64
+    varying: I64
 
 
 class RequestReader:
@@ -113,7 +120,8 @@ class RequestReader:
                 self._layouts.move_to_end(prefix)
                 locate(
                     batch.payload, batch.value_offsets, at, stop, len(prefix), layout.rows,
-                    len(layout.kind.triggers), layout.slots, where,
+                    len(layout.kind.triggers), layout.head, layout.fixed, layout.varying,
+                    layout.slots, where,
                 )  # fmt: skip
                 kinds[at:stop] = [layout.kind] * (stop - at)
         return self._gathered(batch, first, where, kinds, alone)
@@ -170,7 +178,7 @@ class RequestReader:
         except RefusedError as refused:
             return Refused(at, refused.reason, str(refused))
         if prefix:
-            self._remember(prefix, requests)
+            self._remember(batch, at, prefix, requests)
         ends = np.array([0, len(requests)], dtype=np.int64)
         return Read(at, at + 1, requests, ends, requests.block(self._names, self._null_value))
 
@@ -178,17 +186,36 @@ class RequestReader:
         start = int(batch.value_offsets[at])
         return batch.payload[start : start + max(length, 0)].tobytes()
 
-    def _remember(self, prefix: bytes, requests: RequestBatch) -> None:
+    def _remember(self, batch: BinaryBatch, at: int, prefix: bytes, requests: RequestBatch) -> None:
         """A layout that kernels can read: triggers in a dictionary, each there once."""
         names = tuple(requests.batch.schema.names[len(COLUMNS) :])
         triggers = requests.triggers
         plain = requests.batch.schema.field("trigger").type == COLUMNS["trigger"]
         if not plain or len(set(triggers)) != len(triggers) or len(triggers) > MOST_TRIGGERS:
             return
+        varying = np.empty(4, dtype=np.int64)
+        start, end = int(batch.value_offsets[at]) + len(prefix), int(batch.value_offsets[at + 1])
+        columns = len(COLUMNS) + len(names)
+        if not places(batch.payload, start, end, columns, varying):
+            return
+        size = 8 + int(batch.payload[start + 4 : start + 8].view("<i4")[0])
+        widths = [8, 8, 16 * columns, 16 * (2 * columns + 1)]
+        gaps = sorted(zip(varying.tolist(), widths, strict=True))
+        begins = [0, *(place + width for place, width in gaps)]
+        ends = [*(place for place, _ in gaps), size]
+        if any(begin > end for begin, end in zip(begins, ends, strict=True)):
+            return
         inputs = {name: i for i, name in enumerate(self._names)}
         slots = np.array([inputs.get(name, -1) for name in names], dtype=np.int64)
         kind = _Kind(requests.origin, triggers, names)
-        self._layouts[prefix] = _Layout(kind, len(requests), slots)
+        self._layouts[prefix] = _Layout(
+            kind,
+            len(requests),
+            slots,
+            head=batch.payload[start : start + size].copy(),
+            fixed=np.array([begins, ends], dtype=np.int64).T.copy(),
+            varying=varying,
+        )
         self._held += len(prefix)
         while self._held > LAYOUT_BYTES:
             gone, _ = self._layouts.popitem(last=False)

@@ -3,9 +3,9 @@
 A stream is a schema, dictionaries, one record batch and the end marker. What comes before the
 record batch, the *prefix*, is the same bytes in all messages of a sender that have as many rows; a
 reader that has read one in full knows what it means (:mod:`pipeline.inference.reader`). Here only
-the record batch is looked at: its metadata (Arrow's ``Message.fbs``, a flatbuffer) and its columns.
-Whatever is not exactly as Arrow's own writers lay it out is left to the reader that takes nothing
-on trust. Nothing is read outside of a message, whatever its bytes are.
+the record batch is looked at. Its metadata (Arrow's ``Message.fbs``, a flatbuffer) has to be that
+of the one that was read in full, but for lengths, counts of nulls and places of buffers; all else
+is left to the reader that takes nothing on trust. Nothing is read outside of a message.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.kernels.hash import equal_bytes, load64
 from pipeline.kernels.jit import Int, bare, part
 from pipeline.kernels.text import at
 
-__all__ = ["HEAD", "LEADING", "gather_features", "gather_rows", "locate", "prefixes"]
+__all__ = ["HEAD", "LEADING", "gather_features", "gather_rows", "locate", "places", "prefixes"]
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -32,7 +32,6 @@ _V5, _SCHEMA, _DICTIONARY, _RECORD_BATCH = 4, 1, 2, 3  # of Message.fbs
 _HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3  # fields of table Message; 0 is the version
 _LENGTH, _NODES, _BUFFERS, _COMPRESSION = 0, 1, 2, 3  # of table RecordBatch
 _MARK = 0xFFFFFFFF
-_MOST_ROWS = 1 << 24
 
 
 @part
@@ -178,35 +177,57 @@ def _values_fit(payload: U8, where: I64, i: Int, triggers: Int) -> bool:
     return True
 
 
-@part
-def _located(
-    payload: U8, start: Int, end: Int, rows: Int, triggers: Int, slots: I64, where: I64, i: Int
-) -> bool:
-    kind, batch, body, size = _message(payload, start, end)
+@bare
+def places(payload: U8, start: Int, end: Int, columns: Int, out: I64) -> bool:
+    """Where the record batch message at ``start`` has what differs between messages of a layout:
+    length of the body, number of rows, nodes, buffers; ``out`` int64[4], counted from ``start``.
+
+    False where it has not one node a column and the buffers that Arrow's writers give these.
+    """
+    kind, batch, body, _ = _message(payload, start, end)
+    if kind != _RECORD_BATCH:
+        return False
     low = start + 8
-    if kind != _RECORD_BATCH or body + size + 8 != end:
-        return False
-    if _i64(payload, body + size) != _MARK:
-        return False
+    size = _field(payload, low + _u32(payload, low, low, body), _BODY_LENGTH, low, body)
     length = _field(payload, batch, _LENGTH, low, body)
     nodes = _field(payload, batch, _NODES, low, body)
     buffers = _field(payload, batch, _BUFFERS, low, body)
-    if length <= 0 or nodes <= 0 or buffers <= 0:
+    if size <= 0 or length <= 0 or nodes <= 0 or buffers <= 0:
         return False
     if _field(payload, batch, _COMPRESSION, low, body) != 0:
         return False
     nodes += _u32(payload, nodes, low, body)
     buffers += _u32(payload, buffers, low, body)
-    columns = LEADING + len(slots)
+    count = 2 * columns + 1
     if _u32(payload, nodes, low, body) != columns or nodes + 4 + 16 * columns > body:
         return False
-    count = 2 * columns + 1
     if _u32(payload, buffers, low, body) != count or buffers + 4 + 16 * count > body:
         return False
-    if _i64(payload, length) != rows:
+    out[0], out[1] = size - start, length - start
+    out[2], out[3] = nodes + 4 - start, buffers + 4 - start
+    return True
+
+
+@part
+def _located(
+    payload: U8, start: Int, end: Int, rows: Int, triggers: Int, head: U8, fixed: I64, varying: I64,
+    slots: I64, where: I64, i: Int,
+) -> bool:  # fmt: skip
+    body = start + len(head)
+    if body + 8 > end:
         return False
+    for r in range(len(fixed)):
+        for k in range(fixed[r, 0], fixed[r, 1]):
+            if payload[start + k] != head[k]:
+                return False
+    size = _i64(payload, start + varying[0])
+    if size != end - 8 - body or _i64(payload, end - 8) != _MARK:
+        return False
+    if _i64(payload, start + varying[1]) != rows:
+        return False
+    columns = LEADING + len(slots)
     where[i, 0] = rows
-    node, buffer = nodes + 4, buffers + 4
+    node, buffer = start + varying[2], start + varying[3]
     for c in range(columns):
         nulls = _i64(payload, node + 8)
         if _i64(payload, node) != rows or nulls < 0 or nulls > rows:
@@ -247,18 +268,21 @@ def _located(
 @bare
 def locate(
     payload: U8, value_offsets: I64, first: Int, last: Int, prefix: Int, rows: Int, triggers: Int,
-    slots: I64, where: I64,
+    head: U8, fixed: I64, varying: I64, slots: I64, where: I64,
 ) -> None:  # fmt: skip
     """Where the columns of messages ``first`` to ``last`` lie, which share a prefix of ``prefix``
     bytes, say that they have ``rows`` rows, and know ``triggers`` triggers.
 
-    ``slots`` int64[columns of features]: number of the model's input, or -1. ``where`` int64[n,
+    ``head``: the record batch message, before its body, of one that was read in full; in ``fixed``
+    int64[.., 2] ranges the others have to have the same bytes, for the rest see ``varying``,
+    :func:`places`. ``slots`` int64[columns of features]: number of the model's input, or -1.
+    ``where`` int64[n,
     HEAD + 2 * inputs] is written: :data:`HEAD`, then bits of validity (-1: all) and values of each
     input. Rows are -1 where a message has to be read in another way.
     """
     for i in range(first, last):
         start, end = value_offsets[i] + prefix, value_offsets[i + 1]
-        if not _located(payload, start, end, rows, triggers, slots, where, i):
+        if not _located(payload, start, end, rows, triggers, head, fixed, varying, slots, where, i):
             where[i, 0] = -1
 
 
