@@ -1,4 +1,4 @@
-"""A Redis Cluster of three masters on loopback, and slots that move between them.
+"""A Redis Cluster of a few masters on loopback, and slots that move between them.
 
 Slots are moved as ``redis-cli --cluster reshard`` moves them, key by key, so that a test can look
 in between.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,11 +27,17 @@ SETTLE_S = 20.0
 
 
 class ClusterServers:
-    """Three servers, joined by ``redis-cli --cluster create``; ``directory`` keeps their files."""
+    """``masters`` servers with as many slots each; ``directory`` keeps their files.
 
-    def __init__(self, directory: Path, *, settings: dict[str, str] | None = None) -> None:
+    ``redis-cli --cluster create`` joins no fewer than three.
+    """
+
+    def __init__(
+        self, directory: Path, *, masters: int = MASTERS, settings: dict[str, str] | None = None
+    ) -> None:
         self.servers: list[EmbeddedRedis] = []
-        for number in range(MASTERS):
+        self._buses = [free_port() for _ in range(masters)]
+        for number in range(masters):
             data = directory / f"node-{number}"
             data.mkdir(parents=True)
             self.servers.append(
@@ -40,7 +45,7 @@ class ClusterServers:
                     directory=data,
                     settings={
                         "cluster-enabled": "yes",
-                        "cluster-port": str(free_port()),
+                        "cluster-port": str(self._buses[number]),
                         "cluster-node-timeout": "1500",
                         "cluster-config-file": "nodes.conf",
                         "cluster-require-full-coverage": "no",
@@ -52,8 +57,8 @@ class ClusterServers:
 
     @staticmethod
     def available() -> bool:
-        """Whether the programs are there."""
-        return all(map(shutil.which, ("redis-server", "redis-cli")))
+        """Whether the program is there."""
+        return shutil.which("redis-server") is not None
 
     @property
     def url(self) -> str:
@@ -69,9 +74,15 @@ class ClusterServers:
         """Start and join them."""
         for server in self.servers:
             server.start()
-        nodes = [f"{LOOPBACK}:{port}" for port in self.ports]
-        joining = ["redis-cli", "--cluster", "create", *nodes, "--cluster-yes"]
-        subprocess.run(joining, check=True, capture_output=True, timeout=60)
+        count = len(self.servers)
+        for number in range(count):
+            slots = range(SLOTS * number // count, SLOTS * (number + 1) // count)
+            with self.node(number) as client:
+                client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+                client.execute_command("CLUSTER ADDSLOTS", *slots)
+        with self.node(0) as client:
+            for port, bus in list(zip(self.ports, self._buses, strict=True))[1:]:
+                client.execute_command("CLUSTER MEET", LOOPBACK, port, bus)
         self.wait()
         return self
 
@@ -80,7 +91,7 @@ class ClusterServers:
         deadline = time.monotonic() + SETTLE_S
         while True:
             with contextlib.suppress(redis.RedisError):
-                views = [self._view(number) for number in range(MASTERS)]
+                views = [self._view(number) for number in range(len(self.servers))]
                 if all(v == views[0] and sum(map(len, v.values())) == SLOTS for v in views):
                     return
             if time.monotonic() > deadline:
@@ -106,7 +117,7 @@ class ClusterServers:
 
     def flush(self) -> None:
         """Empty every node."""
-        for number in range(MASTERS):
+        for number in range(len(self.servers)):
             with self.node(number) as client:
                 client.flushall()
 
@@ -185,7 +196,7 @@ class Move:
             pass
         with self.cluster.node(self.target) as new:
             owner = new.execute_command("CLUSTER MYID").decode()
-        for number in (self.target, self.source, *range(MASTERS)):
+        for number in (self.target, self.source, *range(len(self.cluster.servers))):
             with self.cluster.node(number) as client:
                 client.execute_command("CLUSTER SETSLOT", self.slot, "NODE", owner)
 

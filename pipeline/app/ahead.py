@@ -1,6 +1,7 @@
 """A second process that compiles the largest kernel while the first one compiles the others.
 
-Numba compiles one kernel at a time in a process. The processes meet in the kept kernels.
+Numba compiles one kernel at a time in a process. The processes meet in the kept kernels. The second
+ends with the first, however that ends: it reads a pipe that nobody else holds open.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Thread
 
 from pipeline.contracts.contract import Contract
 from pipeline.features.aggregations import count
@@ -46,18 +48,33 @@ def compiling_ahead() -> Iterator[None]:
         yield
         return
     command = [sys.executable, "-m", "pipeline.app.ahead"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    theirs, ours = os.pipe()
+    try:
         try:
-            yield
-        except BaseException:
-            process.kill()
-            raise
+            process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL)
+        finally:
+            os.close(theirs)
+        with process:
+            try:
+                yield
+            except BaseException:
+                process.kill()
+                raise
+    finally:
+        os.close(ours)
     if process.returncode:
         _log.warning("the process that compiles kernels ended with %d", process.returncode)
 
 
+def _end_with_parent() -> None:
+    """End once the other end of the pipe is closed: it is never written to."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
+
+
 def main() -> None:
     """Compile the largest kernel, then whatever the first process has not come to, from its end."""
+    Thread(target=_end_with_parent, daemon=True).start()
     plan = small_view().plan
     compile_apply(plan)
     compile_answers(plan)

@@ -113,7 +113,12 @@ class Commits:
             return False
 
     def discard(self, partition: Partition) -> None:
-        """Forget what is under way in a partition: it is read again."""
+        """Forget what is under way in a partition: it is read again. What was committed, as a read
+        found that failed afterwards, is done all the same."""
+        if self._begun is not None and partition.store.settled:
+            for work in (w for w in self._begun.works if w.partition is partition):
+                self._expiry.given(work.expiries)
+                self._done.batches.append((partition, work.batch))
         for flight in (*self._waiting, self._begun):
             if flight is not None:
                 flight.works = [w for w in flight.works if w.partition is not partition]

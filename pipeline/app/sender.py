@@ -22,6 +22,7 @@ from pipeline.state.columns import feature_matrix
 __all__ = ["Sender", "Sent"]
 
 LATE = Reason.LATE.name.lower()
+LETTERS = 1000  # made at a time: each may take 90 kB
 REQUEST_COLUMNS = len(COLUMNS)  # of at most 8 bytes a row, but for the key
 I64 = npt.NDArray[np.int64]
 
@@ -109,17 +110,18 @@ class Sender:
         """Rejects of the stream (``view`` None: once for all views), of one view or route."""
         counts = rejects.counts()
         late = LATE in counts
-        for key, value in dead_letters(
-            events.binary,
-            rejects,
-            view=view,
-            topic_id=partition.topic_id,
-            origin=events.origin,
-            message=events.message,
-        ):
-            self._publisher.publish(
-                self._names.late if late else self._names.dead_letters, value, key=key
+        topic = self._names.late if late else self._names.dead_letters
+        for first in range(0, len(rejects), LETTERS):
+            letters = dead_letters(
+                events.binary,
+                rejects.part(first, first + LETTERS),
+                view=view,
+                topic_id=partition.topic_id,
+                origin=events.origin,
+                message=events.message,
             )
+            keys, values = zip(*letters, strict=True)
+            self._publisher.publish_many(topic, values, keys)
         if not late:
             self._rejected.setdefault(partition.source.topic, Counter()).update(counts)
 

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +21,10 @@ from pipeline.embedded.probe import kafka_answers
 from pipeline.embedded.process import LOOPBACK, ServerCommand, ServerProcess, free_port
 from pipeline.errors import BrokerUnavailableError, ConfigurationError
 
-__all__ = ["KafkaNode"]
+__all__ = ["SHORT_LIVED", "KafkaNode"]
+
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""Options of a JVM that will not run for long: it starts in half of the CPU and serves slower."""
 
 _PORT_TRIES = 5  # another process may take a free port before the node binds it
 _FORMAT_TIMEOUT_S = 120.0
@@ -43,10 +46,10 @@ class KafkaNode:
 
     ``libraries`` is the directory of the resolved jars. ``directory`` holds log and metadata
     and outlives the node; by default it is a temporary one that :meth:`close` removes.
-    ``settings`` are broker settings on top of the ones for a node without replicas. After
-    :meth:`stop` or :meth:`kill`, :meth:`start` brings the same log back at the same address.
-    Raises ConfigurationError without Java or libraries, BrokerUnavailableError when the node does
-    not come up.
+    ``settings`` are broker settings on top of the ones for a node without replicas, ``java``
+    options of its JVM. After :meth:`stop` or :meth:`kill`, :meth:`start` brings the same log back
+    at the same address. Raises ConfigurationError without Java or libraries,
+    BrokerUnavailableError when the node does not come up.
     """
 
     def __init__(
@@ -57,8 +60,10 @@ class KafkaNode:
         port: int = 0,
         heap: str = "768m",
         settings: Mapping[str, str] | None = None,
+        java: Sequence[str] = ("-XX:+UseG1GC",),
     ) -> None:
         self._libraries = libraries
+        self._java_options = tuple(java)
         self._given_directory = directory
         self._directory: Path | None = None
         self._heap = heap
@@ -147,7 +152,11 @@ class KafkaNode:
             ServerCommand(
                 name="Kafka node",
                 argv=[
-                    *self._java(f"-Dlog4j2.configurationFile={logging}", f"-Xmx{self._heap}"),
+                    *self._java(
+                        *self._java_options,
+                        f"-Dlog4j2.configurationFile={logging}",
+                        f"-Xmx{self._heap}",
+                    ),
                     "kafka.Kafka",
                     str(properties),
                 ],
@@ -161,7 +170,7 @@ class KafkaNode:
 
     def _format(self, data: Path, properties: Path) -> str:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        tool = [*self._java("-Xmx256m"), "kafka.tools.StorageTool", "format"]
+        tool = [*self._java(*SHORT_LIVED, "-Xmx256m"), "kafka.tools.StorageTool", "format"]
         done = subprocess.run(
             [*tool, f"--cluster-id={cluster}", f"--config={properties}"],
             check=False,
@@ -177,8 +186,7 @@ class KafkaNode:
         return cluster
 
     def _java(self, *options: str) -> list[str]:
-        quick = ["-XX:TieredStopAtLevel=1"] if "-Xmx256m" in options else []
-        return ["java", *quick, "-XX:+UseG1GC", *options, "-cp", f"{self._libraries}/*"]
+        return ["java", *options, "-cp", f"{self._libraries}/*"]
 
     def __enter__(self) -> KafkaNode:
         return self.start()

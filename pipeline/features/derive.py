@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipeline.features.expressions import deserialize
+from pipeline.features.expressions import FAILURES, deserialize
 from pipeline.features.plan import CellType, Plan
+from pipeline.features.strict import StrictSteps
 from pipeline.ingest.batch import EventBatch, Reason
 from pipeline.ingest.columns import to_polars
 
@@ -18,6 +19,7 @@ __all__ = ["Derivation", "Derived"]
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
+_Out = tuple[I64, U8, U8]  # inputs, valid and masks to be filled
 _OK = int(Reason.OK)
 _NO_ROWS = np.empty(0, dtype=np.int64)
 CASTS = {CellType.INT: pl.Int64, CellType.FLOAT: pl.Float64, CellType.BOOL: pl.Boolean}
@@ -64,6 +66,7 @@ class Derivation:
                 self._expressions.append(expression.alias(f"i{i}"))
                 self._computed.append((i, cell))
         self._expressions += [deserialize(m).alias(f"m{i}") for i, m in enumerate(self._masks)]
+        self._strict = StrictSteps([t for t in plan.inputs if t.startswith("{")] + [*self._masks])
         self._roots = sorted({r for e in self._expressions for r in e.meta.root_names()})
         self.fields = self._event_fields()
 
@@ -76,10 +79,9 @@ class Derivation:
         for i, name in self._fields:
             inputs[i] = events.columns[name].view(np.int64)
             valid[i] = events.valid[name]
-        failed: list[int] = []
+        failed = _NO_ROWS
         if self._expressions:
-            frame = to_polars(events, self._roots)
-            self._evaluate(frame, 0, events, inputs, valid, masks, failed)
+            failed = self._evaluate(to_polars(events, self._roots), (inputs, valid, masks))
         nulls = long = _NO_ROWS
         if self._plan.reject >= 0 or self._plan.long >= 0:
             event = (events.reason == _OK) & (events.tombstones == 0)
@@ -87,8 +89,12 @@ class Derivation:
                 np.flatnonzero((masks[mask] != 0) & event) if mask >= 0 else _NO_ROWS
                 for mask in (self._plan.reject, self._plan.long)
             )
-        broken = np.array(failed, dtype=np.int64) if failed else _NO_ROWS
-        return Derived(inputs, valid, masks, broken, nulls, long)
+        if len(failed):
+            masks[:, failed] = 0
+            for i, _ in self._computed:
+                valid[i, failed] = 0
+            failed = failed[(events.reason[failed] == _OK) & (events.tombstones[failed] == 0)]
+        return Derived(inputs, valid, masks, failed, nulls, long)
 
     def _event_fields(self) -> frozenset[str]:
         """Names of the event fields that are read, those that its look-ups read included."""
@@ -97,33 +103,50 @@ class Derivation:
             read = read - frozenset(lookup.columns) | Derivation(lookup.plan).fields
         return read
 
-    def _evaluate(
-        self, frame: pl.DataFrame, start: int, events: EventBatch,
-        inputs: I64, valid: U8, masks: U8, failed: list[int],
-    ) -> None:  # fmt: skip
-        """Fill rows ``start...`` from ``frame``; one that fails is halved down to failing rows."""
+    def _evaluate(self, frame: pl.DataFrame, out: _Out) -> I64:
+        """Fill ``out``; rows that fail, in order. Where they cannot be told by the strict steps of
+        the expressions, those that are left are halved down to them."""
         n = len(frame)
-        stop = start + n
+        if self._fill(frame, slice(0, n), out):
+            return _NO_ROWS
+        strict = self._strict.failing(frame, self._succeeds)
+        failed = np.flatnonzero(strict).tolist()
+        self._halve(frame.filter(~strict), np.flatnonzero(~strict), out, failed)
+        return np.array(sorted(failed), dtype=np.int64)
+
+    def _halve(self, frame: pl.DataFrame, rows: I64, out: _Out, failed: list[int]) -> None:
+        """Fill ``rows`` from ``frame``, and add those of them to ``failed`` that fail alone."""
+        if not len(rows) or self._fill(frame, rows, out):
+            return
+        if len(rows) == 1:
+            failed.append(int(rows[0]))
+            return
+        half = len(rows) // 2
+        self._halve(frame[:half], rows[:half], out, failed)
+        self._halve(frame[half:], rows[half:], out, failed)
+
+    def _succeeds(self, frame: pl.DataFrame) -> bool:
+        try:
+            frame.select(self._expressions)
+        except FAILURES:
+            return False
+        return True
+
+    def _fill(self, frame: pl.DataFrame, rows: slice | I64, out: _Out) -> bool:
+        """Fill ``rows`` from ``frame``; false where an expression fails."""
+        inputs, valid, masks = out
+        n = len(frame)
         try:
             result = frame.select(self._expressions)
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
-            if n == 1:
-                masks[:, start] = 0
-                for i, _ in self._computed:
-                    valid[i, start] = 0
-                if events.reason[start] == Reason.OK and not events.tombstones[start]:
-                    failed.append(start)
-                return
-            half = n // 2
-            self._evaluate(frame[:half], start, events, inputs, valid, masks, failed)
-            self._evaluate(frame[half:], start + half, events, inputs, valid, masks, failed)
-            return
+        except FAILURES:
+            return False
         for i, cell in self._computed:
             column = _broadcast(result[f"i{i}"], n)
-            valid[i, start:stop] = column.is_not_null().to_numpy()
-            inputs[i, start:stop] = _bits(column, cell)
+            valid[i, rows] = column.is_not_null().to_numpy()
+            inputs[i, rows] = _bits(column, cell)
         for i in range(len(self._masks)):
-            masks[i, start:stop] = _broadcast(result[f"m{i}"], n).fill_null(False).to_numpy()
+            masks[i, rows] = _broadcast(result[f"m{i}"], n).fill_null(False).to_numpy()
+        return True
 
 
 def _broadcast(column: pl.Series, n: int) -> pl.Series:

@@ -18,7 +18,18 @@ import polars as pl
 from pipeline.contracts.contract import Contract, FieldType
 from pipeline.errors import DefinitionError
 
-__all__ = ["canonical", "deserialize", "frame_schema", "output_type", "roots", "serialize"]
+__all__ = [
+    "FAILURES",
+    "canonical",
+    "deserialize",
+    "frame_schema",
+    "output_type",
+    "roots",
+    "serialize",
+]
+
+FAILURES = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises for values that an expression cannot take; a panic is no error of its own."""
 
 NODES = {"Column", "Literal", "BinaryExpr", "Cast", "Ternary", "Alias", "Function"}
 FUNCTIONS = {
@@ -113,7 +124,7 @@ def output_type(expression: pl.Expr, contract: Contract, where: str) -> pl.DataT
     try:
         result = empty.select(expression.alias("result"))["result"]
         blank.select(expression)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except FAILURES as error:
         raise DefinitionError(where, f"the expression cannot be computed: {error}") from error
     if len(result) > 1:
         raise DefinitionError(where, f"the expression gives {len(result)} values for every row")

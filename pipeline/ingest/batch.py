@@ -125,6 +125,10 @@ class Rejects:
     def __len__(self) -> int:
         return len(self.index)
 
+    def part(self, first: int, last: int) -> Rejects:
+        """Rejects ``first`` to ``last``, without copying them."""
+        return Rejects(self.index[first:last], self.reason[first:last])
+
     def counts(self) -> dict[str, int]:
         """Number of rejects by lower-case reason name; reasons without one are absent."""
         values, counts = np.unique(self.reason, return_counts=True)

@@ -24,17 +24,20 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import CorruptRowError
-from pipeline.ingest.batch import BinaryBatch, Origin, Reason, Rejects
+from pipeline.ingest.batch import BinaryBatch, Origin, Reason, Rejects, TopicPartition
 
 __all__ = ["DeadLetter", "dead_letters"]
 
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 MAX_BODY_BYTES = 1024
 MAX_KEY_BYTES = 65_536  # a record that is all key must not make a letter that no broker takes
 
@@ -91,52 +94,77 @@ def dead_letters(
     ``view`` is the view (or repartition topic) that alone refused them; ``origin`` and
     ``message`` are those of an :class:`~pipeline.ingest.batch.EventBatch`.
     """
-    return [
-        _letter(batch, index, Reason(reason).name.lower(), view, topic_id, origin, message)
-        for index, reason in zip(rejects.index.tolist(), rejects.reason.tolist(), strict=True)
-    ]
+    rows = rejects.index
+    names = _Names(batch.source, topic_id, view, origin)
+    place, partition, offset, row = _positions(batch, rows, origin, message)
+    firsts, lasts = batch.value_offsets[rows], batch.value_offsets[rows + 1]
+    sizes = batch.value_size[rows]
+    absent = (batch.value_null[rows] == 1) | (lasts - firsts < sizes)
+    columns = zip(
+        rejects.reason.tolist(), place.tolist(), partition.tolist(), offset.tolist(), row.tolist(),
+        batch.timestamps_ms[rows].tolist(), sizes.tolist(),
+        _texts(batch.keys, batch.key_offsets[rows], batch.key_offsets[rows + 1],
+               MAX_KEY_BYTES, batch.key_null[rows] == 1),
+        _texts(batch.payload, firsts, lasts, MAX_BODY_BYTES, absent),
+        strict=True,
+    )  # fmt: skip
+    return [names.letter(*values) for values in columns]
 
 
-def _letter(
-    batch: BinaryBatch, i: int, reason: str, view: str | None, topic_id: str,
-    origin: Origin | None, message: npt.NDArray[np.int64] | None,
-) -> tuple[bytes, bytes]:  # fmt: skip
-    row = 0
-    size = int(batch.value_size[i])
-    topic, partition, offset = batch.source.topic, batch.source.partition, int(batch.offsets[i])
+class _Names:
+    """What many letters have in common, as JSON: the columns of a batch are put between it."""
+
+    def __init__(
+        self, source: TopicPartition, topic_id: str, view: str | None, origin: Origin | None
+    ) -> None:
+        topics = () if origin is None else zip(origin.topics, origin.topic_ids, strict=True)
+        self._topics = [*topics, (source.topic, topic_id)]  # the last where a row has no place
+        self._named = [
+            f'"view":{json.dumps(view)},"topic":{json.dumps(topic)},"topic_id":{json.dumps(id_)}'
+            for topic, id_ in self._topics
+        ]
+        self._reasons = {reason.value: json.dumps(reason.name.lower()) for reason in Reason}
+        self._view = "" if view is None else f"/{view}"
+
+    def letter(
+        self, reason: int, place: int, partition: int, offset: int, row: int, timestamp_ms: int,
+        size: int, key: str, value: str,
+    ) -> tuple[bytes, bytes]:  # fmt: skip
+        part = f".{row}" if row else ""
+        name = f"{self._topics[place][0]}/{partition}/{offset}{part}{self._view}"
+        text = (
+            f'{{"reason":{self._reasons[reason]},{self._named[place]},"partition":{partition},'
+            f'"offset":{offset},"timestamp_ms":{timestamp_ms},"size":{size},"key":{key},'
+            f'"value":{value}}}'
+        )
+        return name.encode(), text.encode()
+
+
+def _positions(
+    batch: BinaryBatch, rows: I64, origin: Origin | None, message: I64 | None
+) -> tuple[I64, I64, I64, I64]:
+    """Of every record: its topic's place, partition, offset, and number in a message of many."""
+    row = np.zeros(len(rows), dtype=np.int64)
+    place, partition = row - 1, row + batch.source.partition
     if origin is not None:
-        offset = int(origin.message[i])
-        if origin.topic[i] >= 0:
-            place = int(origin.topic[i])
-            topic, topic_id = origin.topics[place], origin.topic_ids[place]
-            partition, offset = int(origin.partition[i]), int(origin.offset[i])
-    elif message is not None:
-        offset = int(message[i])
-        row = i - int(np.searchsorted(message, offset))
-    first, last = int(batch.value_offsets[i]), int(batch.value_offsets[i + 1])
-    body = batch.payload[first : min(last, first + MAX_BODY_BYTES)].tobytes()
-    absent = bool(batch.value_null[i]) or last - first < size
-    key = batch.key(i)
-    letter: dict[str, Any] = {
-        "reason": reason,
-        "view": view,
-        "topic": topic,
-        "topic_id": topic_id,
-        "partition": partition,
-        "offset": offset,
-        "timestamp_ms": int(batch.timestamps_ms[i]),
-        "size": size,
-        "key": None if key is None else _base64(key[:MAX_KEY_BYTES]),
-        "value": None if absent else _base64(body),
-    }
-    name = f"{topic}/{partition}/{offset}" + (f".{row}" if row else "")
-    if view is not None:
-        name += f"/{view}"
-    return name.encode(), json.dumps(letter, separators=(",", ":")).encode()
+        whole = origin.topic[rows] < 0
+        place = origin.topic[rows].astype(np.int64)
+        partition = np.where(whole, partition, origin.partition[rows])
+        return place, partition, np.where(whole, origin.message[rows], origin.offset[rows]), row
+    if message is not None:
+        return place, partition, message[rows], rows - np.searchsorted(message, message[rows])
+    return place, partition, batch.offsets[rows], row
 
 
-def _base64(data: bytes | None) -> str | None:
-    return None if data is None else base64.b64encode(data).decode("ascii")
+def _texts(data: U8, first: I64, last: I64, most: int, absent: Bools) -> Iterator[str]:
+    """The first ``most`` bytes of each value as JSON: base64, or null where it is absent."""
+    last = np.minimum(last, first + most)
+    memory = data.data
+    for start, stop, gone in zip(first.tolist(), last.tolist(), absent.tolist(), strict=True):
+        if gone:
+            yield "null"
+        else:
+            yield f'"{binascii.b2a_base64(memory[start:stop], newline=False).decode()}"'
 
 
 def _bytes(text: str | None) -> bytes | None:

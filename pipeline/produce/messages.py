@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,9 @@ class Outbox(Protocol):
         self, topic: str, value: bytes, *, key: bytes | None = None, partition: int | None = None
     ) -> None:
         """Queue one message, by ``key`` or to ``partition``."""
+
+    def publish_many(self, topic: str, values: Sequence[bytes], keys: Sequence[bytes]) -> None:
+        """Queue many messages, by their keys."""
 
     def ticket(self) -> Any:
         """For what was queued since the last ticket."""

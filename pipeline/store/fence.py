@@ -96,7 +96,6 @@ class RedisPartition(Awaited):
         self._expected: dict[bytes, bytes | None] = {}  # lease first, then markers
         self._sent: Sent | None = None
         self._asked: deque[_Asked] = deque()
-        self._finished = False  # a read has awaited the commit that finish_commit() will ask for
         self._lost: PipelineError = PipelineError("acquire() the partition first")
         self._whole = Whole(self._interrupted)
 
@@ -108,6 +107,7 @@ class RedisPartition(Awaited):
     def acquire(self, generation: int) -> Lease:
         """Take the partition over a fresh connection."""
         self._lose(StoreUnavailableError(f"{self._name}: the lease was not taken"))
+        self._finished = False
         self._link = self._connect()
         self._replies = Replies(self._link)
         try:
@@ -199,10 +199,6 @@ class RedisPartition(Awaited):
         sent, self._sent = self._sent, None
         with self._whole:
             self._finish(sent)
-
-    def answering(self) -> bool:
-        """Whether an answer to what was sent has begun to arrive, or is not awaited."""
-        return self._sent is None or self._link is None or self._link.arrived()
 
     def check(self) -> bool:
         """Whether lease and markers in the store are still the ones written here."""
@@ -394,7 +390,7 @@ class RedisPartition(Awaited):
 
     def _lose(self, reason: PipelineError) -> None:
         link, self._link, self._replies, self._sent = self._link, None, None, None
-        self._expected, self._finished, self._lost = {}, False, reason
+        self._expected, self._lost = {}, reason
         self._asked.clear()
         if link is not None:
             link.close()

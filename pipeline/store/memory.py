@@ -177,7 +177,6 @@ class MemoryPartition(Awaited):
         self._expected: dict[bytes, bytes | None] = {}
         self._lost: PipelineError = PipelineError("acquire() the partition first")
         self._sent: _Sent | None = None
-        self._finished = False  # by a read, before finish_commit() asked for it
         self._asked: deque[PackedRows] = deque()
 
     @property
@@ -188,6 +187,7 @@ class MemoryPartition(Awaited):
     def acquire(self, generation: int) -> Lease:
         """Take the partition."""
         self._lose(StoreUnavailableError(f"{self._name}: the lease was not taken"))
+        self._finished = False
         with self._store.asked():
             name = self._lease_key.decode()
             stored = self._store.values.get(self._lease_key)
@@ -237,10 +237,6 @@ class MemoryPartition(Awaited):
         self._require_ready()
         check_commit(writes, markers, self._expected, self._tag)
         self._sent = (list(writes), list(markers), list(expiries))
-
-    def answering(self) -> bool:
-        """Nothing is ever waited for."""
-        return True
 
     def finish_commit(self) -> None:
         """Apply the transaction, or raise."""
@@ -317,7 +313,7 @@ class MemoryPartition(Awaited):
             raise self._again()
 
     def _lose(self, reason: PipelineError) -> None:
-        self._expected, self._sent, self._finished, self._lost = {}, None, False, reason
+        self._expected, self._sent, self._lost = {}, None, reason
         self._asked.clear()
 
     def _again(self) -> PipelineError:

@@ -27,6 +27,7 @@ from pipeline.store.keys import quarantine_prefix, row_prefix
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
 from pipeline.store.registry import Registry
+from pipeline.store.wire import Link
 
 __all__ = [
     "Awaited",
@@ -154,6 +155,11 @@ class PartitionStore(Protocol):
     def held(self) -> bool:
         """Whether a commit may be tried: the lease was ours when last looked at, nothing lost."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether a read found that the commit under way was applied: :meth:`finish_commit` would
+        return at once. It stays so, whatever becomes of the partition, until it is acquired."""
+
     def acquire(self, generation: int) -> Lease:
         """Take the partition: a new lease with the epoch raised and a new nonce.
 
@@ -210,8 +216,8 @@ class PartitionStore(Protocol):
         """
 
     def answering(self) -> bool:
-        """Whether :meth:`finish_commit` would hardly wait: its answer has begun to arrive, or there
-        will be none."""
+        """After :meth:`begin_commit`, whether :meth:`finish_commit` would hardly wait: its answer
+        has begun to arrive, or there will be none."""
 
     def commit(
         self,
@@ -245,6 +251,18 @@ class _Halves(Protocol):
 
 class Awaited:
     """Both halves of a read or a commit at once, for a :class:`PartitionStore` to inherit."""
+
+    _finished = False  # a read has awaited the commit that finish_commit() will ask for
+    _link: Link | None = None  # None: there is nothing to wait for
+
+    @property
+    def settled(self) -> bool:
+        """Whether a read found that the commit under way was applied."""
+        return self._finished
+
+    def answering(self) -> bool:
+        """Whether the answer to a commit under way has begun to arrive."""
+        return self._finished or self._link is None or self._link.arrived()
 
     def read(self: _Halves, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
         """Packed rows of the keys ``index``."""

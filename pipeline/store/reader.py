@@ -16,7 +16,7 @@ from pipeline.store.marker import Marker
 from pipeline.store.partition import Fetched, RowRead
 from pipeline.store.pool import Answer, LinkPool
 from pipeline.store.replies import error_of
-from pipeline.store.transaction import Prefixes, Scratch, encode_mget
+from pipeline.store.transaction import Prefixes, Scratch, encode_mget, prefixes_of
 from pipeline.store.wire import Link, ServerError
 
 __all__ = ["PartitionKeys", "RedisReader", "highest", "partition_keys", "unpack_marker"]
@@ -108,7 +108,7 @@ def partition_keys(
     tags = tuple(partition_tag(app, TopicPartition(topic, p)) for p in range(partitions))
     return PartitionKeys(
         tags,
-        Prefixes.of([start(tag, fingerprint) for tag in tags]),
+        prefixes_of(tuple(start(tag, fingerprint) for tag in tags)),
         tuple(marker_key(tag, fingerprint) for tag in tags),
     )
 

@@ -108,19 +108,14 @@ class Prefixes:
     offsets: I64
     longest: int
 
-    @classmethod
-    def of(cls, prefixes: Sequence[bytes]) -> Prefixes:
-        """The table of ``prefixes``."""
-        offsets = np.zeros(len(prefixes) + 1, dtype=np.int64)
-        np.cumsum([len(prefix) for prefix in prefixes], out=offsets[1:])
-        data = np.array(bytearray(b"".join(prefixes)), dtype=np.uint8)
-        return cls(data, offsets, max(map(len, prefixes), default=0))
-
 
 @lru_cache(maxsize=1 << 12)
 def prefixes_of(prefixes: tuple[bytes, ...]) -> Prefixes:
-    """:meth:`Prefixes.of`, remembered."""
-    return Prefixes.of(prefixes)
+    """The table of ``prefixes``, remembered: the same of a partition time and again."""
+    offsets = np.zeros(len(prefixes) + 1, dtype=np.int64)
+    np.cumsum([len(prefix) for prefix in prefixes], out=offsets[1:])
+    data = np.array(bytearray(b"".join(prefixes)), dtype=np.uint8)
+    return Prefixes(data, offsets, max(map(len, prefixes), default=0))
 
 
 def encode_mget(

@@ -231,6 +231,11 @@ class MemoryPublisher:
         """Queue one message."""
         self._waiting.append((topic, (partition, key, value)))
 
+    def publish_many(self, topic: str, values: Sequence[bytes], keys: Sequence[bytes]) -> None:
+        """Queue many messages."""
+        for value, key in zip(values, keys, strict=True):
+            self.publish(topic, value, key=key)
+
     def ticket(self) -> int:
         """The number of messages so far."""
         return self._delivered + len(self._waiting)

@@ -25,7 +25,7 @@ WIDTH, LABEL, ROW, TOP = 1060, 560, 26, 56
 COSTS = {"s", "ms", "us", "bytes"}  # the fewer the better
 LIMITS = {  # no other systems: what we are held against besides
     "goal", "ideal", "bare consumption", "memory copy", "raw MSET", "exact optimum", "end to end",
-    "packed row", "the usual",
+    "packed row", "the usual", "1 master",
 }  # fmt: skip
 GOOD, SHORT, INK, FAINT = "#2f7d4f", "#b4632c", "#222222", "#8a8a8a"
 

@@ -280,7 +280,6 @@ def test_calls_out_of_order_are_refused(bed: Bed) -> None:
 
 def test_it_is_told_when_an_answer_arrives(bed: Bed) -> None:
     partition = bed.open()
-    assert partition.answering()  # nothing is awaited
     partition.begin_commit([write({b"k": b"one"})], [marker(1)])
     deadline = time.monotonic() + 20
     while not partition.answering():
@@ -314,6 +313,31 @@ def test_a_read_raises_what_the_commit_under_way_raises(bed: Bed) -> None:
         read(partition, b"k")
     with pytest.raises(FencedError):
         partition.finish_commit()
+
+
+def test_a_commit_that_a_read_awaited_is_known_to_be_applied_whatever_follows(bed: Bed) -> None:
+    partition = bed.open()
+    partition.begin_commit([write({b"k": b"one"})], [marker(1)])
+    assert not partition.settled
+    assert read(partition, b"k") == [b"one"]
+    assert partition.settled
+    bed.open(2)
+    with pytest.raises(FencedError):
+        read(partition, b"k")
+    assert not partition.held
+    assert partition.settled
+    partition.finish_commit()
+    assert not partition.settled
+
+
+def test_what_was_settled_is_forgotten_when_the_partition_is_taken_again(bed: Bed) -> None:
+    partition = bed.open()
+    partition.begin_commit([write({b"k": b"one"})], [marker(1)])
+    assert read(partition, b"k") == [b"one"]
+    partition.acquire(2)
+    assert not partition.settled
+    assert partition.markers([VIEW]) == [marker(1)]
+    partition.commit([write({b"k": b"two"})], [marker(2)])
 
 
 def test_many_partitions_are_sent_before_the_first_is_awaited(bed: Bed) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.embedded.kafka import KafkaNode
+from pipeline.embedded.kafka import SHORT_LIVED, KafkaNode
 from pipeline.embedded.process import LOOPBACK
 from pipeline.embedded.redis import EmbeddedRedis
 from tests.conftest import KAFKA_LIBRARIES, absent, debuggable
@@ -54,7 +54,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         }
         directory = tmp_path_factory.mktemp("faulty-kafka")
-        with KafkaNode(KAFKA_LIBRARIES, directory=directory, port=port, settings=settings) as node:
+        with KafkaNode(
+            KAFKA_LIBRARIES, directory=directory, port=port, settings=settings, java=SHORT_LIVED
+        ) as node:
             yield Cluster(node, directory, proxy, f"{LOOPBACK}:{proxy.port}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from pipeline.embedded.kafka import KafkaNode
+from pipeline.embedded.kafka import SHORT_LIVED, KafkaNode
 from pipeline.embedded.process import LOOPBACK
 from pipeline.embedded.redis import EmbeddedRedis
 from pipeline.ingest.scan import scan
@@ -135,7 +135,9 @@ def narrow(
     if not KafkaNode.available(KAFKA_LIBRARIES):
         absent("Apache Kafka that may be killed", "run `make kafka`")
     with small_disk(tmp_path / "kafka", "96m") as disk:
-        node = KafkaNode(KAFKA_LIBRARIES, directory=disk.directory, port=lasting_port())
+        node = KafkaNode(
+            KAFKA_LIBRARIES, directory=disk.directory, port=lasting_port(), java=SHORT_LIVED
+        )
         with node, EmbeddedRedis() as server:
             store = (LOOPBACK, int(server.url.rsplit(":", 1)[1]))
             with Proxy((LOOPBACK, 1)) as unused, Proxy(store) as link:

@@ -102,7 +102,7 @@ class Shop:
             "SHOP_TOPIC": self.topic,
             "SHOP_APP": self.app,
             "SHOP_SEEN": str(self.directory / "seen"),
-            "PIPELINE_APP__SESSION_TIMEOUT_MS": "6000",
+            "PIPELINE_APP__SESSION_TIMEOUT_MS": "3000",
             **settings,
         }
         arguments = ["run", f"{APPLICATION}:app", "-v", "--web-port", str(free_port()), *options]

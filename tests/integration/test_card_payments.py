@@ -108,7 +108,7 @@ class Cards:
         names = {"CARDS_TOPIC": self.topic, "CARDS_APP": self.app}
         environment = {
             **os.environ,
-            "PIPELINE_APP__SESSION_TIMEOUT_MS": "6000",
+            "PIPELINE_APP__SESSION_TIMEOUT_MS": "3000",
             **names,
             **settings,
         }

@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from pipeline.embedded import EmbeddedBroker, EmbeddedRedis, EmbeddedServers
-from pipeline.embedded.kafka import KafkaNode
+from pipeline.embedded.kafka import SHORT_LIVED, KafkaNode
 from pipeline.embedded.probe import kafka_answers
 from pipeline.embedded.process import LOOPBACK, ServerCommand, ServerProcess, free_port
 from pipeline.errors import (
@@ -321,7 +321,7 @@ def test_kafka_node_survives_a_kill(topic: Callable[[str], str]) -> None:
     if not KafkaNode.available(KAFKA_LIBRARIES):
         absent("Kafka to start", "run `make kafka`")
     name = topic("kept")
-    with KafkaNode(KAFKA_LIBRARIES) as node:
+    with KafkaNode(KAFKA_LIBRARIES, java=SHORT_LIVED) as node:
         address = node.brokers
         properties = {"bootstrap.servers": address, "log_level": 0}
         create(node.brokers, name, 1)

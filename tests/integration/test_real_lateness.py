@@ -11,6 +11,7 @@ import importlib.util
 import io
 import zipfile
 from collections.abc import Callable, Iterable
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def check(
                 if expected is None:
                     assert got is None, (name, offsets[i], got)
                 else:
-                    assert got == pytest.approx(expected, rel=1e-12), (name, offsets[i])
+                    assert got is not None, (name, offsets[i])
+                    assert isclose(got, expected, rel_tol=1e-12), (name, offsets[i], got)
                 compared += 1
     assert (marker.consumed, marker.late) == (len(events), late_total)
     assert marker.applied == len(events) - late_total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -28,8 +28,9 @@ from pipeline.store.open import open_store
 from pipeline.store.partition import PartitionStore, RowRead, RowWrite, Store
 from pipeline.store.redis import RedisStore
 from pipeline.store.rediscluster import ClusterStore
+from pipeline.store.redislink import RedisLink
 from pipeline.store.registry import ViewRecord
-from pipeline.store.slots import key_slot
+from pipeline.store.slots import Node, key_slot
 from pipeline.testing.driver import Clock, Driver
 from tests.rediscluster import MASTERS, ClusterServers, Move
 
@@ -427,3 +428,68 @@ def test_redis_py_is_not_asked_to_follow_anything_by_the_fence(store: ClusterSto
     connection.disconnect()
     with pytest.raises(redis.ConnectionError, match="not opened again"):
         connection.send_packed_command([b"PING\r\n"])
+
+
+class Traced(ClusterStore):
+    """Notes what goes to which node, and when an answer is awaited."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.trace: list[tuple[bytes | None, Node]] = []
+
+    def _open_link(self, node: Node) -> RedisLink:
+        link = super()._open_link(node)
+        send, receive = link.send, link.receive
+
+        def sent(data: memoryview) -> None:
+            self.trace.append((bytes(data), node))
+            send(data)
+
+        def received(into: memoryview) -> int:
+            self.trace.append((None, node))
+            return receive(into)
+
+        vars(link).update(send=sent, receive=received)
+        return link
+
+    def together(self, wanted: Callable[[bytes], bool]) -> list[set[Node]]:
+        """Nodes of each run of these sends between which no answer was awaited."""
+        runs: list[set[Node]] = [set()]
+        for data, node in self.trace:
+            if data is None:
+                runs.append(set())
+            elif wanted(data):
+                runs[-1].add(node)
+        return [run for run in runs if run]
+
+
+def writes(data: bytes) -> bool:
+    return b"MSET" in data
+
+
+def reads(data: bytes) -> bool:
+    return b"MGET" in data and b":r:" in data and not writes(data)
+
+
+@pytest.mark.parametrize("what", [writes, reads])
+def test_a_poll_goes_to_all_masters_before_an_answer_is_awaited(
+    redis_cluster: ClusterServers, what: Callable[[bytes], bool]
+) -> None:
+    store = Traced(redis_cluster.url)
+    driver = Driver(
+        [VISITS], partitions=PARTITIONS, clock=Clock(START_MS), store=cast(MemoryStore, store),
+        cache_bytes=1,
+    )  # fmt: skip
+    slots = [key_slot(partition_tag("test", TopicPartition("visits", p))) for p in range(6)]
+    assert {redis_cluster.owner(slot) for slot in slots} == set(range(MASTERS))
+    for _ in range(2):
+        store.trace.clear()
+        for i in range(300):
+            at = START_MS + i
+            event = {"user": f"u{i % 100}", "page": "p1", "seconds": 1, "at": at}
+            driver.pipe("visits", event, at)
+        driver.run()
+        (nodes,) = store.together(what)  # two where an answer was awaited in between
+        assert len(nodes) == MASTERS
+    driver.plane.close()
+    store.close()

@@ -264,20 +264,30 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a condition that is null holds",
         "pipeline/features/derive.py",
-        'masks[i, start:stop] = _broadcast(result[f"m{i}"], n).fill_null(False).to_numpy()',
-        'masks[i, start:stop] = _broadcast(result[f"m{i}"], n).fill_null(True).to_numpy()',
+        'masks[i, rows] = _broadcast(result[f"m{i}"], n).fill_null(False).to_numpy()',
+        'masks[i, rows] = _broadcast(result[f"m{i}"], n).fill_null(True).to_numpy()',
         (FUZZ,),
     ),
     Mutation(
         "one expression that fails fails its batch",
         "pipeline/features/derive.py",
-        "            if n == 1:\n",
-        "            if n > 1:\n"
-        "                failed += np.flatnonzero(events.reason[start:stop] == 0).tolist()\n"
-        "                masks[:, start:stop] = 0\n"
-        "                return\n"
-        "            if n == 1:\n",
+        "        if len(rows) == 1:\n            failed.append(int(rows[0]))\n",
+        "        if len(rows) >= 1:\n            failed += rows.tolist()\n",
         (f"{UNIT}/test_features_derive.py",),
+    ),
+    Mutation(
+        "one row that a strict step fails on stands for those of every kind",
+        "pipeline/features/strict.py",
+        "                failed |= kind == number\n",
+        "                failed[:] = True\n",
+        (f"{UNIT}/test_features_strict.py",),
+    ),
+    Mutation(
+        "a branch that is taken is not told from one that is not",
+        "pipeline/features/strict.py",
+        '        yield json.dumps(_lenient(tree["Ternary"]["predicate"]))\n',
+        "        pass\n",
+        (f"{UNIT}/test_features_strict.py",),
     ),
     Mutation(
         "a time from far in the future is accepted",
@@ -481,6 +491,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         " for w in flight.works if w.partition is not partition]\n",
         " for w in flight.works]\n",
         (f"{PLANE}::test_what_is_under_way_in_a_partition_that_is_reset_comes_again_once",),
+    ),
+    Mutation(
+        "nobody hears of a batch that a failed read found committed",
+        COMMITS,
+        "        if self._begun is not None and partition.store.settled:\n",
+        "        if False:\n",
+        (f"{UNIT}/test_app_computing.py",),
     ),
     Mutation(
         "a read does not ask whether the rows are of our time",

@@ -21,6 +21,7 @@ from pipeline.errors import (
     StoreUnavailableError,
 )
 from pipeline.ingest.batch import TopicPartition
+from pipeline.state.batch import PackedRows
 from pipeline.store.memory import MemoryPartition
 from pipeline.testing.driver import Driver
 from tests.unit.test_app_plane import PARTITIONS, drive, expected, identity_holds, logged
@@ -275,3 +276,33 @@ def test_rows_of_all_partitions_are_asked_for_before_the_first_are_awaited(
     asked = calls.index("finish_read")
     assert 1 < asked <= PARTITIONS  # one may be without a record
     assert calls[asked : 2 * asked] == ["finish_read"] * asked
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_batch_that_a_failed_read_found_committed_is_told(
+    monkeypatch: pytest.MonkeyPatch, expected: dict[bytes, bytes], threads: int
+) -> None:
+    """The read awaits the commit before it, which is applied, and then the store is gone."""
+    driver = drive(logged(), max_records=100, under_way=2, threads=threads, cache_bytes=1)
+    failed: list[MemoryPartition] = []
+    finish_read = MemoryPartition.finish_read
+
+    def failing(partition: MemoryPartition) -> PackedRows:
+        if partition.settled and not failed:
+            error = StoreUnavailableError("gone, says the test")
+            partition._lose(error)
+            failed.append(partition)
+            raise error
+        return finish_read(partition)
+
+    monkeypatch.setattr(MemoryPartition, "finish_read", failing)
+    told = idle = 0
+    while idle < 2:
+        step = driver.plane.step()
+        driver.clock.advance(1000 if step.resets else 1)  # a second has everything awaited
+        told += sum(len(batch.events) for batch in step.batches)
+        idle = 0 if step.polled or step.batches or step.resets else idle + 1
+    assert failed
+    assert driver.rows("spending") == expected
+    assert consumed(driver) == 1500
+    assert told == 1500, "agents and metrics hear of every batch that was committed, once"

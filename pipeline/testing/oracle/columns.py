@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -61,13 +61,24 @@ class Rows:
     def __init__(self, contract: Contract) -> None:
         self._fields = {field.name: field for field in contract.fields}
         self._schema = {f.name: FRAMES[KINDS[f.type]] for f in contract.fields}
+        # By identity: expressions have no other. Each is kept, or its number might be another's.
+        self._kinds: dict[int, tuple[pl.Expr, Kind]] = {}
 
     def kind(self, column: str | pl.Expr) -> Kind:
         """Type of a column."""
         name = _plain(column)
-        if name is not None:
-            field = self._fields[name]
-            return Kind(KINDS[field.type], field.scale)
+        if name is None:
+            return self._computed(cast(pl.Expr, column))
+        field = self._fields[name]
+        return Kind(KINDS[field.type], field.scale)
+
+    def _computed(self, column: pl.Expr) -> Kind:
+        """Type of an expression, found once."""
+        if id(column) not in self._kinds:
+            self._kinds[id(column)] = column, self._kind(column)
+        return self._kinds[id(column)][1]
+
+    def _kind(self, column: pl.Expr) -> Kind:
         dtype = pl.DataFrame(schema=self._schema).select(result=column)["result"].dtype
         if dtype.is_integer():
             return Kind("int")
