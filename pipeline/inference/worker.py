@@ -37,6 +37,8 @@ __all__ = ["InferenceWorker"]
 
 log = logging.getLogger(__name__)
 
+UNREAD_NS = 1_000_000_000  # that a full worker may leave its lane alone
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -78,7 +80,8 @@ class InferenceWorker:
         self._partitions: dict[TopicPartition, RequestPartition] = {}
         self._trouble: dict[TopicPartition, Trouble] = {}
         self._running: list[_Part] = []
-        self._full = self._closing = False
+        self._full = self._paused = self._closing = False
+        self._pause_at = 0
         self._wake_ns: int | None = None
         self._check_at = 0
         self._batcher = self._warmed_batcher()
@@ -117,7 +120,8 @@ class InferenceWorker:
         self._step = Step()
         self._mend()
         self._throttle()
-        batches = self._lane.poll(self._settings.max_messages, self._poll_wait_ms())
+        unread = self._full and not self._paused
+        batches = [] if unread else self._lane.poll(self._settings.max_messages, self._wait_ms())
         self._turn(0.0)
         self._accept(batches)
         self._turn(0.0 if batches or self._deliverable() else 0.001)
@@ -148,7 +152,7 @@ class InferenceWorker:
 
     # -- reading
 
-    def _poll_wait_ms(self) -> int:
+    def _wait_ms(self) -> int:
         if self._device.busy or self._deliverable():
             return 0
         if len(self._flights) and not self._flights.paused:
@@ -159,16 +163,22 @@ class InferenceWorker:
         return self._settings.max_wait_ms
 
     def _throttle(self) -> None:
-        """Pause the lane while too many rows wait, resume it at half of that."""
+        """While too many rows wait, until half of that, read nothing: not to poll costs nothing,
+        where a lane that is paused throws away what it has fetched. That is for when it takes long,
+        or there is nothing to do meanwhile: who does not poll is put out of the group."""
         waiting = sum(m.waiting for p in self._partitions.values() for m in p.pending)
-        limit = self._settings.max_queued_rows
-        healthy = [source for source in self._partitions if source not in self._trouble]
-        if not self._full and waiting >= limit:
-            self._full = True
-            self._lane.pause(healthy)
-        elif self._full and waiting < limit // 2:
-            self._full = False
-            self._lane.resume(healthy)
+        limit, now = self._settings.max_queued_rows, self._monotonic_ns()
+        if waiting < (limit // 2 if self._full else limit):
+            if self._paused:
+                self._lane.resume([p.source for p in self._healthy()])
+            self._full = self._paused = False
+        elif not self._full:
+            self._full, self._pause_at = True, now + UNREAD_NS
+        if self._full and not self._paused:
+            idle = not self._device.busy and not self._deliverable()
+            if idle or now >= self._pause_at:
+                self._paused = True
+                self._lane.pause([p.source for p in self._healthy()])
 
     def _accept(self, batches: Sequence[BinaryBatch]) -> None:
         for batch in batches:
@@ -285,7 +295,7 @@ class InferenceWorker:
                 continue
             del self._trouble[source]
             self._lane.seek(source, start)
-            if not self._full:
+            if not self._paused:
                 self._lane.resume([source])
 
     def _check(self) -> None:

@@ -181,3 +181,36 @@ def test_partitions_that_go_are_committed_first() -> None:
     assert world.marker().next_offset == 2
     assert world.log.committed[TopicPartition(TOPIC, 0)] == 2
     model.turns.release(20)
+
+
+def test_a_full_worker_reads_nothing_and_pauses_only_when_it_takes_long() -> None:
+    world, _, model = busy_world(40)
+    settings = settings_of(max_batch=10, max_messages=1, slo_ms=1_000_000, max_queued_rows=50)
+    worker = world.worker(model, settings)
+    for _ in range(50):
+        worker.step()
+    (partition,) = worker.partitions.values()
+    assert sum(m.waiting for m in partition.pending) == 50
+    assert not world.lane._paused
+    world.now_ms += 1_001
+    worker.step()
+    assert world.lane._paused == {TopicPartition(TOPIC, 0)}
+    model.turns.release(60)
+    assert run(worker, world)["PREDICTED"] == 400
+    assert not world.lane._paused
+
+
+def test_a_full_worker_with_nothing_to_do_goes_on_polling() -> None:
+    world, publisher, _ = busy_world(40)
+    settings = settings_of(max_batch=10, max_messages=1, slo_ms=1_000_000, max_queued_rows=50)
+    worker = world.worker(Sum(), settings)
+    while world.log.generation == 0:
+        worker.step()
+    world.store.refuse = StoreFullError("full")
+    for _ in range(200):
+        worker.step()
+    assert world.lane._paused == {TopicPartition(TOPIC, 0)}
+    world.lane.rebalance((1, 2))
+    worker.step()
+    assert not worker.partitions  # it was heard
+    assert publisher.waited > 0
