@@ -96,7 +96,7 @@ def debuggable() -> dict[str, str]:
 def redis_cluster_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServers]:
     """A Redis Cluster of three masters, for the whole run."""
     if not ClusterServers.available():
-        absent("Redis Cluster", "install redis-server and redis-cli")
+        absent("Redis Cluster", "install redis-server")
     with ClusterServers(tmp_path_factory.mktemp("redis-cluster")) as cluster:
         yield cluster
 

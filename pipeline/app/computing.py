@@ -80,12 +80,13 @@ class Computing:
         begun before. ``beside``: by threads, if there are any; else it is done on return."""
         now_ms = self._clock_ms()
         tasks = [_Task(partition, batch, now_ms, behind, Future()) for partition, batch in work]
-        self._begun += tasks
         if beside and self._threads:
             for task in tasks:
+                self._begun.append(task)
                 self._tasks.put(task)
         else:
             self._run(tasks)
+            self._begun += tasks  # not before: nobody would end what was broken off here
 
     def take(self) -> list[tuple[Partition, Result]]:
         """What became of everything that was begun: batches ready to be committed, or why one has

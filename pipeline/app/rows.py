@@ -30,12 +30,15 @@ class Rows:
         self._keys = keys
         self._key_offsets = key_offsets
         self._found = table.lookup(keys, key_offsets)
+        self._read = 0
 
     def ask(self, store: PartitionStore) -> None:
         """Ask for those that are not cached; raises as ``store`` does."""
         if len(self._found.missing):
             fingerprint = self._table.plan.fingerprint
-            store.begin_read(fingerprint, self._keys, self._key_offsets, self._found.missing)
+            self._read = store.begin_read(
+                fingerprint, self._keys, self._key_offsets, self._found.missing
+            )
 
     def take(self, store: PartitionStore) -> Found:
         """All of them, cached from here on; raises as ``store`` does."""
@@ -43,7 +46,7 @@ class Rows:
         broken = np.zeros(len(slots), dtype=bool)
         if not len(missing):
             return slots, broken, None
-        rows = store.finish_read()
+        rows = store.finish_read(self._read)
         corrupt = self._table.load(slots[missing], rows)
         if not corrupt:
             return slots, broken, None

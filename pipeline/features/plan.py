@@ -86,6 +86,9 @@ __all__ = [
 I64 = npt.NDArray[np.int64]
 
 
+FLOAT_CELLS = {AccOp.SUM_FLOAT, AccOp.MIN_FLOAT, AccOp.MAX_FLOAT}
+
+
 @dataclass(frozen=True, slots=True)
 class Ring:
     """Tiles of ``width_ns``; the newest ``tiles`` of them are kept."""
@@ -224,11 +227,22 @@ class Plan:
         """The plan as int64 tables for the kernels."""
         shown = [*self.features, *(w for f in self.features for w in _other_words(f))]
         acc0 = [sum(a.ring < r for a in self.accumulators) for r in range(len(self.rings) + 1)]
+        halves, starts = _halves(self)
         return PlanTables(
             rings=_table(
-                [(r.width_ns, r.tiles, acc0[i], acc0[i + 1]) for i, r in enumerate(self.rings)], 4
+                [
+                    (r.width_ns, r.tiles, acc0[i], acc0[i + 1], halves[i])
+                    for i, r in enumerate(self.rings)
+                ],
+                5,
             ),
-            accumulators=_table([(a.ring, a.op, a.input, a.mask) for a in self.accumulators], 4),
+            accumulators=_table(
+                [
+                    (a.ring, a.op, a.input, a.mask, half)
+                    for a, half in zip(self.accumulators, starts, strict=True)
+                ],
+                5,
+            ),
             lists=_table(
                 [
                     (s.kind, s.ring, s.input, s.mask, s.bound, s.horizon_ns, s.type)
@@ -269,8 +283,9 @@ def _drop_defaults(kind: Any, fields: dict[str, Any]) -> None:
 class PlanTables:
     """A :class:`Plan` as arrays; the column order is that of the constants in ``kernels.tiles``.
 
-    ``rings``         int64[r, 4]  width_ns, tiles, first accumulator, end accumulator
-    ``accumulators``  int64[a, 4]  ring, op, input, mask
+    ``rings``         int64[r, 5]  width_ns, tiles, first accumulator, end accumulator, halves of
+                      words that a tile takes if its numbers are small (0: never)
+    ``accumulators``  int64[a, 5]  ring, op, input, mask, first half of its cell in such a tile
     ``lists``         int64[l, 7]  kind, ring, input, mask, bound, horizon_ns, type
     ``features``      int64[f + w, 12] of the plan's f features, then of the w words of strings
                       after each one's first: op, window_ns, slide_ns, a, b (of a QUANTILE:
@@ -297,6 +312,20 @@ def exact_q(q: float) -> int:
     if scaled != int(scaled):
         raise ValueError("has more than 18 decimal places")
     return int(scaled)
+
+
+def _halves(plan: Plan) -> tuple[list[int], list[int]]:
+    """Halves of words of a small tile of each ring, and before each accumulator's cell in one."""
+    halves, starts = [1] * len(plan.rings), []
+    for accumulator in plan.accumulators:
+        ring = accumulator.ring
+        if ring >= len(plan.rings):  # over a list of events
+            starts.append(0)
+            continue
+        starts.append(halves[ring])
+        halves[ring] += 2 if accumulator.op in FLOAT_CELLS else 1
+    grouped = {a.ring for a in plan.accumulators if a.op > AccOp.MAX_FLOAT}
+    return [0 if r in grouped else n for r, n in enumerate(halves)], starts
 
 
 def _other_words(feature: Feature) -> list[Feature]:

@@ -31,6 +31,7 @@ from pipeline.kernels.lists import (
     takes_value,
 )
 from pipeline.kernels.load import clear_slot
+from pipeline.kernels.rings import add_to_ring, section_of
 from pipeline.kernels.rows import first_held
 from pipeline.kernels.table import (
     DIRTY,
@@ -47,9 +48,9 @@ from pipeline.kernels.table import (
 from pipeline.kernels.tiles import (
     RING_END,
     RING_FIRST,
+    RING_HALVES,
     RING_TILES,
     RING_WIDTH,
-    add_to_ring,
     is_nan,
     tile_of,
 )
@@ -213,8 +214,8 @@ def _include(
             )
             add_to_ring(
                 arena, heads, slots, slot, r, accumulators, rings[r, RING_FIRST],
-                rings[r, RING_END], time, rings[r, RING_WIDTH], tile, first, values, usable,
-                passed,
+                rings[r, RING_END], rings[r, RING_HALVES], time, rings[r, RING_WIDTH], tile, first,
+                values, usable, passed,
             )  # fmt: skip
     evicted = slots.shape[1] - len(lists)
     for i in range(len(lists)):
@@ -260,10 +261,13 @@ def _expect(slots: I64, arena: I64, chosen: I32, rings: I64, e: Int) -> None:
     if e + AHEAD < len(chosen):
         slot = chosen[e + AHEAD]
         for r in range(len(rings)):
-            entry = 1 + rings[r, RING_END] - rings[r, RING_FIRST]
-            behind = slots[slot, SECTION + 3 * r] + slots[slot, SECTION + 3 * r + 1] * entry
-            prefetch(arena, behind - entry)
-            prefetch(arena, behind - 1)
+            cells = rings[r, RING_END] - rings[r, RING_FIRST]
+            base, entry, count, _ = section_of(
+                slots, slot, SECTION + 3 * r, cells, rings[r, RING_HALVES]
+            )
+            behind = base + count * entry
+            prefetch(arena, (behind - entry) >> 1)
+            prefetch(arena, (behind - 1) >> 1)
 
 
 @inlined

@@ -17,19 +17,24 @@ from pipeline.kernels.feature import (
     S_PRESENT,
 )
 from pipeline.kernels.integers import minus
-from pipeline.kernels.jit import Int, inlined, part
+from pipeline.kernels.jit import Int, inlined, load_half, load_word, part
 from pipeline.kernels.lists import LIST_HORIZON
+from pipeline.kernels.rings import is_wide, narrowed, section_of, tile_from, widened
 from pipeline.kernels.table import EVENT_TIME, NOTHING, SECTION
 from pipeline.kernels.tiles import (
+    ACC_HALF,
     ACC_OP,
     ACC_RING,
+    MAX_INT,
+    MIN_INT,
     RING_END,
     RING_FIRST,
+    RING_HALVES,
     RING_TILES,
     RING_WIDTH,
     fold,
     identity,
-    lower_bound,
+    is_float,
     tile_of,
 )
 
@@ -61,17 +66,32 @@ def window_tiles(
 def tiles_between(
     slots: I64, arena: I64, slot: Int, rings: I64, ring: Int, start: Int, end: Int
 ) -> tuple[Int, Int, Int, Int]:
-    """Block and words an entry of a ring, and first and past-the-last of the window's tiles."""
-    at = SECTION + 3 * ring
-    block, count = slots[slot, at], slots[slot, at + 1]
-    entry = 1 + rings[ring, RING_END] - rings[ring, RING_FIRST]
+    """Position of a ring's first tile, halves of a tile, first and past-the-last of the window."""
+    at, cells = SECTION + 3 * ring, rings[ring, RING_END] - rings[ring, RING_FIRST]
+    base, entry, count, wide = section_of(slots, slot, at, cells, rings[ring, RING_HALVES])
     tile = first_tile(
         start, slots[slot, EVENT_TIME], rings[ring, RING_WIDTH], rings[ring, RING_TILES]
     )
     stop = count
     if end != OPEN:
-        stop = lower_bound(arena, block, count, entry, 0, end // rings[ring, RING_WIDTH])
-    return block, entry, lower_bound(arena, block, count, entry, 0, tile), stop
+        stop = tile_from(arena, base, entry, count, wide, end // rings[ring, RING_WIDTH])
+    return base, entry, tile_from(arena, base, entry, count, wide, tile), stop
+
+
+@inlined
+def _combine_halves(arena: I64, p: Int, entry: Int, first: Int, stop: Int, op: Int) -> Int:
+    """Integer cells of narrow tiles: no sum of them can overflow, and identities need no care."""
+    cell = np.int64(narrowed(op, identity(op)))
+    if op == MIN_INT:
+        for i in range(first, stop):
+            cell = min(cell, load_half(arena, p + i * entry))
+    elif op == MAX_INT:
+        for i in range(first, stop):
+            cell = max(cell, load_half(arena, p + i * entry))
+    else:
+        for i in range(first, stop):
+            cell += load_half(arena, p + i * entry)
+    return widened(op, cell) if op in (MIN_INT, MAX_INT) else cell
 
 
 @part
@@ -83,12 +103,15 @@ def combine(
     ring, op = accumulators[a, ACC_RING], accumulators[a, ACC_OP]
     if ring >= len(rings):
         return fold_events(slots, arena, slot, lists, ring - len(rings), op, start, end)
-    block, entry, first, stop = tiles_between(slots, arena, slot, rings, ring, start, end)
+    base, entry, first, stop = tiles_between(slots, arena, slot, rings, ring, start, end)
     cell = np.int64(identity(op))
-    p = block + 1 + a - rings[ring, RING_FIRST]
-    for i in range(first, stop):
-        cell = fold(op, cell, arena[p + i * entry])
-    return cell
+    wide = is_wide(slots, slot, SECTION + 3 * ring)
+    if wide or is_float(op):
+        p = base + (2 * (1 + a - rings[ring, RING_FIRST]) if wide else accumulators[a, ACC_HALF])
+        for i in range(first, stop):
+            cell = fold(op, cell, load_word(arena, p + i * entry))
+        return cell
+    return _combine_halves(arena, base + accumulators[a, ACC_HALF], entry, first, stop, op)
 
 
 @inlined

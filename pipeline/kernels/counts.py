@@ -125,11 +125,11 @@ def _make_room(arena: I64, heads: I64, slots: I64, slot: Int, at: Int, first_til
         arena[block + LAST_TILE] = FIRST
         arena[block + ENTRIES] = 0
         slots[slot, at + 1] = FIRST
-    if slots[slot, at + 1] + VALUES + 2 <= 1 << slots[slot, at + 2]:
+    if slots[slot, at + 1] + VALUES + 2 <= slots[slot, at + 2]:
         return
     _drop_before(arena, slots, slot, at, first_tile)
     words = spacious(slots[slot, at + 1] + VALUES + 2, 1)
-    if words > 1 << slots[slot, at + 2]:
+    if words > slots[slot, at + 2]:
         grow(arena, heads, slots, slot, at, words)
 
 
@@ -285,7 +285,7 @@ def add_counted(
                 return
             if list_kind >= LARGEST and n >= bound and k == (0 if list_kind == LARGEST else n):
                 return
-        if block >= 0 and words + VALUES + 2 <= 1 << slots[slot, at + 2]:
+        if block >= 0 and words + VALUES + 2 <= slots[slot, at + 2]:
             break
         _make_room(arena, heads, slots, slot, at, first_tile)
     e = _insert(arena, slots, slot, at, p, tile, e)

@@ -119,8 +119,9 @@ def _step_up(
     level = _level(arena, block, steps, newest_tile)
     if level == front:
         words = front + 2 * slots[slot, at + 1]
-        if words + 1 > 1 << slots[slot, at + 2]:
-            block = grow(arena, heads, slots, slot, at, words + 1)
+        if words + 1 > slots[slot, at + 2]:
+            # once for all steps there can be, so that an event never needs two larger blocks
+            block = grow(arena, heads, slots, slot, at, words - front + MAX_STEPS)
         for k in range(block + words, block + front, -1):
             arena[k] = arena[k - 1]
     arena[block + level] = newest_tile
@@ -140,7 +141,7 @@ def add_distinct(
     value = one_zero(raw, kind)
     at = SECTION + 3 * section
     if slots[slot, at] < 0:
-        grow(arena, heads, slots, slot, at, 8)
+        grow(arena, heads, slots, slot, at, np.int64(DISTINCT_WORDS))
         slots[slot, at + 1] = 0
     block, count = slots[slot, at], slots[slot, at + 1]
     entries = block + _front(slots, slot, evicted)
@@ -159,7 +160,7 @@ def add_distinct(
             if not _passes(value, level):
                 return
     front = _front(slots, slot, evicted)
-    if front + 2 * (count + 1) > 1 << slots[slot, at + 2]:
+    if front + 2 * (count + 1) > slots[slot, at + 2]:
         grow(arena, heads, slots, slot, at, front + 2 * (count + 1))
     entries = slots[slot, at] + front
     i = lower_bound(arena, entries, count, 2, 0, value)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.arena import size_class
-from pipeline.kernels.integers import minus
+from pipeline.kernels.integers import exponent, minus
 from pipeline.kernels.jit import Int, inlined, part
 from pipeline.kernels.lists import LIST_BOUND, LIST_HORIZON, LIST_INPUT, LIST_TYPE, one_zero
 from pipeline.kernels.table import EVENT_TIME, NOTHING, SECTION
@@ -84,13 +83,13 @@ def add_event(
             return
     if block < 0:
         block = grow(arena, heads, slots, slot, at, spacious(1, entry))
-    elif (count + 1) * entry > 1 << slots[slot, at + 2]:
+    elif (count + 1) * entry > slots[slot, at + 2]:
         count -= first
         i -= first
         for k in range(block, block + count * entry):
             arena[k] = arena[k + first * entry]
         words = spacious(count + 1, entry)
-        if words > 1 << slots[slot, at + 2]:
+        if words > slots[slot, at + 2]:
             block = grow(arena, heads, slots, slot, at, words)
     for k in range(block + entry * count - 1, block + entry * i - 1, -1):
         arena[k + entry] = arena[k]
@@ -153,7 +152,7 @@ def count_distinct(
     block, first, stop = events_between(slots, arena, slot, lists, i, start, end)
     if stop <= first:
         return np.int64(0)
-    bits = size_class(2 * (stop - first))
+    bits = exponent(2 * (stop - first))
     for k in range(1 << bits):
         scratch[k] = 0
     kind, n = lists[i, LIST_TYPE], np.int64(0)

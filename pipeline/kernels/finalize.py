@@ -31,8 +31,10 @@ from pipeline.kernels.feature import (
     OP_EWMA,
     OP_FIRST,
     OP_LAST,
+    OP_MAX,
     OP_MAX_N,
     OP_MEAN,
+    OP_MIN,
     OP_MIN_N,
     OP_QUANTILE,
     OP_RATIO,
@@ -62,6 +64,7 @@ from pipeline.kernels.tiles import (
     RING_TILES,
     RING_WIDTH,
     SUM_INT,
+    identity,
     is_float,
     is_nan,
 )
@@ -110,7 +113,9 @@ def _aggregate(
     op_b, y = np.int64(COUNT), np.int64(1)
     if b >= 0:
         op_b = accumulators[b, ACC_OP]
-        y = combine(slots, arena, slot, rings, accumulators, lists, b, start, end)
+        # A least or greatest that differs from that of nothing was of something.
+        if op not in (OP_MIN, OP_MAX) or x == identity(op_a):
+            y = combine(slots, arena, slot, rings, accumulators, lists, b, start, end)
         status = max(status, kept_all(slots, slot, rings, accumulators, lists, b, start))
     cells[k] = 0
     valid[k] = 0

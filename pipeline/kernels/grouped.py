@@ -51,11 +51,11 @@ def _event_squares(
 def _tile_squares(
     slots: I64, arena: I64, slot: Int, rings: I64, ring: Int, cell: Int, start: Int, end: Int
 ) -> tuple[Int, float]:
-    """The same of the tiles of a ring, whose groups begin at word ``cell`` of a tile."""
-    block, entry, first, stop = tiles_between(slots, arena, slot, rings, ring, start, end)
+    """The same of the tiles of a ring, which are wide; their groups begin at word ``cell``."""
+    base, entry, first, stop = tiles_between(slots, arena, slot, rings, ring, start, end)
     count, mean, low, squares = np.int64(0), 0.0, 0.0, 0.0
     for i in range(first, stop):
-        p = block + i * entry + cell
+        p = ((base + i * entry) >> 1) + cell
         mean, low, squares = merge_moments(
             count, mean, low, squares,
             arena[p], as_real(arena[p + 1]), as_real(arena[p + 2]), as_real(arena[p + 3]),
@@ -109,12 +109,12 @@ def first_value(
         if first < stop:
             p = block + 3 * first + 2
     else:
-        block, entry, first, stop = tiles_between(slots, arena, slot, rings, ring, start, end)
-        cell = block + 1 + a - rings[ring, RING_FIRST]
-        while first < stop and arena[cell + first * entry] == 0:
+        base, entry, first, stop = tiles_between(slots, arena, slot, rings, ring, start, end)
+        cell, words = (base >> 1) + 1 + a - rings[ring, RING_FIRST], entry >> 1
+        while first < stop and arena[cell + first * words] == 0:
             first += 1
         if first < stop:
-            p = cell + first * entry + 1
+            p = cell + first * words + 1
     cells[k] = 0
     valid[k] = 0
     if p >= 0:

@@ -4,9 +4,10 @@ An IDS section is an EVENTS section of ids (:mod:`pipeline.kernels.events`): ``[
 ascending by (time, offset), the newest ``bound`` of those later than the newest event less the
 horizon. It takes every applied event that has an id and is young enough, and makes none join.
 
-The last sixteenth of its block is a Bloom filter (Bloom 1970) of two bits an entry, at least
-12 bits for each that fits: a new id, which nearly every one is, is known to be new without a look
-at the others. A bit that an entry left behind costs such a look, until the block is cleared out.
+The last sixteenth of its block, rounded up, is a Bloom filter (Bloom 1970) of two bits an entry,
+at least 12 bits for each that fits: a new id, which nearly every one is, is known to be new without
+a look at the others. A bit that an entry left behind costs such a look, until the block is cleared
+out.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ __all__ = ["add_id", "came_before", "ids_list", "index_ids", "roomy"]
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
-_SMALLEST = 4  # class of the smallest block with a filter
+_SMALLEST = 16  # words of the smallest block with a filter
+_HALF = np.uint64(32)
 _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 
@@ -42,62 +44,63 @@ def ids_list(lists: I64) -> Int:
 @inlined
 def roomy(count: Int) -> Int:
     """Words of a block for ``count`` ids and their filter, with some to spare."""
-    return spacious(count, 3) * 16 // 15 + 1
+    return spacious(count, 3) * 16 // 15 + 2
 
 
 @inlined
-def _bit(value: Int, c: Int, factor: np.uint64) -> Int:
-    """One of the 2**(c + 2) bits of a filter."""
-    mixed = np.uint64(np.int64(value).view(np.uint64) * factor).view(np.int64)
-    return (mixed >> (62 - c)) & ((1 << (c + 2)) - 1)
+def _filter_words(size: Int) -> Int:
+    """Words of the filter of a block of ``size`` words."""
+    return (size + 15) // 16 if size >= _SMALLEST else np.int64(0)
 
 
 @inlined
-def _filter_start(block: Int, c: Int) -> Int:
-    return block + (1 << c) - (1 << (c - _SMALLEST))
+def _bit(value: Int, bits: Int, factor: np.uint64) -> Int:
+    """One of the ``bits`` of a filter."""
+    mixed = np.uint64(np.int64(value).view(np.uint64) * factor) >> _HALF
+    return np.int64(np.uint64(mixed * np.uint64(bits)) >> _HALF)
 
 
 @part
-def _note(arena: I64, block: Int, c: Int, value: Int) -> None:
-    if c < _SMALLEST:
+def _note(arena: I64, block: Int, size: Int, value: Int) -> None:
+    words = _filter_words(size)
+    if words == 0:
         return
-    at, a, b = _filter_start(block, c), _bit(value, c, _FIRST), _bit(value, c, _SECOND)
+    at = block + size - words
+    a, b = _bit(value, 64 * words, _FIRST), _bit(value, 64 * words, _SECOND)
     arena[at + (a >> 6)] |= np.int64(1) << (a & 63)
     arena[at + (b >> 6)] |= np.int64(1) << (b & 63)
 
 
 @part
-def _may_hold(arena: I64, block: Int, c: Int, value: Int) -> bool:
-    if c < _SMALLEST:
+def _may_hold(arena: I64, block: Int, size: Int, value: Int) -> bool:
+    words = _filter_words(size)
+    if words == 0:
         return True
-    at, a, b = _filter_start(block, c), _bit(value, c, _FIRST), _bit(value, c, _SECOND)
+    at = block + size - words
+    a, b = _bit(value, 64 * words, _FIRST), _bit(value, 64 * words, _SECOND)
     both = (arena[at + (a >> 6)] >> (a & 63)) & (arena[at + (b >> 6)] >> (b & 63))
     return bool((both & 1) != 0)
 
 
 @inlined
-def _fits(count: Int, c: Int) -> bool:
-    words = 1 << c
-    if c >= _SMALLEST:
-        words -= 1 << (c - _SMALLEST)
-    return bool(3 * count <= words)
+def _fits(count: Int, size: Int) -> bool:
+    return bool(3 * count <= size - _filter_words(size))
 
 
 @part
 def index_ids(arena: I64, heads: I64, slots: I64, slot: Int, section: Int) -> None:
     """Make room for the filter of the ids in a section, and fill it."""
     at = SECTION + 3 * section
-    block, count, c = slots[slot, at], slots[slot, at + 1], slots[slot, at + 2]
+    block, count, size = slots[slot, at], slots[slot, at + 1], slots[slot, at + 2]
     if block < 0:
         return
-    if not _fits(count, c):
+    if not _fits(count, size):
         block = grow(arena, heads, slots, slot, at, roomy(count))
-        c = slots[slot, at + 2]
-    if c >= _SMALLEST:
-        for k in range(_filter_start(block, c), block + (1 << c)):
-            arena[k] = 0
+        size = slots[slot, at + 2]
+    for k in range(block + size - _filter_words(size), block + size):
+        arena[k] = 0
     for e in range(count):
-        _note(arena, block, c, arena[block + 3 * e + 2])
+        _note(arena, block, size, arena[block + 3 * e + 2])
 
 
 @part
@@ -118,7 +121,7 @@ def add_id(
             arena[k] = arena[k + 3 * first]
         slots[slot, at + 1] = count
         words = roomy(count + 1)
-        if words > 1 << slots[slot, at + 2]:
+        if words > slots[slot, at + 2]:
             grow(arena, heads, slots, slot, at, words)
         index_ids(arena, heads, slots, slot, section)
     add_event(

@@ -15,6 +15,7 @@ __all__ = [
     "add_exact",
     "add_wrapping",
     "divide_scaled",
+    "exponent",
     "magnitude",
     "minus",
     "part_of",
@@ -49,6 +50,15 @@ def minus(a: Int, b: Int) -> Int:
     if ((a ^ b) & (a ^ d)) < 0:
         return np.int64(-(2**63)) if a < 0 else np.int64(_MAX)
     return d
+
+
+@inlined
+def exponent(n: Int) -> Int:
+    """The smallest ``e`` from 3 on with ``2**e >= n``: of a hash table, say."""
+    e = np.int64(3)
+    while (1 << e) < n:
+        e += 1
+    return e
 
 
 @inlined

@@ -8,6 +8,8 @@ Python function, which the test-suite uses to prove both ways equal; so does ``N
 Four primitives let a kernel work on memory that C owns: :func:`load_i64`, :func:`copy_bytes`,
 :func:`call_i64` and :func:`call_void`. Addresses are int64; whoever passes one vouches for it.
 :func:`prefetch` has a cache line brought while other work goes on; it changes no result.
+:func:`load_half`, :func:`load_word`, :func:`store_half`, :func:`store_word` and
+:func:`move_halves` see an int64 array as one of halves of words.
 """
 
 from __future__ import annotations
@@ -26,9 +28,14 @@ __all__ = [
     "inline",
     "inlined",
     "jit",
+    "load_half",
     "load_i64",
+    "load_word",
+    "move_halves",
     "part",
     "prefetch",
+    "store_half",
+    "store_word",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -80,6 +87,7 @@ if JIT_ENABLED:
 
     _WORD = ir.IntType(64)
     memcpy: Any = cgutils.raw_memcpy
+    memmove: Any = cgutils.raw_memmove
     declared: Any = cgutils.get_or_insert_function
 
     def _load_i64(typing: Any, address: Any) -> Any:
@@ -138,14 +146,79 @@ if JIT_ENABLED:
 
         return types.void(array, types.int64), lower
 
+    _HALF = ir.IntType(32)
+
+    def _place(context: Any, builder: Any, kind: Any, value: Any, position: Any, of: Any) -> Any:
+        data = context.make_array(kind)(context, builder, value).data
+        return builder.gep(builder.bitcast(data, of.as_pointer()), [position])
+
+    def _load_half(typing: Any, array: Any, position: Any) -> Any:
+        """Return half a word of an int64 ``array``, number ``position`` of its halves."""
+
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            place = _place(context, builder, signature.args[0], args[0], args[1], _HALF)
+            return builder.sext(builder.load(place, align=4), _WORD)
+
+        return types.int64(array, types.int64), lower
+
+    def _store_half(typing: Any, array: Any, position: Any, value: Any) -> Any:
+        """Write the low half of ``value`` to half ``position`` of an int64 ``array``."""
+
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            place = _place(context, builder, signature.args[0], args[0], args[1], _HALF)
+            builder.store(builder.trunc(args[2], _HALF), place, align=4)
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, types.int64), lower
+
+    def _load_word(typing: Any, array: Any, position: Any) -> Any:
+        """Return the word that begins with half ``position`` of an int64 ``array``."""
+
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            place = _place(context, builder, signature.args[0], args[0], args[1], _HALF)
+            place = builder.bitcast(place, _WORD.as_pointer())
+            return builder.load(place, align=4)
+
+        return types.int64(array, types.int64), lower
+
+    def _store_word(typing: Any, array: Any, position: Any, value: Any) -> Any:
+        """Write ``value`` to the word that begins with half ``position`` of an int64 ``array``."""
+
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            place = _place(context, builder, signature.args[0], args[0], args[1], _HALF)
+            place = builder.bitcast(place, _WORD.as_pointer())
+            builder.store(args[2], place, align=4)
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, types.int64), lower
+
+    def _move_halves(typing: Any, array: Any, target: Any, source: Any, size: Any) -> Any:
+        """Move ``size`` halves of an int64 ``array``; they may overlap."""
+
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            to, start = (
+                _place(context, builder, signature.args[0], args[0], a, _HALF) for a in args[1:3]
+            )
+            memmove(builder, to, start, args[3], 4, align=4)
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, types.int64, types.int64), lower
+
     load_i64: Callable[[int], int] = cast(Any, intrinsic(_load_i64))
     copy_bytes: Callable[[int, int, int], None] = cast(Any, intrinsic(_copy_bytes))
     call_i64: Callable[[int, int, int], int] = cast(Any, intrinsic(_call_i64))
     call_void: Callable[[int, int], None] = cast(Any, intrinsic(_call_void))
     prefetch: Callable[[Any, Int], None] = cast(Any, intrinsic(_prefetch))
+    load_half: Callable[[Any, Int], Int] = cast(Any, intrinsic(_load_half))
+    load_word: Callable[[Any, Int], Int] = cast(Any, intrinsic(_load_word))
+    store_half: Callable[[Any, Int, Int], None] = cast(Any, intrinsic(_store_half))
+    store_word: Callable[[Any, Int, Int], None] = cast(Any, intrinsic(_store_word))
+    move_halves: Callable[[Any, Int, Int, Int], None] = cast(Any, intrinsic(_move_halves))
 
 else:
     import ctypes
+
+    import numpy as np
 
     _CALL_I64 = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
     _CALL_VOID = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -169,11 +242,37 @@ else:
     def _prefetch_plain(array: Any, position: Int) -> None:
         """Nothing."""
 
+    def _load_half_plain(array: Any, position: Int) -> Int:
+        """Return half a word of an int64 ``array``, number ``position`` of its halves."""
+        return np.int64(array.view(np.int32)[position])
+
+    def _store_half_plain(array: Any, position: Int, value: Int) -> None:
+        """Write the low half of ``value`` to half ``position`` of an int64 ``array``."""
+        array.view(np.int32)[position] = np.int64(value).astype(np.int32)
+
+    def _load_word_plain(array: Any, position: Int) -> Int:
+        """Return the word that begins with half ``position`` of an int64 ``array``."""
+        return array.view(np.int32)[position : position + 2].copy().view(np.int64)[0]
+
+    def _store_word_plain(array: Any, position: Int, value: Int) -> None:
+        """Write ``value`` to the word that begins with half ``position`` of an int64 ``array``."""
+        array.view(np.int32)[position : position + 2] = np.array([value], np.int64).view(np.int32)
+
+    def _move_halves_plain(array: Any, target: Int, source: Int, size: Int) -> None:
+        """Move ``size`` halves of an int64 ``array``; they may overlap."""
+        halves = array.view(np.int32)
+        halves[target : target + size] = halves[source : source + size].copy()
+
     load_i64 = _load_i64_plain
     copy_bytes = _copy_bytes_plain
     call_i64 = _call_i64_plain
     call_void = _call_void_plain
     prefetch = _prefetch_plain
+    load_half = _load_half_plain
+    load_word = _load_word_plain
+    store_half = _store_half_plain
+    store_word = _store_word_plain
+    move_halves = _move_halves_plain
 
     def jit(kernel: F) -> F:
         """Leave ``kernel`` as plain Python."""

@@ -93,7 +93,7 @@ def add_last(
     at = SECTION + 3 * section
     block, count = slots[slot, at], slots[slot, at + 1]
     if block < 0:
-        block = grow(arena, heads, slots, slot, at, 8)
+        block = grow(arena, heads, slots, slot, at, np.int64(LAST_WORDS))
         count = np.int64(0)
     i = count
     while i > 0:
@@ -107,7 +107,7 @@ def add_last(
         _remove(arena, block, count, 3, 0)
         count -= 1
         i -= 1
-    elif (count + 1) * 3 > 1 << slots[slot, at + 2]:
+    elif (count + 1) * 3 > slots[slot, at + 2]:
         block = grow(arena, heads, slots, slot, at, (count + 1) * 3)
     for k in range(block + 3 * count - 1, block + 3 * i - 1, -1):
         arena[k + 3] = arena[k]

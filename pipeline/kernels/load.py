@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.arena import allocate, has_room, release, size_class
+from pipeline.kernels.arena import allocate, block_words, has_room, release
 from pipeline.kernels.countrows import load_counts
 from pipeline.kernels.decay import load_decayed
 from pipeline.kernels.distinct import load_distinct
@@ -31,6 +31,7 @@ from pipeline.kernels.lists import (
     LIST_RING,
     LIST_TYPE,
 )
+from pipeline.kernels.rings import ring_block, write_cell, write_tile
 from pipeline.kernels.rows import first_held
 from pipeline.kernels.table import (
     EVENT_TIME,
@@ -45,6 +46,7 @@ from pipeline.kernels.tiles import (
     MAX_FLOAT,
     RING_END,
     RING_FIRST,
+    RING_HALVES,
     RING_TILES,
     RING_WIDTH,
     is_count,
@@ -60,6 +62,7 @@ U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
+UNFIT = -2  # a number of narrow tiles that takes a word
 _FLOAT = 1
 _NAN = 0x7FF8000000000000
 _MINUS_ZERO = -(2**63)
@@ -83,11 +86,11 @@ def clear_slot(arena: I64, heads: I64, slots: I64, slot: Int, lists: Int) -> Non
 def _new_block(
     arena: I64, heads: I64, slots: I64, slot: Int, column: Int, count: Int, entry: Int
 ) -> Int:
-    c = size_class(count * entry)
-    block = allocate(arena, heads, c)
+    size = block_words(count * entry)
+    block = allocate(arena, heads, size)
     slots[slot, column] = block
     slots[slot, column + 1] = count
-    slots[slot, column + 2] = c
+    slots[slot, column + 2] = size
     return block
 
 
@@ -102,22 +105,17 @@ def _load_cell(data: U8, at: Int, end: Int, op: Int) -> tuple[Int, Int]:
     return unzigzag(bits), at
 
 
-@part
-def _load_ring(
+@inlined
+def _load_tiles(
     arena: I64, heads: I64, slots: I64, slot: Int, ring: Int, rings: I64, accumulators: I64,
-    newest: Int, data: U8, at: Int, end: Int,
+    newest: Int, count: Int, wide: bool, data: U8, at: Int, end: Int,
 ) -> Int:  # fmt: skip
-    """Position after the ring, -1 where it is malformed."""
-    first, last = rings[ring, RING_FIRST], rings[ring, RING_END]
-    entry = 1 + last - first
-    count, at = read_varint(data, at, end)
-    limit = rings[ring, RING_TILES] if last > first else 0
-    if at < 0 or count < 0 or count > limit or count > end - at:
-        return np.int64(-1)
-    if count == 0:
-        return at
+    """Position after ``count`` tiles, -1 where one is malformed, UNFIT where one has to be wide."""
+    first, last, column = rings[ring, RING_FIRST], rings[ring, RING_END], SECTION + 3 * ring
+    entry = 2 + 2 * (last - first) if wide else rings[ring, RING_HALVES]
     held, newest_tile = first_held(rings, ring, newest), tile_of(newest, rings[ring, RING_WIDTH])
-    block = _new_block(arena, heads, slots, slot, SECTION + 3 * ring, count, entry)
+    base = ring_block(arena, heads, slots, slot, column, count, entry, wide)
+    slots[slot, column + 1] = count
     tile = np.int64(0)
     for i in range(count):
         bits, at = read_varint(data, at, end)
@@ -131,19 +129,46 @@ def _load_ring(
             tile += bits
         if tile < held or tile > newest_tile:
             return np.int64(-1)
-        p = block + i * entry
-        arena[p] = tile
+        p = base + i * entry
+        if not write_tile(arena, p, wide, tile):
+            return np.int64(UNFIT)
         for a in range(first, last):
             op = accumulators[a, ACC_OP]
             cell, at = _load_cell(data, at, end, op)
             if at < 0:
                 return np.int64(-1)
-            arena[p + 1 + a - first] = cell
+            if not write_cell(arena, p, accumulators, a, first, wide, cell):
+                return np.int64(UNFIT)
             if op > MAX_FLOAT and not group_holds(
-                arena, p + 1 + a - first, op, rings[ring, RING_WIDTH]
+                arena, (p >> 1) + 1 + a - first, op, rings[ring, RING_WIDTH]
             ):
                 return np.int64(-1)
     return at
+
+
+@part
+def _load_ring(
+    arena: I64, heads: I64, slots: I64, slot: Int, ring: Int, rings: I64, accumulators: I64,
+    newest: Int, data: U8, at: Int, end: Int,
+) -> Int:  # fmt: skip
+    """Position after the ring, -1 where it is malformed."""
+    count, at = read_varint(data, at, end)
+    limit = rings[ring, RING_TILES] if rings[ring, RING_END] > rings[ring, RING_FIRST] else 0
+    if at < 0 or count < 0 or count > limit or count > end - at:
+        return np.int64(-1)
+    if count == 0:
+        return at
+    wide = rings[ring, RING_HALVES] == 0
+    while True:
+        after = _load_tiles(
+            arena, heads, slots, slot, ring, rings, accumulators, newest, count, wide, data, at,
+            end,
+        )  # fmt: skip
+        if after != UNFIT:
+            return after
+        column = SECTION + 3 * ring
+        release(arena, heads, slots[slot, column], slots[slot, column + 2])
+        wide = True
 
 
 @inlined

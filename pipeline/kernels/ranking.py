@@ -10,10 +10,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.arena import size_class
 from pipeline.kernels.buckets import ordered, representative, unordered
 from pipeline.kernels.counts import FIRST, NOTE, SIZE, VALUES, next_tile
-from pipeline.kernels.integers import divide_scaled, part_of
+from pipeline.kernels.integers import divide_scaled, exponent, part_of
 from pipeline.kernels.jit import Int, inlined, part
 
 __all__ = [
@@ -37,7 +36,7 @@ _FLOAT, _DECIMAL = 1, 2
 @inlined
 def scratch_words(entries: Int) -> Int:
     """Words that ranking so many entries can take."""
-    return DIGITS + (2 << size_class(2 * entries))
+    return DIGITS + (2 << exponent(2 * entries))
 
 
 @part
@@ -143,7 +142,7 @@ def quantile_of_tiles(
 @inlined
 def _clear(scratch: I64, n: Int) -> Int:
     """An empty hash table of at least 2 n places of two words; returns the bits of its size."""
-    bits = size_class(2 * n)
+    bits = exponent(2 * n)
     for k in range(1, 2 << bits, 2):
         scratch[k] = 0
     return bits

@@ -11,7 +11,7 @@ from pipeline.kernels.distinct import MAX_STEPS, encode_distinct
 from pipeline.kernels.events import event_words, first_counted
 from pipeline.kernels.header import LONGEST_HEADER, has_row, seal, write_header
 from pipeline.kernels.integers import minus, subtract_wrapping
-from pipeline.kernels.jit import Int, bare, inlined, prefetch
+from pipeline.kernels.jit import Int, bare, inlined, load_half, load_word, prefetch
 from pipeline.kernels.lists import (
     DECAYED,
     DISTINCT,
@@ -24,6 +24,7 @@ from pipeline.kernels.lists import (
     LIST_TYPE,
     has_counts,
 )
+from pipeline.kernels.rings import section_of, tile_from, tile_number, widened
 from pipeline.kernels.table import (
     DIRTY,
     EVENT_TIME,
@@ -37,9 +38,11 @@ from pipeline.kernels.table import (
     prefetch_slot,
 )
 from pipeline.kernels.tiles import (
+    ACC_HALF,
     ACC_OP,
     RING_END,
     RING_FIRST,
+    RING_HALVES,
     RING_TILES,
     RING_WIDTH,
     is_count,
@@ -86,28 +89,31 @@ def _encode_ring(
     slots: I64, arena: I64, slot: Int, ring: Int, rings: I64, accumulators: I64, out: U8, at: Int
 ) -> Int:
     column = SECTION + 3 * ring
-    block, count = slots[slot, column], slots[slot, column + 1]
     first, end = rings[ring, RING_FIRST], rings[ring, RING_END]
-    entry = 1 + end - first
+    base, entry, count, wide = section_of(
+        slots, slot, column, end - first, rings[ring, RING_HALVES]
+    )
     if count == 0:
         return write_varint(out, at, np.int64(0))
     held = first_held(rings, ring, slots[slot, EVENT_TIME])
-    start = lower_bound(arena, block, count, entry, 0, held)
+    start = tile_from(arena, base, entry, count, wide, held)
     at = write_varint(out, at, count - start)
     before = np.int64(0)
     for i in range(start, count):
-        p = block + i * entry
-        tile = arena[p]
+        p = base + i * entry
+        tile = tile_number(arena, p, wide)
         at = write_varint(out, at, zigzag(tile) if i == start else tile - before)
         before = tile
         for a in range(first, end):
-            op, cell = accumulators[a, ACC_OP], arena[p + 1 + a - first]
-            if is_count(op):
-                at = write_varint(out, at, cell)
-            elif is_float(op):
-                at = write_word(out, at, cell)
-            else:
-                at = write_varint(out, at, zigzag(cell))
+            op = accumulators[a, ACC_OP]
+            q = p + (2 * (1 + a - first) if wide else accumulators[a, ACC_HALF])
+            if is_float(op):
+                at = write_word(out, at, load_word(arena, q))
+                continue
+            cell = load_word(arena, q) if wide else load_half(arena, q)
+            if not is_count(op):
+                cell = zigzag(cell if wide else widened(op, cell))
+            at = write_varint(out, at, cell)
     return at
 
 
@@ -211,10 +217,13 @@ def _expect(slots: I64, arena: I64, chosen: I32, rings: I64, i: Int) -> None:
     if i + AHEAD < len(chosen):
         slot = chosen[i + AHEAD]
         for r in range(len(rings)):
-            block, count = slots[slot, SECTION + 3 * r], slots[slot, SECTION + 3 * r + 1]
-            words = count * (1 + rings[r, RING_END] - rings[r, RING_FIRST])
+            cells = rings[r, RING_END] - rings[r, RING_FIRST]
+            base, entry, count, _ = section_of(
+                slots, slot, SECTION + 3 * r, cells, rings[r, RING_HALVES]
+            )
+            words = (count * entry) >> 1
             for k in range(0, min(words, LINES * WORDS_OF_LINE), WORDS_OF_LINE):
-                prefetch(arena, block + k)
+                prefetch(arena, (base >> 1) + k)
 
 
 @bare

@@ -9,9 +9,9 @@ A *slot* is a row of ``slots`` int64[capacity, SECTION + 3 * sections + lists]:
 ``KEY_START``    first byte of the key in ``keys``; next free slot (or -1) while free
 ``KEY_SIZE``     bytes of the key; -1 while free
 ``USED``         number of the call that used the slot last
-``STATE``        ``LOADED | PRESENT | DIRTY`` + ``FLIGHT`` per encoding under way
+``STATE``        ``LOADED | PRESENT | AGAIN | DIRTY`` + ``FLIGHT`` per encoding under way
 ``DELETED``      newest time the entity was deleted at, ns; ``NOTHING`` if it never was
-``SECTION``...   per section: block in the arena (-1: none), number of entries, size class
+``SECTION``...   per section: block in the arena (-1: none), number of entries, words of it
 ...              per list: newest dropped tile (DISTINCT) or time (EVENTS), ``NOTHING`` if none was
 ===============  =========================================================================
 
@@ -30,6 +30,7 @@ from pipeline.kernels.hash import equal_bytes
 from pipeline.kernels.jit import Int, bare, inlined, prefetch
 
 __all__ = [
+    "AGAIN",
     "DELETED",
     "DIRTY",
     "EVENT_TIME",
@@ -76,8 +77,9 @@ I64 = npt.NDArray[np.int64]
 ) = range(9)
 LOADED = 1  # the store's row, or its absence, is known
 PRESENT = 2  # at least one event is included
-DIRTY = 4  # changed since it was encoded last
-FLIGHT = 8  # one encoded row that the store has not acknowledged
+AGAIN = 4  # used by more than one call since it was loaded
+DIRTY = 8  # changed since it was encoded last
+FLIGHT = 16  # one encoded row that the store has not acknowledged
 NOTHING = -(2**63)
 
 # totals int64[TOTALS]
@@ -186,10 +188,13 @@ def find_slots(
                     slot = other
             p = (p + 1) & (size - 1)
         out[i] = slot
-        if (slots[slot, STATE] & LOADED) == 0 and slots[slot, USED] != sequence:
-            missing[m] = i
-            m += 1
-        slots[slot, USED] = sequence
+        if slots[slot, USED] != sequence:
+            slots[slot, USED] = sequence
+            if (slots[slot, STATE] & LOADED) == 0:
+                missing[m] = i
+                m += 1
+            else:
+                slots[slot, STATE] |= AGAIN
     return m
 
 

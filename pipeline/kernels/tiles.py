@@ -1,10 +1,7 @@
-"""Rings of tiles: an event's values folded into the cells of its tile.
+"""What a cell of a tile holds and how values are folded into it; sections that grow.
 
-A section of the arena holds a ring's non-empty tiles, ascending: entries of 1 + cells words,
-``[tile, cell, ...]``. Tile ``k`` covers the times ``(k * width, (k + 1) * width]``. Tiles that
-fell out of the ring may linger until their room is needed; every reader skips them.
-
-The column order of plan tables is defined here and in :mod:`pipeline.kernels.lists` and
+How the tiles of a ring lie in the arena is in :mod:`pipeline.kernels.rings`. The column order of
+plan tables is defined here and in :mod:`pipeline.kernels.lists` and
 :mod:`pipeline.kernels.finalize`; it is that of ``pipeline.features.plan.PlanTables``.
 """
 
@@ -13,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.arena import allocate, release, size_class
+from pipeline.kernels.arena import FLAGS, allocate, block_words, release
 from pipeline.kernels.groups import (
     FIRST_AT,
     FIRST_FLOAT,
@@ -22,13 +19,12 @@ from pipeline.kernels.groups import (
     VAR_LOW,
     VAR_M2,
     VAR_MEAN,
-    add_to_group,
 )
 from pipeline.kernels.integers import OVERFLOW, add_exact, minus
 from pipeline.kernels.jit import Int, inlined, part
-from pipeline.kernels.table import SECTION
 
 __all__ = [
+    "ACC_HALF",
     "ACC_INPUT",
     "ACC_MASK",
     "ACC_OP",
@@ -40,11 +36,11 @@ __all__ = [
     "MIN_INT",
     "RING_END",
     "RING_FIRST",
+    "RING_HALVES",
     "RING_TILES",
     "RING_WIDTH",
     "SUM_FLOAT",
     "SUM_INT",
-    "add_to_ring",
     "fold",
     "grow",
     "identity",
@@ -59,8 +55,8 @@ __all__ = [
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
-RING_WIDTH, RING_TILES, RING_FIRST, RING_END = range(4)
-ACC_RING, ACC_OP, ACC_INPUT, ACC_MASK = range(4)
+RING_WIDTH, RING_TILES, RING_FIRST, RING_END, RING_HALVES = range(5)
+ACC_RING, ACC_OP, ACC_INPUT, ACC_MASK, ACC_HALF = range(5)
 COUNT, SUM_INT, SUM_FLOAT, MIN_INT, MAX_INT, MIN_FLOAT, MAX_FLOAT = range(7)
 
 _MAX = 2**63 - 1
@@ -167,97 +163,13 @@ def spacious(count: Int, entry: Int) -> Int:
 @part
 def grow(arena: I64, heads: I64, slots: I64, slot: Int, at: Int, words: Int) -> Int:
     """Move the section whose columns start at ``at`` to a block of ``words``; returns it."""
-    old, c = slots[slot, at], slots[slot, at + 2]
-    bigger = size_class(words)
+    old, size = slots[slot, at], slots[slot, at + 2]
+    bigger = block_words(words)
     block = allocate(arena, heads, bigger)
     if old >= 0:
-        for k in range(1 << c):
+        for k in range(size & ~FLAGS):
             arena[block + k] = arena[old + k]
-        release(arena, heads, old, c)
+        release(arena, heads, old, size)
     slots[slot, at] = block
-    slots[slot, at + 2] = bigger
+    slots[slot, at + 2] = bigger | (size & FLAGS)
     return block
-
-
-@inlined
-def _make_room(
-    arena: I64, heads: I64, slots: I64, slot: Int, at: Int, entry: Int, first_tile: Int
-) -> Int:
-    """Room for one more tile: tiles before ``first_tile`` go first, then the block grows."""
-    block, count = slots[slot, at], slots[slot, at + 1]
-    if block < 0:
-        return grow(arena, heads, slots, slot, at, 2 * entry)
-    size = 1 << slots[slot, at + 2]
-    if (count + 1) * entry <= size:
-        return block
-    gone = lower_bound(arena, block, count, entry, 0, first_tile)
-    if gone > 0:
-        count -= gone
-        for k in range(count * entry):
-            arena[block + k] = arena[block + k + gone * entry]
-        slots[slot, at + 1] = count
-    words = spacious(count + 1, entry)
-    if words > size:
-        block = grow(arena, heads, slots, slot, at, words)
-    return block
-
-
-@inlined
-def _tile_cells(
-    arena: I64, heads: I64, slots: I64, slot: Int, at: Int, accumulators: I64,
-    first: Int, end: Int, tile: Int, first_tile: Int,
-) -> Int:  # fmt: skip
-    """Position in the arena of the first cell of ``tile``, which is made if it is not there."""
-    entry = 1 + end - first
-    block, count = slots[slot, at], slots[slot, at + 1]
-    if count > 0:
-        last = block + (count - 1) * entry
-        if arena[last] == tile:
-            return last + 1
-    block = _make_room(arena, heads, slots, slot, at, entry, first_tile)
-    count = slots[slot, at + 1]
-    p = block + count * entry
-    if count > 0 and arena[p - entry] > tile:
-        p = block + entry * lower_bound(arena, block, count, entry, 0, tile)
-        if arena[p] == tile:
-            return p + 1
-        for k in range(block + (count + 1) * entry - 1, p + entry - 1, -1):
-            arena[k] = arena[k - entry]
-    slots[slot, at + 1] = count + 1
-    arena[p] = tile
-    for a in range(first, end):
-        arena[p + 1 + a - first] = identity(accumulators[a, ACC_OP])
-    return p + 1
-
-
-@inlined
-def add_to_ring(
-    arena: I64, heads: I64, slots: I64, slot: Int, ring: Int, accumulators: I64,
-    first: Int, end: Int, time: Int, width: Int, tile: Int, first_tile: Int,
-    values: I64, usable: U8, passed: U8,
-) -> None:  # fmt: skip
-    """Fold one event into ``tile``, that of its ``time``, of a ring (accumulators ``first`` on).
-
-    ``values`` int64[inputs], ``usable`` uint8[inputs] (not null, not NaN) and ``passed``
-    uint8[masks] are the event's. A tile is made by the first accumulator that takes a value.
-    ``first_tile`` is the first one the ring holds once the event is included.
-    """
-    at = SECTION + 3 * ring
-    cells = np.int64(-1)
-    for a in range(first, end):
-        mask, source = accumulators[a, ACC_MASK], accumulators[a, ACC_INPUT]
-        if mask >= 0 and passed[mask] == 0:
-            continue
-        if source >= 0 and usable[source] == 0:
-            continue
-        if cells < 0:
-            cells = _tile_cells(
-                arena, heads, slots, slot, at, accumulators, first, end, tile, first_tile
-            )
-        op = accumulators[a, ACC_OP]
-        value = np.int64(1) if op == COUNT else values[source]
-        cell = cells + a - first
-        if op > MAX_FLOAT:
-            add_to_group(arena, cell, op, value, time, width)
-            continue
-        arena[cell] = fold(op, arena[cell], value)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pipeline.features.plan import COUNT_KINDS, ListKind, Plan
 from pipeline.features.size import most_entries
-from pipeline.kernels.arena import size_class
+from pipeline.kernels import rings
+from pipeline.kernels.arena import block_words
 from pipeline.kernels.counts import counts_words
 from pipeline.kernels.distinct import DISTINCT_WORDS, MAX_STEPS
 from pipeline.kernels.ids import roomy
@@ -18,8 +19,9 @@ __all__ = ["scratch_needed", "words_needed"]
 def words_needed(plan: Plan) -> int:
     """Words of the arena that one event, or one loaded row, can take at most."""
     entries = [1 + sum(a.ring == r for a in plan.accumulators) for r in range(len(plan.rings))]
+    # narrow tiles, which a number that does not fit makes wide
     words = [
-        1 << size_class(max(spacious(ring.tiles, entry), 2 * entry))
+        2 * block_words(rings.roomy(ring.tiles + 1) * entry)
         for ring, entry in zip(plan.rings, entries, strict=True)
     ]
     for state in plan.lists:
@@ -32,11 +34,11 @@ def words_needed(plan: Plan) -> int:
             most = spacious(state.bound + 1, LAST_WORDS)
         elif state.kind is ListKind.IDS:
             # as loaded, before there is room for the filter
-            words.append(1 << size_class(state.bound * LAST_WORDS))
+            words.append(block_words(state.bound * LAST_WORDS))
             most = roomy(state.bound + 1)
         else:
             most = state.bound * LAST_WORDS
-        words.append(1 << size_class(most))
+        words.append(block_words(most))
     return int(sum(words))
 
 

@@ -37,7 +37,7 @@ from pipeline.kernels.table import (
     rebuild_index,
 )
 from pipeline.kernels.watch import apply_watched
-from pipeline.state.arrays import empty, flags, grown, plain, words
+from pipeline.state.arrays import empty, flags, grown, longer, memory, plain, words
 from pipeline.state.batch import (
     Applied,
     EncodedRows,
@@ -60,6 +60,7 @@ I64 = npt.NDArray[np.int64]
 
 EVICT_TO = 0.9  # an eviction frees a tenth, so that its sort is paid by many batches
 FIRED_ROWS = 4096
+FREE = 8  # part of the blocks in use that may be free when the arena is full
 INDEX_BYTES = 16  # of the hash index per slot: at most half full
 
 
@@ -289,7 +290,9 @@ class StateTable:
         settle_slots(self._slots, plain(slots, np.int32))
 
     def evict(self) -> int:
-        """Drop the least recently used rows that are settled; returns how many.
+        """Drop settled rows, first those unused for longest; returns how many.
+
+        The time since its last use counts an eighth for a row that more than one batch used.
 
         Nothing happens up to ``max_bytes``; beyond, a tenth more is dropped. O(rows log rows).
         """
@@ -312,7 +315,7 @@ class StateTable:
         return gone
 
     def settled(self, most: int) -> Leaving:
-        """Up to ``most`` rows that the store holds as they are, least recently used first."""
+        """Up to ``most`` rows that the store holds as they are, first those that leave first."""
         return leaving(self._slots[self._by_age()[:most], :SECTION], self._keys)
 
     def compact(self) -> None:
@@ -321,11 +324,11 @@ class StateTable:
         self._compact_arena()
 
     def _by_age(self) -> I32:
-        """Slots of settled rows, least recently used first."""
+        """Slots of settled rows in the order in which they may leave."""
         slots = np.empty(self.rows, dtype=np.int32)
-        used = np.empty(self.rows, dtype=np.int64)
-        n = evictable(self._slots, self._totals, slots, used)
-        return slots[:n][np.argsort(used[:n], kind="stable")]
+        worth = np.empty(self.rows, dtype=np.int64)
+        n = evictable(self._slots, self._totals, self._sequence, slots, worth)
+        return slots[:n][np.argsort(worth[:n], kind="stable")]
 
     def _column(self, slots: I32, column: int) -> I64:
         return np.take(self._slots[:, column], slots)
@@ -346,7 +349,12 @@ class StateTable:
             self._index = index
 
     def _grow_arena(self) -> None:
-        self._arena = grown(self._arena, len(self._arena) + self._need)
+        """Room for one event or row more; what is free between blocks goes if it is much."""
+        live, top = int(self._heads[LIVE]), int(self._heads[TOP])
+        if top - live > live // FREE:
+            self._compact_arena()
+        else:
+            self._arena = grown(self._arena, len(self._arena) + self._need)
 
     def _compact_sparse(self) -> None:
         """Compact what is mostly free, so that it pays."""
@@ -356,12 +364,13 @@ class StateTable:
             self._compact_arena()
 
     def _compact_keys(self) -> None:
-        keys = np.empty(2 * int(self._totals[KEY_LIVE]) + 16384, dtype=np.uint8)
+        keys = memory(longer(int(self._totals[KEY_LIVE]), 1) + 16384)
         compact_keys(self._slots, self._totals, self._keys, keys)
         self._keys = keys
 
     def _compact_arena(self) -> None:
-        arena = words(2 * int(self._heads[LIVE]) + 2 * self._need + 16384)
+        live = int(self._heads[LIVE])
+        arena = words(max(longer(live, 8), live + 2 * self._need) + 16384)
         heads = np.empty(HEADS, dtype=np.int64)
         empty(heads)
         lists = len(self.plan.lists)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -29,11 +28,19 @@ import numpy.typing as npt
 from pipeline.errors import FencedError, PipelineError, StoreUnavailableError
 from pipeline.state.batch import PackedRows
 from pipeline.store.keys import lease_key, marker_key, row_prefix
-from pipeline.store.lease import Lease, lost_writes, next_lease, refuse_newer, why_aborted
+from pipeline.store.lease import (
+    Lease,
+    lost_writes,
+    next_lease,
+    out_of_turn,
+    refuse_newer,
+    why_aborted,
+)
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Awaited, RowExpiry, RowWrite
 from pipeline.store.replies import error_of, root_cause
 from pipeline.store.transaction import (
+    Asked,
     Scratch,
     Sent,
     applied,
@@ -55,17 +62,6 @@ ACQUIRE_ATTEMPTS = 8
 Got = TypeVar("Got")
 _KEYS_PER_MGET = 1 << 14
 _NONCE_BYTES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """Keys ``index`` of ``keys`` that are to be read; ``sent`` once they were asked for."""
-
-    fingerprint: int
-    keys: U8
-    key_offsets: I64
-    index: I64
-    sent: bool
 
 
 class RedisPartition(Awaited):
@@ -95,7 +91,8 @@ class RedisPartition(Awaited):
         self._lease: Lease | None = None
         self._expected: dict[bytes, bytes | None] = {}  # lease first, then markers
         self._sent: Sent | None = None
-        self._asked: deque[_Asked] = deque()
+        self._asked: deque[Asked] = deque()
+        self._reads = 0  # that were begun, ever
         self._lost: PipelineError = PipelineError("acquire() the partition first")
         self._whole = Whole(self._interrupted)
 
@@ -140,33 +137,37 @@ class RedisPartition(Awaited):
                 raise self._give_up(lost_writes(self._name))
         return found
 
-    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> None:
-        """Ask for rows of the keys ``index``, unless there are too many for one request: then
+    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> int:
+        """Ask for rows of the keys ``index``, unless too many would be under way: then
         :meth:`finish_read` does. A commit under way is awaited first, and raises what it raises."""
         self._require_held()
         if self._sent is not None:
             self.finish_commit()
             self._finished = True
-        now = len(index) <= _KEYS_PER_MGET and all(read.sent for read in self._asked)
-        read = _Asked(fingerprint, keys, key_offsets, index, now)
-        if now and len(index):
-            self._ask(read, 0)
-        self._asked.append(read)
+        under_way = sum(len(read.index) for read in self._asked)
+        now = under_way + len(index) <= _KEYS_PER_MGET and all(read.sent for read in self._asked)
+        self._reads += 1
+        read = Asked(self._reads, fingerprint, keys, key_offsets, index, now)
+        with self._whole:
+            self._asked.append(read)
+            if now and len(index):
+                self._ask(read, 0)
+        return read.number
 
-    def finish_read(self) -> PackedRows:
+    def finish_read(self, number: int) -> PackedRows:
         """Packed rows; lease and markers are compared after they were read."""
         self._require_held()
-        if not self._asked:
-            raise PipelineError("begin_read() first")
-        read = self._asked.popleft()
+        if not self._asked or self._asked[0].number != number:
+            raise self._give_up(out_of_turn(self._name))
         parts: list[PackedRows] = []
-        for first in range(0, len(read.index), _KEYS_PER_MGET):
-            if not read.sent:
-                self._ask(read, first)
-            with self._whole:
+        with self._whole:
+            read = self._asked.popleft()
+            for first in range(0, len(read.index), _KEYS_PER_MGET):
+                if not read.sent:
+                    self._ask(read, first)
                 parts.append(self._read(Replies.read_packed))
-        if parts and not self._unchanged():
-            raise self._again()
+            if parts and not self._unchanged():
+                raise self._again()
         return PackedRows.joined(parts)
 
     def begin_commit(
@@ -184,8 +185,8 @@ class RedisPartition(Awaited):
         data, queued = encode_commit(
             self._scratch, self._tag, writes, markers, expiries, arm(tuple(expected))
         )
-        self._sent = Sent(expected, queued, any(map(len, expiries)))
         with self._whole:
+            self._sent = Sent(expected, queued, any(map(len, expiries)))
             self._send(data)
 
     def finish_commit(self) -> None:
@@ -196,8 +197,8 @@ class RedisPartition(Awaited):
         if self._sent is None:
             self._require_held()
             raise PipelineError("begin_commit() first")
-        sent, self._sent = self._sent, None
         with self._whole:
+            sent, self._sent = self._sent, None
             self._finish(sent)
 
     def check(self) -> bool:
@@ -213,7 +214,7 @@ class RedisPartition(Awaited):
         """Close the connection; the lease stays."""
         self._lose(PipelineError(f"{self._name}: closed; acquire() it again"))
 
-    def _ask(self, read: _Asked, first: int) -> None:
+    def _ask(self, read: Asked, first: int) -> None:
         """Send the request for its keys from the ``first``; with the last of them, what says
         whether the rows are of the time of our markers."""
         part = read.index[first : first + _KEYS_PER_MGET]
@@ -223,8 +224,7 @@ class RedisPartition(Awaited):
             np.zeros(len(part), dtype=np.int32), read.keys, read.key_offsets, part,
             after=command(b"MGET", *self._expected) if last else b"",
         )  # fmt: skip
-        with self._whole:
-            self._send(data)
+        self._send(data)
 
     def _unchanged(self) -> bool:
         """Whether lease and markers, asked for last, are ours still; else the partition is lost."""
@@ -377,9 +377,7 @@ class RedisPartition(Awaited):
         if self._sent is not None or self._finished:
             raise PipelineError("a commit is under way: finish_commit() first")
         if self._asked:
-            raise self._give_up(
-                StoreUnavailableError(f"{self._name}: rows were asked for and never taken")
-            )
+            raise self._give_up(out_of_turn(self._name))
 
     def _interrupted(self) -> None:
         self._lose(StoreUnavailableError(f"{self._name}: interrupted; what it holds is unknown"))

@@ -29,6 +29,7 @@ __all__ = [
     "Lease",
     "lost_writes",
     "next_lease",
+    "out_of_turn",
     "refuse_newer",
     "why_aborted",
 ]
@@ -117,4 +118,12 @@ def lost_writes(name: str) -> StoreUnavailableError:
     return StoreUnavailableError(
         f"{name}: the store lost writes (lease or marker is missing or older than "
         "written); take the lease again and continue from the markers found there"
+    )
+
+
+def out_of_turn(name: str) -> StoreUnavailableError:
+    """Replies of partition ``name`` that are due belong to something else than is asked for."""
+    return StoreUnavailableError(
+        f"{name}: rows were asked for and never taken; take the lease again and continue from the "
+        "markers found there"
     )

@@ -24,7 +24,7 @@ from pipeline.errors import FencedError, PipelineError, StoreUnavailableError
 from pipeline.ingest.batch import TopicPartition
 from pipeline.state.batch import PackedRows
 from pipeline.store.keys import lease_key, marker_key, partition_tag, quarantine_key, row_key
-from pipeline.store.lease import Lease, next_lease, refuse_newer
+from pipeline.store.lease import Lease, next_lease, out_of_turn, refuse_newer
 from pipeline.store.marker import Marker
 from pipeline.store.partition import Awaited, Fetched, RowExpiry, RowRead, RowWrite, StoreInfo
 from pipeline.store.registry import Registry
@@ -177,7 +177,8 @@ class MemoryPartition(Awaited):
         self._expected: dict[bytes, bytes | None] = {}
         self._lost: PipelineError = PipelineError("acquire() the partition first")
         self._sent: _Sent | None = None
-        self._asked: deque[PackedRows] = deque()
+        self._asked: deque[tuple[int, PackedRows]] = deque()
+        self._reads = 0  # that were begun, ever
 
     @property
     def held(self) -> bool:
@@ -208,7 +209,7 @@ class MemoryPartition(Awaited):
             self._refuse_changed()
         return found
 
-    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> None:
+    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> int:
         """Look the keys ``index`` up; a commit under way is applied first."""
         self._require_held()
         if self._sent is not None:
@@ -218,14 +219,17 @@ class MemoryPartition(Awaited):
             self._refuse_changed()
             prefix, find = row_key(self._tag, fingerprint, b""), self._store.values.get
             names = (keys[key_offsets[i] : key_offsets[i + 1]].tobytes() for i in index.tolist())
-            self._asked.append(PackedRows.of([find(prefix + name) for name in names]))
+            self._reads += 1
+            rows = PackedRows.of([find(prefix + name) for name in names])
+            self._asked.append((self._reads, rows))
+        return self._reads
 
-    def finish_read(self) -> PackedRows:
+    def finish_read(self, number: int) -> PackedRows:
         """What was found."""
         self._require_held()
-        if not self._asked:
-            raise PipelineError("begin_read() first")
-        return self._asked.popleft()
+        if not self._asked or self._asked[0][0] != number:
+            raise self._give_up(out_of_turn(self._name))
+        return self._asked.popleft()[1]
 
     def begin_commit(
         self,
@@ -251,8 +255,7 @@ class MemoryPartition(Awaited):
             self._refuse_changed()
             for expiry in expiries:
                 for i, delay in enumerate(expiry.delay_ms.tolist()):
-                    key = row_key(self._tag, expiry.fingerprint, expiry.key(i))
-                    self._store.expire(key, delay)
+                    self._store.expire(row_key(self._tag, expiry.fingerprint, expiry.key(i)), delay)
             for write in writes:
                 rows, prefix = write.rows, write.prefix(self._tag)
                 for entity, row in zip(
@@ -268,8 +271,7 @@ class MemoryPartition(Awaited):
                 self._store.values[key] = self._expected[key] = marker.pack()
             if self._store.lose_replies:
                 self._store.lose_replies -= 1
-                self._lose(StoreUnavailableError(f"{self._name}: the reply was lost"))
-                raise self._again()
+                raise self._give_up(StoreUnavailableError(f"{self._name}: the reply was lost"))
 
     def check(self) -> bool:
         """Whether lease and markers in the store are still the ones written here."""
@@ -295,10 +297,8 @@ class MemoryPartition(Awaited):
         if stored is not None and ours is not None and stored != ours.pack():
             other = Lease.unpack(stored, self._lease_key.decode())
             if other.epoch >= ours.epoch:
-                self._lose(FencedError(f"{self._name}: another worker took the lease"))
-                raise self._again()
-        self._lose(StoreUnavailableError(f"{self._name}: the store lost writes"))
-        raise self._again()
+                raise self._give_up(FencedError(f"{self._name}: another worker took the lease"))
+        raise self._give_up(StoreUnavailableError(f"{self._name}: the store lost writes"))
 
     def _require_held(self) -> None:
         if not self.held:
@@ -309,8 +309,11 @@ class MemoryPartition(Awaited):
         if self._sent is not None or self._finished:
             raise PipelineError("a commit is under way: finish_commit() first")
         if self._asked:
-            self._lose(StoreUnavailableError(f"{self._name}: rows were asked for and never taken"))
-            raise self._again()
+            raise self._give_up(out_of_turn(self._name))
+
+    def _give_up(self, error: PipelineError) -> PipelineError:
+        self._lose(error)
+        return error
 
     def _lose(self, reason: PipelineError) -> None:
         self._expected, self._sent, self._lost = {}, None, reason

@@ -175,21 +175,22 @@ class PartitionStore(Protocol):
         Raises StoreUnavailableError, CorruptRowError.
         """
 
-    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> None:
+    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> int:
         """Ask for the packed rows of the keys ``index`` of ``keys``; :meth:`finish_read` awaits
-        them. Several may be under way, and are finished in the order they were begun; no commit
-        begins before. The arrays are not to be changed until then.
+        them, given the number that is returned. Several may be under way, and are finished in the
+        order they were begun; no commit begins before. The arrays are not to be changed until then.
 
         A commit under way is awaited first, and raises what it raises; :meth:`finish_commit` is
         still called afterwards.
         """
 
-    def finish_read(self) -> PackedRows:
-        """What :meth:`begin_read` asked for.
+    def finish_read(self, number: int) -> PackedRows:
+        """What the :meth:`begin_read` asked for that returned ``number``.
 
         Of the time of our markers: raises FencedError or StoreUnavailableError where another worker
         took the partition or the store went back in time, so that nothing is computed (and sent
-        out) on rows that are ahead of their offset or behind it.
+        out) on rows that are ahead of their offset or behind it; StoreUnavailableError, too, where
+        other rows are to be taken first, which somebody asked for and left.
         """
 
     def read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
@@ -237,18 +238,6 @@ class PartitionStore(Protocol):
         """Close the connection. The lease stays until somebody takes it; closing twice is fine."""
 
 
-class _Halves(Protocol):
-    def begin_read(self, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> None: ...
-    def finish_read(self) -> PackedRows: ...
-    def begin_commit(
-        self,
-        writes: Sequence[RowWrite],
-        markers: Sequence[Marker],
-        expiries: Sequence[RowExpiry] = (),
-    ) -> None: ...
-    def finish_commit(self) -> None: ...
-
-
 class Awaited:
     """Both halves of a read or a commit at once, for a :class:`PartitionStore` to inherit."""
 
@@ -264,13 +253,14 @@ class Awaited:
         """Whether the answer to a commit under way has begun to arrive."""
         return self._finished or self._link is None or self._link.arrived()
 
-    def read(self: _Halves, fingerprint: int, keys: U8, key_offsets: I64, index: I64) -> PackedRows:
+    def read(
+        self: PartitionStore, fingerprint: int, keys: U8, key_offsets: I64, index: I64
+    ) -> PackedRows:
         """Packed rows of the keys ``index``."""
-        self.begin_read(fingerprint, keys, key_offsets, index)
-        return self.finish_read()
+        return self.finish_read(self.begin_read(fingerprint, keys, key_offsets, index))
 
     def commit(
-        self: _Halves,
+        self: PartitionStore,
         writes: Sequence[RowWrite],
         markers: Sequence[Marker],
         expiries: Sequence[RowExpiry] = (),

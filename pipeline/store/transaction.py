@@ -25,6 +25,7 @@ from pipeline.store.partition import RowExpiry, RowWrite
 from pipeline.store.wire import OK, array_header, command
 
 __all__ = [
+    "Asked",
     "Prefixes",
     "Scratch",
     "Sent",
@@ -156,6 +157,18 @@ class Sent(NamedTuple):
     expected: dict[bytes, bytes | None]
     queued: int
     expiring: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Keys ``index`` of ``keys`` that are to be read; ``sent`` once they were asked for."""
+
+    number: int
+    fingerprint: int
+    keys: U8
+    key_offsets: I64
+    index: I64
+    sent: bool
 
 
 @lru_cache(maxsize=1 << 12)

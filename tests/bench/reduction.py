@@ -4,9 +4,9 @@
 
 A *reduction* here is what a read of a feature does: the finalize kernel folds the tiles of its
 window into one value, a row after the other. Each row has 30 days by the hour, 721 tiles, which lie
-as int64 words in one buffer (least and greatest have a count beside them, read in a second pass);
-per thread there is more of them than caches hold. Bytes are those of the window's tiles, each
-counted once. *Update* is the kernel of the stream, which scatters events into tiles by key: no
+in one buffer as their numbers and cells, four bytes each (least and greatest have a count beside
+them); per thread there is more of them than caches hold. Bytes are those of the window's tiles,
+each counted once. *Update* is the kernel of the stream, which scatters events into tiles by key: no
 reduction, and held to nothing, but its rate over the Arrow columns that it reads is said. A copy
 counts the bytes copied. One thread a core; kernels release the GIL.
 """
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import pipeline as pp
+from pipeline.kernels.tiles import RING_HALVES
 from pipeline.state.table import StateTable
 from tests.bench.backfill import keys_of, nothing
 from tests.bench.report import compared, left_out, limited, publish
@@ -105,8 +106,8 @@ def main() -> None:
     with ThreadPoolExecutor(threads) as pool:
         for op in OPS:
             made = [rows_of(op, rows) for _ in range(threads)]
-            words = 1 + len(made[0][0].plan.accumulators)  # of a tile: its number, then cells
-            size = rows * threads * TILES * words * 8
+            halves = int(made[0][0].plan.tables().rings[0, RING_HALVES])  # of words, of a tile
+            size = rows * threads * TILES * halves * 4
             sources = [np.ones(size // threads // 8, dtype=np.int64) for _ in range(threads)]
             targets = [np.empty_like(source) for source in sources]
             for table, slots, want in made:

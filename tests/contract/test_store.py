@@ -355,26 +355,22 @@ def test_many_partitions_are_sent_before_the_first_is_awaited(bed: Bed) -> None:
     assert [read(p, b"k") for p in partitions] == [[b"0"], [b"1"], [b"2"], [b"3"]]
 
 
-def ask(partition: PartitionStore, *keys: bytes) -> None:
-    partition.begin_read(VIEW, *columns(list(keys)), np.arange(len(keys), dtype=np.int64))
+def ask(partition: PartitionStore, *keys: bytes) -> int:
+    return partition.begin_read(VIEW, *columns(list(keys)), np.arange(len(keys), dtype=np.int64))
 
 
 def test_reads_under_way_are_finished_in_turn(bed: Bed) -> None:
     partition = bed.open()
     many = {b"%d" % i: b"row %d" % i for i in range(20_000)}
     partition.commit([write(many)], [marker(1)])
-    ask(partition, b"1", b"none")
-    ask(partition)
-    ask(partition, *many)
-    ask(partition, b"2")
-    assert [*partition.finish_read()] == [b"row 1", None]
-    assert [*partition.finish_read()] == []
-    assert [*partition.finish_read()] == list(many.values())
-    ask(partition, *([b"none"] * 5))
-    assert [*partition.finish_read()] == [b"row 2"]
-    assert [*partition.finish_read()] == [None] * 5
-    with pytest.raises(PipelineError, match="begin_read"):
-        partition.finish_read()
+    few, none = ask(partition, b"1", b"none"), ask(partition)
+    all_, one = ask(partition, *many), ask(partition, b"2")
+    assert [*partition.finish_read(few)] == [b"row 1", None]
+    assert [*partition.finish_read(none)] == []
+    assert [*partition.finish_read(all_)] == list(many.values())
+    absent = ask(partition, *([b"none"] * 5))
+    assert [*partition.finish_read(one)] == [b"row 2"]
+    assert [*partition.finish_read(absent)] == [None] * 5
     partition.commit([write({b"1": b"new"})], [marker(2)])
     assert read(partition, b"1", b"2") == [b"new", b"row 2"]
 
@@ -388,16 +384,17 @@ def test_many_partitions_are_asked_before_the_first_is_awaited(bed: Bed) -> None
         mark = Marker(VIEW, TOPIC_ID, number, 1)
         partition.commit([write({b"k": b"%d" % number})], [mark])
         partitions.append(partition)
-    for partition in partitions:
-        ask(partition, b"k")
-    assert [[*p.finish_read()] for p in partitions] == [[b"0"], [b"1"], [b"2"], [b"3"]]
+    asked = [(partition, ask(partition, b"k")) for partition in partitions]
+    assert [[*p.finish_read(number)] for p, number in asked] == [[b"0"], [b"1"], [b"2"], [b"3"]]
 
 
-def test_rows_of_another_owner_are_refused_though_they_were_asked_for_before(bed: Bed) -> None:
+def test_rows_asked_for_before_another_took_over_are_ours_and_refused_after(bed: Bed) -> None:
     partition = bed.open()
     partition.commit([write({b"k": b"ours"})], [marker(1)])
+    before = ask(partition, b"k")
     second = bed.open(2)
     second.commit([write({b"k": b"theirs"})], [marker(2)])
+    assert [*partition.finish_read(before)] == [b"ours"]
     with pytest.raises(FencedError):
         read(partition, b"k")
     assert not partition.held
@@ -414,6 +411,28 @@ def test_rows_that_were_asked_for_and_never_taken_end_the_connection(bed: Bed) -
     partition.acquire(1)
     assert partition.markers([VIEW]) == [marker(1)]
     assert read(partition, b"k") == [b"one"]
+
+
+def test_rows_are_never_given_to_a_read_that_did_not_ask_for_them(bed: Bed) -> None:
+    partition = bed.open()
+    partition.commit([write({b"a": b"A", b"b": b"B"})], [marker(1)])
+    left, asked = ask(partition, b"a"), ask(partition, b"b")
+    with pytest.raises(StoreUnavailableError, match="never taken"):
+        partition.finish_read(asked)
+    assert not partition.held
+    partition.acquire(1)
+    partition.markers([VIEW])
+    ask(partition, b"b")
+    with pytest.raises(StoreUnavailableError, match="never taken"):  # of the time before
+        partition.finish_read(left)
+    partition.acquire(1)
+    partition.markers([VIEW])
+    ask(partition, b"a")
+    with pytest.raises(StoreUnavailableError, match="never taken"):
+        read(partition, b"b")
+    partition.acquire(1)
+    with pytest.raises(StoreUnavailableError, match="never taken"):  # nothing was asked for
+        partition.finish_read(left)
 
 
 def test_corrupt_marker_and_lease_are_named(bed: Bed) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from pipeline.embedded.redis import EmbeddedRedis
 from pipeline.errors import (
     ConfigurationError,
     FencedError,
+    PipelineError,
     StoreFullError,
     StoreUnavailableError,
     UnsafeStoreError,
@@ -33,6 +36,7 @@ from pipeline.store.marker import Marker
 from pipeline.store.open import open_store
 from pipeline.store.partition import PartitionStore, RowWrite, StoreSettingWarning
 from pipeline.store.redis import RedisStore, redacted
+from pipeline.store.redislink import RedisLink
 from pipeline.store.wire import Replies
 from tests.faults.proxy import Proxy
 
@@ -54,6 +58,34 @@ def rows(data: dict[bytes, bytes]) -> list[RowWrite]:
 
 def marker(offset: int) -> Marker:
     return Marker(VIEW, "", 0, offset)
+
+
+def ask(partition: PartitionStore, *keys: bytes) -> int:
+    index = np.arange(len(keys), dtype=np.int64)
+    return partition.begin_read(VIEW, *packed(list(keys)), index)
+
+
+@contextlib.contextmanager
+def interrupted_at(line: int) -> Iterator[None]:
+    """Ctrl-C before the so-and-so-many-th line of what speaks to the store."""
+    left = line
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if Path(frame.f_code.co_filename).parent.name != "store":
+            return None
+        left -= event == "line"
+        if left == 0:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def opened(store: RedisStore, generation: int = 1) -> PartitionStore:
@@ -279,6 +311,63 @@ def test_interrupt_in_the_middle_leaves_nothing_half_read(
     assert not partition.held
     with pytest.raises(StoreUnavailableError, match="interrupted"):
         partition.check()
+
+
+def test_an_interrupt_at_any_line_leaves_nothing_that_is_taken_for_something_else(
+    redis_url: str,
+) -> None:
+    store = RedisStore(redis_url, timeout_ms=2_000)
+    line, through = 0, False
+    while not through:
+        line += 1
+        partition = opened(store)
+        (found,) = partition.markers([VIEW])
+        at = found.next_offset if found else 0
+        partition.commit(rows({b"a": b"A%d" % line, b"b": b"B%d" % line}), [marker(at + 1)])
+        with contextlib.suppress(KeyboardInterrupt), interrupted_at(line):
+            asked = ask(partition, b"a", b"none"), ask(partition, b"b")
+            for number in asked:
+                partition.finish_read(number)
+            partition.begin_commit(rows({b"a": b"new"}), [marker(at + 2)])
+            partition.finish_read(ask(partition, b"a"))
+            partition.finish_commit()
+            through = True
+        with contextlib.suppress(StoreUnavailableError):
+            with contextlib.suppress(PipelineError):  # nothing may be under way
+                partition.finish_commit()
+            for _ in range(3):
+                b, a = partition.finish_read(ask(partition, b"b", b"a"))
+                assert b == b"B%d" % line
+                assert a in (b"A%d" % line, b"new")
+                partition.commit([], [])
+            assert partition.check()
+        assert "timed out" not in str(partition._lost)  # type: ignore[attr-defined]
+        partition.close()
+    assert line > 100
+    store.close()
+
+
+def test_so_many_rows_and_no_more_are_under_way(
+    direct: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.store.fence._KEYS_PER_MGET", 4)
+    partition = opened(direct)
+    names = [b"%d" % number for number in range(14)]
+    partition.commit(rows({name: b"row " + name for name in names}), [marker(1)])
+    sent: list[int] = []
+    send = RedisLink.send
+
+    def told(link: RedisLink, data: memoryview) -> None:
+        sent.append(bytes(data).count(b":r:"))
+        send(link, data)
+
+    monkeypatch.setattr(RedisLink, "send", told)
+    parts = [names[:3], names[3:4], names[4:8], names[8:13], names[13:]]
+    asked = [(part, ask(partition, *part)) for part in parts]
+    assert sent == [3, 1]
+    for part, number in asked:
+        assert [*partition.finish_read(number)] == [b"row " + name for name in part]
+    assert sent == [3, 1, 4, 4, 1, 1]
 
 
 def test_no_server_names_the_address_and_hides_the_password() -> None:

@@ -14,6 +14,7 @@ __all__ = ["MUTATIONS", "Mutation"]
 
 UNIT = "tests/unit"
 FUZZ = f"{UNIT}/test_testing_fuzz.py::test_the_engine_equals_the_oracle_on_a_fuzzed_log"
+NARROW = f"{UNIT}/test_kernels_rings.py"
 EDGES = f"{UNIT}/test_state_edges.py"
 EXACT = f"{UNIT}/test_state_exact.py"
 PLANE = f"{UNIT}/test_app_plane.py"
@@ -30,11 +31,11 @@ DEDUP = f"{UNIT}/test_app_dedup.py"
 TOMBSTONES = f"{UNIT}/test_app_tombstones.py"
 STORE = "tests/contract/test_store.py"
 WIRE = "tests/faults/test_store_faults.py"
-CONTRACT = "tests/contract/test_store.py"
 
 COMBINE, GROUPED = "pipeline/kernels/combine.py", "pipeline/kernels/grouped.py"
 APPLY, FINALIZE = "pipeline/kernels/apply.py", "pipeline/kernels/finalize.py"
 TILES, EVENTS, LISTS = (f"pipeline/kernels/{name}.py" for name in ("tiles", "events", "lists"))
+RINGS = "pipeline/kernels/rings.py"
 COMMITS = "pipeline/app/commits.py"
 PLANES, PARTITION = "pipeline/app/plane.py", "pipeline/app/partition.py"
 VIEW_STATE = "pipeline/app/viewstate.py"
@@ -74,14 +75,28 @@ MUTATIONS: tuple[Mutation, ...] = (
         TILES,
         "        return min(cell, value)\n",
         "        return min(cell, add_exact(cell, value))\n",
-        (FUZZ,),
+        (FUZZ, NARROW),
+    ),
+    Mutation(
+        "minimum of cumulative sums in narrow tiles",
+        RINGS,
+        "        cell = min(cell, value)\n",
+        "        cell = min(cell, add_wrapping(cell, value))\n",
+        (FUZZ, NARROW),
     ),
     Mutation(
         "maximum of cumulative sums",
         TILES,
         "        return max(cell, value)\n",
         "        return max(cell, add_exact(cell, value))\n",
-        (FUZZ,),
+        (FUZZ, NARROW),
+    ),
+    Mutation(
+        "maximum of cumulative sums in narrow tiles",
+        RINGS,
+        "        cell = max(cell, value)\n",
+        "        cell = max(cell, add_wrapping(cell, value))\n",
+        (FUZZ, NARROW),
     ),
     Mutation(
         "mean returns the sum",
@@ -93,19 +108,19 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a window by subtracting cumulative sums",
         COMBINE,
-        "    for i in range(first, stop):\n"
-        "        cell = fold(op, cell, arena[p + i * entry])\n"
-        "    return cell\n",
-        "    if op == 2:\n"
-        "        total, before = np.float64(0), np.float64(0)\n"
-        "        for i in range(stop):\n"
-        "            value = np.int64(arena[p + i * entry]).view(np.float64)\n"
-        "            total += value\n"
-        "            before += value if i < first else np.float64(0)\n"
-        "        return np.float64(total - before).view(np.int64)\n"
-        "    for i in range(first, stop):\n"
-        "        cell = fold(op, cell, arena[p + i * entry])\n"
-        "    return cell\n",
+        "        for i in range(first, stop):\n"
+        "            cell = fold(op, cell, load_word(arena, p + i * entry))\n"
+        "        return cell\n",
+        "        if op == 2:\n"
+        "            total, before = np.float64(0), np.float64(0)\n"
+        "            for i in range(stop):\n"
+        "                value = np.int64(load_word(arena, p + i * entry)).view(np.float64)\n"
+        "                total += value\n"
+        "                before += value if i < first else np.float64(0)\n"
+        "            return np.float64(total - before).view(np.int64)\n"
+        "        for i in range(first, stop):\n"
+        "            cell = fold(op, cell, load_word(arena, p + i * entry))\n"
+        "        return cell\n",
         (f"{CASES}::test_24_an_old_large_value_takes_nothing_from_the_window_after_it",),
     ),
     Mutation(
@@ -154,8 +169,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a delayed window ends a tile late",
         COMBINE,
-        "entry, 0, end // rings[ring, RING_WIDTH])\n",
-        "entry, 0, end // rings[ring, RING_WIDTH] + 1)\n",
+        "wide, end // rings[ring, RING_WIDTH])\n",
+        "wide, end // rings[ring, RING_WIDTH] + 1)\n",
         (FUZZ, EXACT),
     ),
     Mutation(
@@ -168,8 +183,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a tile is stamped in the future",
         APPLY,
-        "rings[r, RING_WIDTH], tile, first, values,",
-        "rings[r, RING_WIDTH], tile + 1, first, values,",
+        "time, rings[r, RING_WIDTH], tile, first,\n",
+        "time, rings[r, RING_WIDTH], tile + 1, first,\n",
         (FUZZ,),
     ),
     Mutation(
@@ -547,6 +562,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{UNIT}/test_state_eviction.py",),
     ),
     Mutation(
+        "a number that does not fit is cut to half a word",
+        RINGS,
+        "    if not fits(cell):\n        return False\n    store_half(arena, p, cell)\n",
+        "    store_half(arena, p, cell)\n",
+        (NARROW,),
+    ),
+    Mutation(
+        "a scan pushes out what is used again and again",
+        "pipeline/kernels/evict.py",
+        "-(age >> 3 if (slots[slot, STATE] & AGAIN) != 0 else age)",
+        "-age",
+        (f"{UNIT}/test_state_eviction.py",),
+    ),
+    Mutation(
         "rows that are evicted come back empty",
         "pipeline/state/table.py",
         "data, found.offsets, found.absent, errors,",
@@ -714,7 +743,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a lost reply counts as a commit",
         FENCE,
-        "        with self._whole:\n            self._finish(sent)\n",
+        "        with self._whole:\n            sent, self._sent = self._sent, None\n"
+        "            self._finish(sent)\n",
+        "        sent, self._sent = self._sent, None\n"
         "        try:\n            self._finish(sent)\n"
         "        except StoreUnavailableError:\n            self._expected = sent.expected\n",
         (WIRE,),
@@ -732,24 +763,50 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "rows that were asked for and never taken are left on the connection",
         FENCE,
-        "        if self._asked:\n            raise self._give_up(\n",
-        "        if False:\n            raise self._give_up(\n",
-        (f"{CONTRACT}::test_rows_that_were_asked_for_and_never_taken_end_the_connection",),
+        "        if self._asked:\n",
+        "        if False:\n",
+        (f"{STORE}::test_rows_that_were_asked_for_and_never_taken_end_the_connection",),
+        redis=True,
+    ),
+    Mutation(
+        "rows are taken by whoever comes first",
+        FENCE,
+        "        if not self._asked or self._asked[0].number != number:\n",
+        "        if not self._asked:\n",
+        (f"{STORE}::test_rows_are_never_given_to_a_read_that_did_not_ask_for_them",),
+        redis=True,
+    ),
+    Mutation(
+        "what was sent is remembered after it was sent",
+        FENCE,
+        "            self._asked.append(read)\n            if now and len(index):\n"
+        "                self._ask(read, 0)\n",
+        "            if now and len(index):\n                self._ask(read, 0)\n"
+        "        self._asked.append(read)\n",
+        (f"{WIRE}::test_an_interrupt_at_any_line_leaves_nothing_that_is_taken_for_something_else",),
+        redis=True,
+    ),
+    Mutation(
+        "however many rows are asked for at once",
+        FENCE,
+        "        now = under_way + len(index) <= _KEYS_PER_MGET and all(",
+        "        now = len(index) <= _KEYS_PER_MGET and all(",
+        (f"{WIRE}::test_so_many_rows_and_no_more_are_under_way",),
         redis=True,
     ),
     Mutation(
         "rows are taken whoever wrote them",
         FENCE,
-        "        if parts and not self._unchanged():\n            raise self._again()\n",
-        "        if parts:\n            self._read(Replies.read_bulks)\n",
-        (f"{CONTRACT}::test_rows_of_another_owner_are_refused_though_they_were_asked_for_before",),
+        "            if parts and not self._unchanged():\n                raise self._again()\n",
+        "            if parts:\n                self._read(Replies.read_bulks)\n",
+        (f"{STORE}::test_rows_asked_for_before_another_took_over_are_ours_and_refused_after",),
         redis=True,
     ),
     Mutation(
         "the rows of a partition are awaited before those of the next are asked for",
         "pipeline/app/computing.py",
-        "            self._run(tasks)\n\n",
-        "            for task in tasks:\n                self._run([task])\n\n",
+        "            self._run(tasks)\n",
+        "            for task in tasks:\n                self._run([task])\n",
         (f"{UNIT}/test_app_computing.py",),
     ),
     Mutation(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import pipeline as pp
+from pipeline.app import computing
 from pipeline.app.partition import Partition, StagedBatch
 from pipeline.errors import (
     ConfigurationError,
@@ -278,6 +279,34 @@ def test_rows_of_all_partitions_are_asked_for_before_the_first_are_awaited(
     assert calls[asked : 2 * asked] == ["finish_read"] * asked
 
 
+def test_a_plane_that_was_interrupted_between_two_partitions_can_be_closed(
+    monkeypatch: pytest.MonkeyPatch, expected: dict[bytes, bytes]
+) -> None:
+    driver = drive(logged(), max_records=100)
+    driver.plane.step()
+    tried = computing._tried
+    left = [2]
+
+    def interrupted(*given: Any) -> Any:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return tried(*given)
+
+    monkeypatch.setattr(computing, "_tried", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        driver.plane.step()
+    closing = threading.Thread(target=driver.plane.close, daemon=True)
+    closing.start()
+    closing.join(LONGEST_S)
+    assert not closing.is_alive()
+    assert consumed(driver) == 100
+    after = drive(driver.log, store=driver.store)
+    after.run()
+    assert after.rows("spending") == expected
+    identity_holds(after, 1500)
+
+
 @pytest.mark.parametrize("threads", [0, 2])
 def test_a_batch_that_a_failed_read_found_committed_is_told(
     monkeypatch: pytest.MonkeyPatch, expected: dict[bytes, bytes], threads: int
@@ -287,13 +316,13 @@ def test_a_batch_that_a_failed_read_found_committed_is_told(
     failed: list[MemoryPartition] = []
     finish_read = MemoryPartition.finish_read
 
-    def failing(partition: MemoryPartition) -> PackedRows:
+    def failing(partition: MemoryPartition, number: int) -> PackedRows:
         if partition.settled and not failed:
             error = StoreUnavailableError("gone, says the test")
             partition._lose(error)
             failed.append(partition)
             raise error
-        return finish_read(partition)
+        return finish_read(partition, number)
 
     monkeypatch.setattr(MemoryPartition, "finish_read", failing)
     told = idle = 0

@@ -108,8 +108,10 @@ def test_tables_hold_the_plan(stream: pp.EventStream) -> None:
         b=pp.distinct("shop").over("1d", slide="1h"),
     )
     tables = got.tables()
-    assert tables.rings.tolist() == [[HOUR, 25, 0, 2]]
-    assert tables.accumulators.tolist() == [list(dataclasses.astuple(a)) for a in got.accumulators]
+    assert tables.rings.tolist() == [[HOUR, 25, 0, 2, 3]]
+    assert tables.accumulators.tolist() == [
+        [*dataclasses.astuple(a), half] for a, half in zip(got.accumulators, (1, 2), strict=True)
+    ]
     assert tables.lists.tolist() == [[0, 0, 1, -1, 4096, 0, CellType.HASH]]
     assert tables.features[0].tolist() == [4, DAY, HOUR, 0, 1, 0, 1, CellType.INT, 0, 0, 0, -1]
 

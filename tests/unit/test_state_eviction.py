@@ -98,6 +98,42 @@ def test_the_least_recently_used_goes_first() -> None:
     assert state.evict() == 0 or state.nbytes <= state.max_bytes
 
 
+def use(state: StateTable, *names: bytes) -> None:
+    """One batch of events that change nothing."""
+    found = state.lookup(*pack_keys(names))
+    state.load(found.slots[found.missing], [None] * len(found.missing))
+
+
+def test_rows_that_come_once_leave_before_rows_that_came_again() -> None:
+    state = StateTable(PLAN)
+    hot, once = [b"hot%d" % i for i in range(20)], [b"key%d" % i for i in range(20)]
+    use(state, *hot)
+    use(state, *hot)
+    for name in once:
+        use(state, name)
+    state.max_bytes = state.nbytes - 1
+    removed = state.evict()
+    assert [resident(state, name) for name in once[:removed]] == [False] * removed
+    assert all(resident(state, name) for name in hot)
+
+
+@pytest.mark.parametrize(("batches", "stays"), [(6, True), (40, False)])
+def test_what_was_hot_long_ago_leaves(batches: int, stays: bool) -> None:
+    """The age of a row that came again counts an eighth."""
+    state = StateTable(PLAN)
+    use(state, b"hot")
+    use(state, b"hot")
+    for _ in range(batches):
+        use(state, b"other")
+    use(state, b"new")
+    for _ in range(3):
+        use(state, b"other")
+    state.max_bytes = state.nbytes - 1
+    assert state.evict() == 1
+    assert resident(state, b"hot") == stays
+    assert resident(state, b"new") != stays
+
+
 @pytest.mark.parametrize("seed", range(20) if JIT_ENABLED else range(2))
 def test_the_index_survives_many_removals(seed: int) -> None:
     rng = random.Random(seed)
