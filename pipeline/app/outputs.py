@@ -20,23 +20,21 @@ from pipeline.features.plan import Plan
 from pipeline.ingest.batch import TopicPartition
 from pipeline.ingest.entity import split_keys
 from pipeline.kernels.take import take_bytes, taken_offsets
+from pipeline.produce.messages import message_slices
 from pipeline.state.batch import Finalized
 from pipeline.state.columns import feature_columns, feature_type
 
 __all__ = [
-    "MESSAGE_BYTES",
     "TopicNames",
     "changes_batch",
     "changes_schema",
     "entity_arrays",
     "ipc_messages",
-    "message_slices",
     "select_bytes",
 ]
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
-MESSAGE_BYTES = 512 << 10  # a broker refuses more than 1 MiB unless told otherwise
 ENTITY_TYPES: dict[str, Any] = {
     "int64": pa.int64(),
     "string": pa.string(),
@@ -148,16 +146,6 @@ def _text_sizes(column: Any) -> I64:
         return np.zeros(len(column), dtype=np.int64)
     lengths: Any = pc.fill_null(pc.binary_length(column), 0)
     return np.asarray(lengths.to_numpy(), dtype=np.int64)
-
-
-def message_slices(sizes: I64, limit: int = MESSAGE_BYTES) -> Iterator[slice]:
-    """Rows of ``sizes`` int64[n] bytes, in order, as many a message as ``limit`` bytes take."""
-    ends, start = np.cumsum(sizes), 0
-    while start < len(sizes):
-        before = int(ends[start - 1]) if start else 0
-        fits = int(np.searchsorted(ends, before + limit, side="right"))
-        yield slice(start, max(fits, start + 1))
-        start = max(fits, start + 1)
 
 
 def select_bytes(data: U8, offsets: I64, rows: I64) -> tuple[U8, I64]:

@@ -22,7 +22,6 @@ from pipeline.app.sender import Sender
 from pipeline.app.step import PlaneSettings, Step
 from pipeline.app.stored import Registration
 from pipeline.app.topic import Topic, decoder
-from pipeline.app.trouble import BatchLimit, Trouble
 from pipeline.app.upstream import Upstream
 from pipeline.errors import ConfigurationError, FencedError, PipelineError, UnavailableError
 from pipeline.features.lookups import row_plans
@@ -30,6 +29,7 @@ from pipeline.ingest.batch import BinaryBatch, TopicPartition
 from pipeline.ingest.lane import END, Lane, Position
 from pipeline.store.marker import Marker
 from pipeline.store.partition import RowExpiry, Store
+from pipeline.store.trouble import BatchLimit, Trouble
 
 __all__ = ["DataPlane", "PlaneSettings", "Step", "Topic", "decoder"]
 

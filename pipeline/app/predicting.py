@@ -20,6 +20,7 @@ from pipeline.inference.delivery import InferenceSettings, Step
 from pipeline.inference.manifest import ModelManifest
 from pipeline.inference.model import load_file
 from pipeline.inference.prediction import Outcome
+from pipeline.inference.warm import warm_up
 from pipeline.inference.worker import InferenceWorker
 from pipeline.produce.publisher import Publisher
 from pipeline.produce.topics import OUTPUT_CONFIG, describe, ensure_topic
@@ -62,6 +63,7 @@ def run_inference(app: App, *, web_port: int | None = None) -> None:
 def _build(app: App, config: Config, opened: ExitStack) -> tuple[InferenceWorker, ModelManifest]:
     name = app.conf.id
     names = TopicNames.of(name, config.app)
+    warm_up()
     manifest, model = load_file(config.inference.model)
     opened.callback(model.close)
     for trigger in app.triggers:
@@ -84,8 +86,7 @@ def _build(app: App, config: Config, opened: ExitStack) -> tuple[InferenceWorker
         config.broker, predictions, max(t.partitions for t in topics.values()), OUTPUT_CONFIG
     )
     ensure_topic(config.broker, names.dead_letters, 1, OUTPUT_CONFIG)
-    publisher = Publisher(config.broker, linger_ms=0)
-    opened.callback(publisher.close)
+    publisher = opened.enter_context(Publisher(config.broker, linger_ms=0, tickets=True))
     worker = InferenceWorker(
         app=consumer,
         topic_ids={topic: found.topic_id for topic, found in topics.items()},

@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.app.outputs import TopicNames, ipc_messages, message_slices, select_bytes
+from pipeline.app.outputs import TopicNames, ipc_messages, select_bytes
 from pipeline.app.partition import Partition, StagedBatch, StagedView
 from pipeline.features.view import Trigger
 from pipeline.inference.request import COLUMNS, RequestOrigin, encode_requests
 from pipeline.ingest.batch import EventBatch, Reason, Rejects
 from pipeline.ingest.deadletter import dead_letters
+from pipeline.produce.messages import Outbox, message_slices
 from pipeline.state.columns import feature_matrix
 
-__all__ = ["Outbox", "Sender", "Sent"]
+__all__ = ["Sender", "Sent"]
 
 LATE = Reason.LATE.name.lower()
 LETTERS = 1000  # made at a time: each may take 90 kB
 REQUEST_COLUMNS = len(COLUMNS)  # of at most 8 bytes a row, but for the key
 I64 = npt.NDArray[np.int64]
-
-
-class Outbox(Protocol):
-    """Sends messages; a :class:`pipeline.produce.publisher.Publisher` with tickets is one."""
-
-    def publish(
-        self, topic: str, value: bytes, *, key: bytes | None = None, partition: int | None = None
-    ) -> None:
-        """Queue one message, by ``key`` or to ``partition``."""
-
-    def publish_many(self, topic: str, values: Sequence[bytes], keys: Sequence[bytes]) -> None:
-        """Queue many messages, by their keys."""
-
-    def ticket(self) -> Any:
-        """For what was queued since the last ticket."""
-
-    def acknowledged(self, ticket: Any) -> bool:
-        """Whether all of a ticket has been acknowledged; raises as :meth:`wait`."""
-
-    def wait(self, ticket: Any) -> None:
-        """Wait until it is; raises UnavailableError if it is not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.app.outputs import MESSAGE_BYTES, message_slices, select_bytes
+from pipeline.app.outputs import select_bytes
 from pipeline.contracts.contract import Field, FieldType
 from pipeline.features.repartition import Repartition
 from pipeline.ingest.arrowipc import write_message
@@ -33,6 +33,7 @@ from pipeline.ingest.batch import EventBatch
 from pipeline.ingest.entity import EntityKeys
 from pipeline.kernels.hash import partition_of
 from pipeline.kernels.take import take_spans
+from pipeline.produce.messages import MESSAGE_BYTES, message_slices
 
 __all__ = ["FIXED", "FORMAT", "TEXTS", "WIRE_TYPES", "Letterbox", "message_metadata", "wire_type"]
 

@@ -38,6 +38,7 @@ def command(arguments: argparse.Namespace) -> int:
     from pipeline.app.partition import view_plans
     from pipeline.app.topic import arrange
     from pipeline.app.warm import warm_up
+    from pipeline.inference.warm import warm_up as warm_up_inference
     from pipeline.ingest.selfcheck import self_check
     from pipeline.kernels.caching import cache_directory
     from pipeline.store.transaction import warm_up as warm_up_store
@@ -51,6 +52,8 @@ def command(arguments: argparse.Namespace) -> int:
     plans = view_plans(views, triggers)
     warm_up(arrange(name, plans, lambda _: ("", 1), lambda *_: ("", 1)))
     warm_up_store()
+    if triggers:
+        warm_up_inference()
     self_check()
     took_s = time.monotonic() - began
     error_console().print(plain(f"kernels in {cache_directory()}, ready after {took_s:.1f} s"))

@@ -5,6 +5,7 @@
 ``model``       one protocol for models; ``manifest`` says what a file must be, ``onnx`` runs it
 ``device``      a model on its own thread
 ``prediction``  the packed row of a prediction; ``progress`` what was already answered
-``pending``     what was read and not yet answered; ``delivery`` what leaves
+``reader``      messages to rows, many at a time; ``pending`` what is not yet committed
+``flights``     answers on their way: published, acknowledged, committed; ``delivery`` what leaves
 ``worker``      the loop that ties them to a lane, a store and a publisher
 """

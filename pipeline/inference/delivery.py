@@ -4,31 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.inference.manifest import ModelManifest
-from pipeline.inference.pending import Pending
+from pipeline.inference.pending import Answered
 from pipeline.inference.prediction import Outcome, encode_predictions
 from pipeline.ingest.batch import TopicPartition
+from pipeline.produce.messages import Outbox
 
-__all__ = ["InferenceSettings", "Publisher", "Step", "count", "publish"]
+__all__ = ["InferenceSettings", "Step", "count", "publish"]
 
 F64 = npt.NDArray[np.float64]
-
-
-class Publisher(Protocol):
-    """Sends messages; :class:`pipeline.produce.publisher.Publisher` is one."""
-
-    def publish(
-        self, topic: str, value: bytes, *, key: bytes | None = None, partition: int | None = None
-    ) -> None:
-        """Queue one message, by ``key`` or to ``partition``."""
-
-    def flush(self) -> None:
-        """Wait until everything queued is acknowledged; raises UnavailableError if it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +24,8 @@ class InferenceSettings:
     """How a worker works. ``slo_ms`` counts from a row's ``requested_at``.
 
     ``micro_batch`` is the most rows that are run or given up together; ``max_queued_rows``
-    pauses the lane. A message is read whole, so one message may go beyond it.
+    pauses the lane. A message is read whole, so one message may go beyond it. ``under_way`` is how
+    many runs may wait for their acknowledgement and commit while the model is busy.
     """
 
     predictions_topic: str
@@ -49,6 +38,7 @@ class InferenceSettings:
     max_queued_rows: int = 65_536
     max_messages: int = 256
     max_wait_ms: int = 10
+    under_way: int = 3
     check_interval_ms: int = 1_000
     model_timeout_ms: int = 10_000
 
@@ -72,43 +62,43 @@ class Step:
 
 
 def publish(
-    publisher: Publisher,
+    publisher: Outbox,
     settings: InferenceSettings,
     manifest: ModelManifest,
     source: TopicPartition,
-    messages: Sequence[Pending],
+    messages: Sequence[Answered],
 ) -> None:
-    """Queue predictions and dead letters of answered messages that were not published yet."""
-    for message in messages:
-        if message.published:
-            continue
-        if message.letter is not None:
-            letter = message.letter
+    """Queue predictions and dead letters of answered messages."""
+    for part in messages:
+        pending, span = part.pending, part.span
+        if pending.letter is not None:
+            letter = pending.letter
             publisher.publish(settings.dead_letter_topic, letter.value, key=letter.key)
-        elif message.requests is not None and len(message.rows):
-            value = encode_predictions(
-                message.requests,
-                message.rows,
-                message.outcome,
-                message.score,
+        elif pending.requests is not None and span.stop > span.start:
+            for value in encode_predictions(
+                pending.requests,
+                part.rows,
+                pending.outcome[span],
+                pending.score[span],
                 manifest,
-                message.predicted_at_ms,
-            )
-            publisher.publish(settings.predictions_topic, value, partition=source.partition)
+                pending.predicted_at_ms[span],
+            ):
+                publisher.publish(settings.predictions_topic, value, partition=source.partition)
 
 
-def count(step: Step, message: Pending, slo_ms: int) -> None:
-    """Add a committed message to what the step did."""
-    step.messages += 1
-    step.duplicates += message.duplicates
-    if message.letter is not None:
-        reason = message.letter.reason.name.lower()
+def count(step: Step, part: Answered, slo_ms: int) -> None:
+    """Add committed messages to what the step did."""
+    step.messages += part.messages
+    step.duplicates += part.duplicates
+    pending, span = part.pending, part.span
+    if pending.letter is not None:
+        reason = pending.letter.reason.name.lower()
         step.refused[reason] = step.refused.get(reason, 0) + 1
-    counts = message.counts()
+    counts = part.counts()
     for outcome in Outcome:
         step.rows[outcome] += int(counts[outcome])
     if counts[Outcome.PREDICTED]:
-        taken = message.predicted_at_ms - message.requested_at_ms(slice(None))
-        taken = taken[message.outcome == Outcome.PREDICTED].astype(np.float64)
+        taken = pending.predicted_at_ms[span] - pending.requested_at_ms(span)
+        taken = taken[pending.outcome[span] == Outcome.PREDICTED].astype(np.float64)
         step.on_time += int((taken <= slo_ms).sum())
         step.latency_ms.append(taken)

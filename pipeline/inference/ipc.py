@@ -33,9 +33,9 @@ class RefusedError(ValueError):
         self.reason = reason
 
 
-def write_batch(columns: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+def write_batch(columns: Mapping[str, Any] | pa.RecordBatch, metadata: Mapping[str, str]) -> bytes:
     """IPC stream bytes of one uncompressed record batch; ``rows`` joins the schema metadata."""
-    batch = pa.record_batch(dict(columns))
+    batch = columns if isinstance(columns, pa.RecordBatch) else pa.record_batch(dict(columns))
     noted = {**metadata, "rows": str(batch.num_rows)}
     batch = batch.replace_schema_metadata(noted)
     sink = pa.BufferOutputStream()

@@ -1,4 +1,4 @@
-"""Requests that were read and not yet answered: one message, one partition.
+"""Requests that were read and not yet committed, and the partition that they are of.
 
 Accounting. A row of a request message counts once in the marker of its partition, as::
 
@@ -21,18 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import CorruptRowError
-from pipeline.inference.ipc import RefusedError
 from pipeline.inference.manifest import ModelManifest
 from pipeline.inference.prediction import Outcome, pack_predictions
-from pipeline.inference.progress import PROGRESS_KEY, Highest, Progress, fresh_rows
-from pipeline.inference.request import RequestBatch, decode_requests
+from pipeline.inference.progress import PROGRESS_KEY, Highest, Progress, advance, fresh_rows
+from pipeline.inference.reader import Read, Refused, RequestReader
+from pipeline.inference.request import RequestRows
 from pipeline.ingest.batch import BinaryBatch, Reason, Rejects, TopicPartition
 from pipeline.ingest.deadletter import dead_letters
 from pipeline.state.batch import EncodedRows
 from pipeline.store.marker import Marker
 from pipeline.store.partition import PartitionStore, RowWrite
 
-__all__ = ["Letter", "Pending", "RequestPartition"]
+__all__ = ["Answered", "Letter", "Pending", "RequestPartition"]
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -55,32 +55,50 @@ class Letter:
 
 @dataclass(eq=False)
 class Pending:
-    """One request message: ``rows`` are those of its rows that want an answer.
+    """Request messages that were read together, in offset order.
 
-    ``requests`` is None where the message was refused; then ``letter`` is its dead letter.
-    ``block`` float32[len(rows), F]; ``outcome`` 255 while open.
+    ``offsets``, ``timestamps_ms`` int64[m]. Message ``i`` brought the rows ``asked[i]`` to
+    ``asked[i + 1]`` of ``requests``; ``rows`` are those that want an answer, of message ``i``
+    ``rows[ends[i]:ends[i + 1]]``. ``block`` float32[len(rows), F]; ``outcome`` 255 while open.
+    A message that was refused is alone: ``requests`` is None, ``letter`` its dead letter.
+
+    The first ``taken`` messages are on their way, the first ``committed`` of them are through.
     """
 
-    offset: int
-    timestamp_ms: int
+    offsets: I64
+    timestamps_ms: I64
     leader_epoch: int
-    requests: RequestBatch | None = None
+    requests: RequestRows | None = None
+    asked: I64 = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
     rows: I64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     block: F32 = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
-    highest: Highest = field(default_factory=dict)
     letter: Letter | None = None
-    published: bool = False
+    taken: int = 0
+    committed: int = 0
 
     def __post_init__(self) -> None:
+        self.ends: I64 = np.searchsorted(self.rows, self.asked).astype(np.int64)
         self.outcome: U8 = np.full(len(self.rows), _OPEN, dtype=np.uint8)
         self.score: F64 = np.full(len(self.rows), np.nan)
         self.predicted_at_ms: I64 = np.zeros(len(self.rows), dtype=np.int64)
-        self.open = len(self.rows)
+        self._open = len(self.rows)
+        self._closed = 0  # rows from the first on that have an outcome
+
+    def __len__(self) -> int:
+        return len(self.offsets)
 
     @property
-    def duplicates(self) -> int:
-        """Rows that were answered before."""
-        return 0 if self.requests is None else len(self.requests) - len(self.rows)
+    def waiting(self) -> int:
+        """Rows whose outcome is not committed."""
+        return len(self.rows) - int(self.ends[self.committed])
+
+    @property
+    def answered(self) -> int:
+        """Messages, from the first on, of which every row has its outcome."""
+        if not self._open:
+            return len(self)
+        self._closed += int(np.argmax(self.outcome[self._closed :] == _OPEN))
+        return int(np.searchsorted(self.ends, self._closed, side="right")) - 1
 
     def requested_at_ms(self, span: slice) -> I64:
         """When these rows were asked for; empty for a refused message."""
@@ -91,15 +109,48 @@ class Pending:
     def answer(self, span: slice, outcome: U8 | Outcome, score: F64 | float, now_ms: int) -> None:
         """Give the rows of ``span`` their outcome; each row gets exactly one."""
         if (self.outcome[span] != _OPEN).any():
-            raise ValueError(f"a row of offset {self.offset} would get a second outcome")
+            first, last = self.offsets[[0, -1]].tolist()
+            raise ValueError(f"a row of offsets {first} to {last} would get a second outcome")
         self.outcome[span] = outcome
         self.score[span] = score
         self.predicted_at_ms[span] = now_ms
-        self.open -= len(self.outcome[span])
+        self._open -= len(self.outcome[span])
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The messages ``first`` to ``last`` of what was read together: each row has its outcome."""
+
+    pending: Pending
+    first: int
+    last: int
+
+    @property
+    def messages(self) -> int:
+        """How many."""
+        return self.last - self.first
+
+    @property
+    def span(self) -> slice:
+        """Their rows, of those that wanted an answer."""
+        return slice(int(self.pending.ends[self.first]), int(self.pending.ends[self.last]))
+
+    @property
+    def rows(self) -> I64:
+        """The same rows, of the request batch."""
+        return self.pending.rows[self.span]
+
+    @property
+    def duplicates(self) -> int:
+        """Rows that were answered before."""
+        pending = self.pending
+        asked = int(pending.asked[self.last] - pending.asked[self.first])
+        return asked - len(self.rows)
 
     def counts(self) -> I64:
         """Rows by :class:`Outcome`."""
-        return np.bincount(self.outcome, minlength=len(Outcome)).astype(np.int64)
+        found = np.bincount(self.pending.outcome[self.span], minlength=len(Outcome))
+        return found.astype(np.int64)
 
 
 class RequestPartition:
@@ -116,6 +167,7 @@ class RequestPartition:
         self._marker: Marker | None = None
         self._progress = Progress()
         self._seen: Highest = {}
+        self._reader = RequestReader(manifest.input_names, manifest.null_value)
 
     def open(self, generation: int, log_start: int) -> int:
         """Take the lease, then read marker and progress; the offset to read from.
@@ -152,49 +204,64 @@ class RequestPartition:
 
     def accept(self, batch: BinaryBatch) -> list[Pending]:
         """The messages of a batch; those at or below the marker are left out."""
-        accepted = []
-        for i in range(len(batch)):
-            offset = int(batch.offsets[i])
-            if offset < self.marker.next_offset:
-                continue
-            message = self._read(batch, i, offset)
-            self._seen.update(message.highest)
-            self.pending.append(message)
-            accepted.append(message)
+        first = int(np.searchsorted(batch.offsets, self.marker.next_offset))
+        accepted = [self._pending(batch, found) for found in self._reader.read(batch, first)]
+        self.pending.extend(accepted)
         return accepted
 
-    def ready(self, max_rows: int) -> list[Pending]:
-        """The longest run of answered messages from the oldest on, cut after ``max_rows`` rows."""
-        found: list[Pending] = []
-        rows = 0
-        for message in self.pending:
-            if message.open or rows >= max_rows:
+    def take(self, max_rows: int) -> list[Answered]:
+        """The longest run of answered messages that are not on their way, oldest first, cut after
+        ``max_rows`` rows. They are on their way now."""
+        found: list[Answered] = []
+        for pending in self.pending:
+            first, last = pending.taken, pending.answered
+            if last > first and max_rows > 0:
+                most = int(pending.ends[first]) + max_rows
+                last = min(last, max(int(np.searchsorted(pending.ends, most)), first + 1))
+                found.append(Answered(pending, first, last))
+                max_rows -= int(pending.ends[last] - pending.ends[first])
+                pending.taken = last
+            if last < len(pending):
                 break
-            found.append(message)
-            rows += len(message.rows)
         return found
 
-    def staged(self, ready: Sequence[Pending]) -> tuple[RowWrite, Marker, Progress]:
+    def untake(self) -> None:
+        """What is not committed is not on its way any more; it keeps its outcomes."""
+        for pending in self.pending:
+            pending.taken = pending.committed
+
+    @property
+    def takeable(self) -> bool:
+        """Whether :meth:`take` would find something."""
+        for pending in self.pending:
+            if pending.taken < len(pending):
+                return pending.answered > pending.taken
+        return False
+
+    def staged(self, ready: Sequence[Answered]) -> tuple[RowWrite, Marker, Progress]:
         """What one transaction writes for these messages."""
         marker = self.marker
         progress = Progress(dict(self._progress.highest), list(self._progress.outcomes))
         counts = np.array(progress.outcomes, dtype=np.int64)
         duplicate = refused = 0
-        for message in ready:
-            progress.highest.update(message.highest)
-            counts += message.counts()
-            duplicate += message.duplicates
-            refused += message.letter is not None
+        for part in ready:
+            pending = part.pending
+            if pending.requests is not None:
+                asked = pending.asked[[part.first, part.last]].tolist()
+                advance(progress.highest, pending.requests, *asked)
+            counts += part.counts()
+            duplicate += part.duplicates
+            refused += pending.letter is not None
         added = (counts - np.array(progress.outcomes, dtype=np.int64)).tolist()
         progress.outcomes = counts.tolist()
         fallback = added[Outcome.MODEL_ERROR] + added[Outcome.NAN] + added[Outcome.SHAPE]
+        newest = [part.pending.timestamps_ms[part.first : part.last].max() for part in ready]
+        last = ready[-1]
         after = dataclasses.replace(
             marker,
-            next_offset=ready[-1].offset + 1,
-            leader_epoch=ready[-1].leader_epoch,
-            processed_through_ms=max(
-                marker.processed_through_ms, *(message.timestamp_ms for message in ready)
-            ),
+            next_offset=int(last.pending.offsets[last.last - 1]) + 1,
+            leader_epoch=last.pending.leader_epoch,
+            processed_through_ms=max(marker.processed_through_ms, int(max(newest))),
             consumed=marker.consumed + sum(added) + duplicate + refused,
             applied=marker.applied + added[Outcome.PREDICTED],
             late=marker.late + added[Outcome.DEADLINE],
@@ -205,56 +272,59 @@ class RequestPartition:
         rows = self._rows(ready, progress)
         return RowWrite(self._manifest.fingerprint, rows), after, progress
 
-    def committed(self, ready: Sequence[Pending], marker: Marker, progress: Progress) -> None:
+    def committed(self, ready: Sequence[Answered], marker: Marker, progress: Progress) -> None:
         """The transaction of these messages was applied."""
-        for _ in ready:
+        for part in ready:
+            part.pending.committed = part.last
+        while self.pending and self.pending[0].committed == len(self.pending[0]):
             self.pending.popleft()
         self._marker, self._progress = marker, progress
 
-    def _read(self, batch: BinaryBatch, i: int, offset: int) -> Pending:
-        where = (offset, int(batch.timestamps_ms[i]), batch.leader_epoch)
-        value = batch.value(i)
-        try:
-            if value is None:
-                raise RefusedError(Reason.TOMBSTONE, "a null value")
-            if int(batch.value_size[i]) > len(value):
-                raise RefusedError(Reason.TOO_LARGE, f"{int(batch.value_size[i])} bytes")
-            requests = decode_requests(value, self._manifest.input_names)
-        except RefusedError as refused:
-            log.warning("%s: offset %d: %s", self.source, offset, refused)
-            return Pending(*where, letter=self._letter(batch, i, refused.reason))
-        rows, highest = fresh_rows(requests, self._seen)
-        block = requests.block(self._manifest.input_names, self._manifest.null_value)
-        if len(rows) != len(requests):
-            block = block[rows]
-        return Pending(*where, requests=requests, rows=rows, block=block, highest=highest)
+    def _pending(self, batch: BinaryBatch, found: Read | Refused) -> Pending:
+        if isinstance(found, Refused):
+            at = found.first
+            log.warning("%s: offset %d: %s", self.source, batch.offsets[at], found.problem)
+            place = slice(at, at + 1)
+            letter = self._letter(batch, at, found.reason)
+            return Pending(
+                batch.offsets[place], batch.timestamps_ms[place], batch.leader_epoch, letter=letter
+            )
+        rows, highest = fresh_rows(found.requests, self._seen)
+        self._seen.update(highest)
+        block = found.block if len(rows) == len(found.requests) else found.block[rows]
+        place = slice(found.first, found.last)
+        return Pending(
+            batch.offsets[place], batch.timestamps_ms[place], batch.leader_epoch,
+            requests=found.requests, asked=found.ends, rows=rows, block=block,
+        )  # fmt: skip
 
     def _letter(self, batch: BinaryBatch, i: int, reason: Reason) -> Letter:
         index, why = np.array([i], dtype=np.int64), np.array([reason], dtype=np.uint8)
         ((key, value),) = dead_letters(batch, Rejects(index, why), topic_id=self._topic_id)
         return Letter(reason, key, value)
 
-    def _rows(self, ready: Sequence[Pending], progress: Progress) -> EncodedRows:
+    def _rows(self, ready: Sequence[Answered], progress: Progress) -> EncodedRows:
         """Prediction rows in request order (the last of an entity stays), then the progress row."""
         keys: list[U8] = []
         lengths: list[I64] = []
         rows: list[U8] = []
-        for message in ready:
-            if message.requests is None or not len(message.rows):
+        for part in ready:
+            pending, span = part.pending, part.span
+            if pending.requests is None or span.start == span.stop:
                 continue
-            taken, offsets = message.requests.keys_of(message.rows)
+            taken, offsets = pending.requests.keys_of(part.rows)
             keys.append(taken)
             lengths.append(np.diff(offsets))
+            outcome = pending.outcome[span]
+            # The manifest's fallback score where there is none.
+            missing = outcome != Outcome.PREDICTED
+            score = np.where(missing, self._manifest.fallback_score, pending.score[span])
             rows.append(
                 pack_predictions(
-                    message.requests,
-                    message.rows,
-                    message.outcome,
-                    self._scores(message),
-                    self._manifest.fingerprint,
-                    message.predicted_at_ms,
+                    pending.requests, part.rows, outcome, score, self._manifest.fingerprint,
+                    pending.predicted_at_ms[span],
                 )
-            )
+            )  # fmt: skip
         packed = np.frombuffer(progress.pack(), dtype=np.uint8)
         count = sum(len(part) for part in lengths)
         size = sum(len(part) for part in rows) // max(count, 1)
@@ -268,11 +338,6 @@ class RequestPartition:
             np.concatenate([*rows, packed]),
             row_offsets,
         )
-
-    def _scores(self, message: Pending) -> F64:
-        """Scores, with the manifest's fallback score where there is none."""
-        missing = message.outcome != Outcome.PREDICTED
-        return np.where(missing, self._manifest.fallback_score, message.score)
 
     def _read_progress(self, marker: Marker | None) -> Progress:
         key = np.frombuffer(PROGRESS_KEY, dtype=np.uint8)

@@ -23,6 +23,7 @@ rows. A reader drops row ids (see :mod:`pipeline.inference.request`) that it has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -34,8 +35,9 @@ import pyarrow as pa
 from pipeline.errors import CorruptRowError
 from pipeline.inference.ipc import write_batch
 from pipeline.inference.manifest import ModelManifest
-from pipeline.inference.request import COLUMNS, RequestBatch
+from pipeline.inference.request import COLUMNS, RequestRows, binary
 from pipeline.kernels.hash import hash_keys
+from pipeline.produce.messages import message_slices
 
 __all__ = ["Outcome", "Prediction", "encode_predictions", "pack_predictions"]
 
@@ -58,6 +60,7 @@ _ROW = np.dtype(
     ]
 )
 _VERSION = 1
+_ROW_BYTES = 64  # of a row of a message, beside key and trigger
 
 
 class Outcome(IntEnum):
@@ -68,6 +71,9 @@ class Outcome(IntEnum):
     MODEL_ERROR = 2  # the model failed on its batch, or did not answer
     NAN = 3  # the model's score is not finite
     SHAPE = 4  # the model made another number of scores than rows
+
+
+_NAMES = tuple(outcome.name.lower() for outcome in Outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,7 @@ class Prediction:
 
 
 def pack_predictions(
-    requests: RequestBatch, rows: I64, outcome: U8, score: F64, model: int, predicted_at_ms: I64
+    requests: RequestRows, rows: I64, outcome: U8, score: F64, model: int, predicted_at_ms: I64
 ) -> U8:
     """Packed rows of the rows ``rows`` of a request batch, back to back: uint8[56 * len(rows)].
 
@@ -122,45 +128,60 @@ def pack_predictions(
     packed["source_offset"] = requests.source_offset[rows]
     packed["model"] = np.uint64(model)
     packed["predicted_at"] = predicted_at_ms
-    packed["checksum"] = _checksums(packed)
+    packed["checksum"] = _hashes(packed)
     return packed.view(np.uint8)
 
 
 def encode_predictions(
-    requests: RequestBatch,
+    requests: RequestRows,
     rows: I64,
     outcome: U8,
     score: F64,
     manifest: ModelManifest,
     predicted_at_ms: I64,
-) -> bytes:
-    """Message bytes of the rows ``rows`` of a request batch; see the module."""
-    taken: Any = pa.array(rows)
-    codes: Any = pa.array(outcome.astype(np.int64))
-    source = requests.batch
-    names = pa.array([name.name.lower() for name in Outcome])
+) -> list[bytes]:
+    """Messages of the rows ``rows`` of a request batch, in their order, each well below a broker's
+    default limit; see the module."""
+    keys, key_offsets = requests.keys_of(rows)
+    missing = np.isnan(score)
+    source: Any = pa.record_batch(
+        {
+            "entity_key": binary(keys, key_offsets),
+            "source_partition": pa.array(requests.source_partition[rows]),
+            "source_offset": pa.array(requests.source_offset[rows]),
+            "trigger": _texts(requests.triggers, requests.trigger[rows]),
+            "event_time": pa.array(requests.event_time[rows]).view(COLUMNS["event_time"]),
+            "outcome": _texts(_NAMES, outcome),
+            "score": pa.array(score, mask=missing if missing.any() else None),
+            "predicted_at": pa.array(predicted_at_ms).view(COLUMNS["requested_at"]),
+        }
+    )
     metadata = requests.origin.metadata()
     metadata |= {"model": manifest.name, "version": manifest.version}
-    trigger = source.column("trigger").take(taken).cast(pa.string())
-    return write_batch(
-        {
-            "entity_key": source.column("entity_key").take(taken),
-            "source_partition": source.column("source_partition").take(taken),
-            "source_offset": source.column("source_offset").take(taken),
-            "trigger": trigger,
-            "event_time": source.column("event_time").take(taken),
-            "outcome": names.take(codes),
-            "score": pa.array(score, mask=np.isnan(score)),
-            "predicted_at": pa.array(predicted_at_ms).cast(COLUMNS["requested_at"]),
-        },
-        metadata,
-    )
+    longest = max(map(len, (text.encode() for text in requests.triggers)), default=0)
+    sizes = np.diff(key_offsets) + (_ROW_BYTES + longest)
+    return [
+        write_batch(source.slice(part.start, part.stop - part.start), metadata)
+        for part in message_slices(sizes)
+    ]
+
+
+def _texts(names: Sequence[str], codes: npt.NDArray[Any]) -> Any:
+    """``names[codes]`` as strings."""
+    first = codes[0] if len(codes) else 0
+    if (codes == first).all():
+        return pa.repeat(pa.scalar(names[first], pa.string()), len(codes))
+    return pa.array(list(names), type=pa.string()).take(pa.array(codes))
 
 
 def _checksums(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
     blank = rows.copy()
     blank["checksum"] = 0
+    return _hashes(blank)
+
+
+def _hashes(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
     starts = np.arange(len(rows) + 1, dtype=np.int64) * _ROW.itemsize
     out = np.empty(len(rows), dtype=np.uint64)
-    hash_keys(np.ascontiguousarray(blank).view(np.uint8), starts, out)
+    hash_keys(rows.view(np.uint8), starts, out)
     return out

@@ -26,9 +26,9 @@ import numpy.typing as npt
 
 from pipeline.errors import CorruptRowError
 from pipeline.inference.prediction import Outcome
-from pipeline.inference.request import RequestBatch
+from pipeline.inference.request import RequestRows
 
-__all__ = ["PROGRESS_KEY", "Highest", "Progress", "fresh_rows"]
+__all__ = ["PROGRESS_KEY", "Highest", "Progress", "advance", "fresh_rows"]
 
 I64 = npt.NDArray[np.int64]
 Highest = dict[tuple[int, int], int]
@@ -72,8 +72,20 @@ class Progress:
         return cls(highest, list(outcomes))
 
 
+def advance(highest: Highest, requests: RequestRows, first: int, last: int) -> None:
+    """Raise ``highest`` to what the rows ``first`` to ``last`` of ``requests`` bring."""
+    trigger, partition = requests.trigger[first:last], requests.source_partition[first:last]
+    for code in np.unique(trigger).tolist():
+        stream = requests.origin.stream(requests.triggers[code])
+        of_trigger = trigger == code
+        for number in np.unique(partition[of_trigger]).tolist():
+            rows = of_trigger & (partition == number)
+            offset = int(requests.source_offset[first:last][rows].max())
+            highest[stream, number] = max(offset, highest.get((stream, number), -1))
+
+
 def fresh_rows(
-    requests: RequestBatch, highest: Mapping[tuple[int, int], int]
+    requests: RequestRows, highest: Mapping[tuple[int, int], int]
 ) -> tuple[I64, Highest]:
     """Rows that were not seen before, ascending, and the highest offsets with them included.
 

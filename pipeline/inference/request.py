@@ -27,7 +27,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,17 @@ import pyarrow as pa
 
 from pipeline.inference.ipc import RefusedError, read_batch, write_batch
 from pipeline.ingest.batch import Reason
+from pipeline.kernels.take import take_bytes, taken_offsets
 
-__all__ = ["COLUMNS", "RequestBatch", "RequestOrigin", "decode_requests", "encode_requests"]
+__all__ = [
+    "COLUMNS",
+    "RequestBatch",
+    "RequestOrigin",
+    "RequestRows",
+    "binary",
+    "decode_requests",
+    "encode_requests",
+]
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -80,17 +89,22 @@ class RequestOrigin:
 
     def stream(self, trigger: str) -> int:
         """uint64 that names (view fingerprint, topic, topic id, trigger) in progress rows."""
-        text = f"{self.fingerprint:016x}\0{self.topic}\0{self.topic_id}\0{trigger}"
-        digest = hashlib.sha256(text.encode()).digest()
-        return int.from_bytes(digest[:8], "little")
+        return _stream(self, trigger)
+
+
+@lru_cache(maxsize=1024)
+def _stream(origin: RequestOrigin, trigger: str) -> int:
+    text = f"{origin.fingerprint:016x}\0{origin.topic}\0{origin.topic_id}\0{trigger}"
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "little")
 
 
 @dataclass(frozen=True)
-class RequestBatch:
-    """The rows of one request message, in source offset order per trigger.
+class RequestRows:
+    """Rows of request messages, in source offset order per trigger.
 
     ``trigger`` int32[n] indexes ``triggers``; ``event_time`` ns, ``requested_at_ms`` ms since
-    the Unix epoch. The columns of features stay in ``batch`` until :meth:`block`.
+    the Unix epoch.
     """
 
     origin: RequestOrigin
@@ -102,32 +116,40 @@ class RequestBatch:
     triggers: tuple[str, ...]
     event_time: I64
     requested_at_ms: I64
-    batch: pa.RecordBatch
 
     def __len__(self) -> int:
         return len(self.source_offset)
+
+    def keys_of(self, rows: I64) -> tuple[U8, I64]:
+        """Entity keys of these rows, ascending: bytes and offsets int64[len(rows) + 1]."""
+        if len(rows) == len(self):
+            return self.keys, self.key_offsets
+        offsets = np.empty(len(rows) + 1, dtype=np.int64)
+        taken_offsets(self.key_offsets, rows, offsets)
+        keys = np.empty(int(offsets[-1]), dtype=np.uint8)
+        take_bytes(self.keys, self.key_offsets, rows, offsets, keys)
+        return keys, offsets
+
+
+@dataclass(frozen=True)
+class RequestBatch(RequestRows):
+    """The rows of one request message; features stay in ``batch`` until :meth:`block`."""
+
+    batch: pa.RecordBatch
 
     @cached_property
     def features(self) -> frozenset[str]:
         """Names of the feature columns."""
         return frozenset(self.batch.schema.names) - frozenset(COLUMNS)
 
-    def keys_of(self, rows: I64) -> tuple[U8, I64]:
-        """Entity keys of these rows, ascending: bytes and offsets int64[len(rows) + 1]."""
-        if len(rows) == len(self):
-            return self.keys, self.key_offsets
-        taken: Column = pa.array(rows)
-        return _bytes(self.batch.column("entity_key").take(taken))
-
     def block(self, names: Sequence[str], null_value: float) -> F32:
         """float32[n, len(names)]; a null or NaN feature is ``null_value`` (which may be NaN)."""
         out = np.empty((len(self), len(names)), dtype=np.float32)
-        # float64 beyond float32 becomes infinite, as in any cast.
-        with np.errstate(over="ignore"):
+        # float64 beyond float32 becomes infinite, as in any cast; one NaN is as good as another.
+        with np.errstate(over="ignore", invalid="ignore"):
             for i, name in enumerate(names):
                 out[:, i] = _floats(self.batch.column(name))
-        if null_value == null_value:
-            np.copyto(out, np.float32(null_value), where=np.isnan(out))
+        np.copyto(out, np.float32(null_value), where=np.isnan(out))
         return out
 
 
@@ -155,7 +177,7 @@ def encode_requests(
     n = len(source_offset)
     missing = np.isnan(features) if valid is None else np.asarray(valid) == 0
     columns: dict[str, Column] = {
-        "entity_key": _binary(keys, key_offsets),
+        "entity_key": binary(keys, key_offsets),
         "source_partition": pa.array(np.broadcast_to(np.int32(source_partition), n)),
         "source_offset": pa.array(source_offset, type=pa.int64()),
         "trigger": _triggers(trigger, n),
@@ -234,7 +256,8 @@ def _decoded(batch: pa.RecordBatch, origin: RequestOrigin) -> RequestBatch:
     )
 
 
-def _binary(keys: U8, key_offsets: I64) -> Column:
+def binary(keys: U8, key_offsets: I64) -> Column:
+    """A column of bytes; ``key_offsets`` int64[n + 1] begin with 0."""
     offsets = pa.py_buffer(np.ascontiguousarray(key_offsets, dtype=np.int32).data)
     data = pa.py_buffer(np.ascontiguousarray(keys).data)
     return pa.Array.from_buffers(pa.binary(), len(key_offsets) - 1, [None, offsets, data])
@@ -246,7 +269,7 @@ def _bytes(column: Column) -> tuple[U8, I64]:
         return np.zeros(0, dtype=np.uint8), np.zeros(len(column) + 1, dtype=np.int64)
     count, skip = len(column) + 1, 4 * column.offset
     ends = np.frombuffer(offsets, dtype=np.int32, count=count, offset=skip)
-    keys = np.frombuffer(data, dtype=np.uint8)[ends[0] : ends[-1]]
+    keys = np.frombuffer(data, dtype=np.uint8)[ends[0] : ends[-1]].copy()
     return keys, (ends - ends[0]).astype(np.int64)
 
 

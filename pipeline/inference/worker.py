@@ -12,43 +12,41 @@ batch runs, the next is read and decoded and the last is delivered.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from pipeline.errors import FencedError, LogTruncatedError, StoreFullError, UnavailableError
+from pipeline.errors import FencedError, LogTruncatedError, PipelineError, UnavailableError
 from pipeline.inference.batcher import Dispatch, LeadBatcher, MicroBatch, Shed
-from pipeline.inference.delivery import InferenceSettings, Publisher, Step, count, publish
+from pipeline.inference.delivery import InferenceSettings, Step, count
 from pipeline.inference.device import Device
+from pipeline.inference.flights import Flights
 from pipeline.inference.manifest import ModelManifest
 from pipeline.inference.model import Model
 from pipeline.inference.pending import Pending, RequestPartition
 from pipeline.inference.prediction import Outcome
 from pipeline.ingest.batch import BinaryBatch, TopicPartition
 from pipeline.ingest.lane import Lane
+from pipeline.produce.messages import Outbox
 from pipeline.store.partition import Store
+from pipeline.store.trouble import Trouble
 
 __all__ = ["InferenceWorker"]
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+UNREAD_NS = 1_000_000_000  # that a full worker may leave its lane alone
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Rows of one message that travel together."""
+    """Rows that travel together."""
 
     partition: RequestPartition
-    message: Pending
+    pending: Pending
     span: slice
-
-
-@dataclass(slots=True)
-class _Trouble:
-    retry_at: int
-    pause_s: float
 
 
 class InferenceWorker:
@@ -69,22 +67,22 @@ class InferenceWorker:
         model: Model,
         lane: Lane,
         store: Store,
-        publisher: Publisher,
+        publisher: Outbox,
         settings: InferenceSettings,
         clock_ns: Callable[[], int],
         monotonic_ns: Callable[[], int],
     ) -> None:
         self._app, self._topic_ids = app, dict(topic_ids)
         self._manifest, self._model = manifest, model
-        self._lane, self._store, self._publisher = lane, store, publisher
+        self._lane, self._store = lane, store
         self._settings = settings
         self._clock_ns, self._monotonic_ns = clock_ns, monotonic_ns
         self._partitions: dict[TopicPartition, RequestPartition] = {}
-        self._trouble: dict[TopicPartition, _Trouble] = {}
-        self._running: tuple[MicroBatch[_Part], ...] = ()
-        self._full = False
+        self._trouble: dict[TopicPartition, Trouble] = {}
+        self._running: list[_Part] = []
+        self._full = self._paused = self._closing = False
+        self._pause_at = 0
         self._wake_ns: int | None = None
-        self._publish_at = 0
         self._check_at = 0
         self._batcher = self._warmed_batcher()
         self._device = Device(
@@ -94,6 +92,7 @@ class InferenceWorker:
             timeout_ns=settings.model_timeout_ms * 1_000_000,
             monotonic_ns=monotonic_ns,
         )
+        self._flights = Flights(publisher, settings, manifest, monotonic_ns, self._reset)
         self._step = Step()
 
     def start(self) -> None:
@@ -121,15 +120,19 @@ class InferenceWorker:
         self._step = Step()
         self._mend()
         self._throttle()
-        self._accept(self._lane.poll(self._settings.max_messages, self._poll_wait_ms()))
-        self._collect(0.0 if self._deliverable() else 0.001)
-        self._decide()
+        unread = self._full and not self._paused
+        batches = [] if unread else self._lane.poll(self._settings.max_messages, self._wait_ms())
+        self._turn(0.0)
+        self._accept(batches)
+        self._turn(0.0 if batches or self._deliverable() else 0.001)
         self._deliver()
+        self._turn(0.0)
         self._check()
         return self._step
 
     def close(self) -> None:
         """Leave the group; what was not committed is read again by the next owner."""
+        self._closing = True  # a lane that is being closed takes no offsets
         self._lane.close()
         for partition in self._partitions.values():
             partition.store.close()
@@ -149,8 +152,10 @@ class InferenceWorker:
 
     # -- reading
 
-    def _poll_wait_ms(self) -> int:
+    def _wait_ms(self) -> int:
         if self._device.busy or self._deliverable():
+            return 0
+        if len(self._flights) and not self._flights.paused:
             return 0
         if len(self._batcher):
             left = 0 if self._wake_ns is None else self._wake_ns - self._clock_ns()
@@ -158,16 +163,22 @@ class InferenceWorker:
         return self._settings.max_wait_ms
 
     def _throttle(self) -> None:
-        """Pause the lane while too many rows wait, resume it at half of that."""
-        waiting = sum(len(m.rows) for p in self._partitions.values() for m in p.pending)
-        limit = self._settings.max_queued_rows
-        healthy = [source for source in self._partitions if source not in self._trouble]
-        if not self._full and waiting >= limit:
-            self._full = True
-            self._lane.pause(healthy)
-        elif self._full and waiting < limit // 2:
-            self._full = False
-            self._lane.resume(healthy)
+        """While too many rows wait, until half of that, read nothing: not to poll costs nothing,
+        where a lane that is paused throws away what it has fetched. That is for when it takes long,
+        or there is nothing to do meanwhile: who does not poll is put out of the group."""
+        waiting = sum(m.waiting for p in self._partitions.values() for m in p.pending)
+        limit, now = self._settings.max_queued_rows, self._monotonic_ns()
+        if waiting < (limit // 2 if self._full else limit):
+            if self._paused:
+                self._lane.resume([p.source for p in self._healthy()])
+            self._full = self._paused = False
+        elif not self._full:
+            self._full, self._pause_at = True, now + UNREAD_NS
+        if self._full and not self._paused:
+            idle = not self._device.busy and not self._deliverable()
+            if idle or now >= self._pause_at:
+                self._paused = True
+                self._lane.pause([p.source for p in self._healthy()])
 
     def _accept(self, batches: Sequence[BinaryBatch]) -> None:
         for batch in batches:
@@ -175,19 +186,31 @@ class InferenceWorker:
             if partition is None or batch.source in self._trouble:
                 continue
             now = self._clock_ns()
-            for message in partition.accept(batch):
-                for start in range(0, len(message.rows), self._micro_batch):
-                    span = slice(start, min(start + self._micro_batch, len(message.rows)))
-                    asked = int(message.requested_at_ms(span).min()) * 1_000_000
-                    deadline = asked + self._settings.slo_ms * 1_000_000
-                    part = _Part(partition, message, span)
-                    self._batcher.offer(MicroBatch(span.stop - start, deadline, now, part))
+            for pending in partition.accept(batch):
+                self._offer(partition, pending, now)
+
+    def _offer(self, partition: RequestPartition, pending: Pending, now: int) -> None:
+        """Queue the rows of each message, by at most a micro-batch."""
+        ends, most = pending.ends.tolist(), self._micro_batch
+        cuts = [cut for first, last in pairwise(ends) for cut in range(first, last, most)]
+        if not cuts:
+            return
+        asked = np.minimum.reduceat(pending.requested_at_ms(slice(None)), cuts)
+        deadlines = (asked * 1_000_000 + self._settings.slo_ms * 1_000_000).tolist()
+        for first, last, deadline in zip(cuts, [*cuts[1:], ends[-1]], deadlines, strict=True):
+            part = _Part(partition, pending, slice(first, last))
+            self._batcher.offer(MicroBatch(last - first, deadline, now, part))
 
     @property
     def _micro_batch(self) -> int:
         return min(self._settings.micro_batch, self._settings.max_batch)
 
     # -- running
+
+    def _turn(self, wait_s: float) -> None:
+        """Collect the run that is over, and begin the next: the device waits for nothing else."""
+        self._collect(wait_s)
+        self._decide()
 
     def _collect(self, wait_s: float) -> None:
         """Give the rows of a finished run their outcome."""
@@ -198,12 +221,11 @@ class InferenceWorker:
             self._batcher.completed(run.bucket, run.service_ns)
             self._step.runs.append((run.rows, run.service_ns))
         now_ms, at = self._clock_ns() // 1_000_000, 0
-        for batch in self._running:
-            rows = slice(at, at + batch.rows)
-            part = batch.payload
-            part.message.answer(part.span, run.outcome[rows], run.score[rows], now_ms)
-            at += batch.rows
-        self._running = ()
+        for part in self._running:
+            rows = slice(at, at + part.span.stop - part.span.start)
+            part.pending.answer(part.span, run.outcome[rows], run.score[rows], now_ms)
+            at = rows.stop
+        self._running = []
 
     def _decide(self) -> None:
         self._wake_ns = None
@@ -211,12 +233,11 @@ class InferenceWorker:
             now = self._clock_ns()
             choice = self._batcher.decide(now, not self._device.busy)
             if isinstance(choice, Shed):
-                for batch in choice.batches:
-                    part = batch.payload
-                    part.message.answer(part.span, Outcome.DEADLINE, np.nan, now // 1_000_000)
+                for part in _joined(choice.batches):
+                    part.pending.answer(part.span, Outcome.DEADLINE, np.nan, now // 1_000_000)
             elif isinstance(choice, Dispatch):
-                self._running = choice.batches
-                blocks = [b.payload.message.block[b.payload.span] for b in choice.batches]
+                self._running = _joined(choice.batches)
+                blocks = [part.pending.block[part.span] for part in self._running]
                 self._device.start(blocks, choice.bucket)
             else:
                 self._wake_ns = choice.until_ns
@@ -225,93 +246,47 @@ class InferenceWorker:
     # -- delivering
 
     def _deliverable(self) -> bool:
-        """Whether a message could be committed now."""
-        if self._monotonic_ns() < self._publish_at:
+        """Whether a message could be published now."""
+        if self._flights.paused or len(self._flights) > self._settings.under_way:
             return False
-        return any(
-            partition.pending and not partition.pending[0].open
-            for source, partition in self._partitions.items()
-            if source not in self._trouble
-        )
+        return any(partition.takeable for partition in self._healthy())
 
     def _deliver(self) -> None:
-        """Publish, wait for the acknowledgement, commit. In that order."""
-        if not self._deliverable():
-            return
-        started = self._monotonic_ns()
-        ready = {
-            source: found
-            for source, partition in self._partitions.items()
-            if source not in self._trouble
-            and (found := partition.ready(self._settings.max_queued_rows))
-        }
-        try:
-            for source, messages in ready.items():
-                publish(self._publisher, self._settings, self._manifest, source, messages)
-            self._publisher.flush()
-        except UnavailableError as error:
-            self._later(error)
-            return
-        for messages in ready.values():
-            for message in messages:
-                message.published = True
-        self._commit(ready)
-        self._batcher.delivery.observe(self._monotonic_ns() - started)
-
-    def _commit(self, ready: Mapping[TopicPartition, list[Pending]]) -> None:
-        """All transactions are sent before the first answer is awaited."""
-        begun = []
-        for source, messages in ready.items():
-            partition = self._partitions[source]
-            write, marker, progress = partition.staged(messages)
-            try:
-                partition.store.begin_commit([write], [marker])
-            except (UnavailableError, FencedError) as error:
-                self._refused(partition, error)
-            else:
-                begun.append((partition, messages, marker, progress))
-        offsets = {}
-        for partition, messages, marker, progress in begun:
-            try:
-                partition.store.finish_commit()
-            except (UnavailableError, FencedError) as error:
-                self._refused(partition, error)
-                continue
-            partition.committed(messages, marker, progress)
-            offsets[partition.source] = marker.next_offset
-            for message in messages:
-                count(self._step, message, self._settings.slo_ms)
+        """Publish what is answered; commit what is acknowledged. While the model runs that is not
+        waited for, unless too much is under way."""
+        if self._deliverable():
+            self._flights.add(self._healthy())
+        offsets = self._settle(self._settings.under_way if self._device.busy else 0)
         if offsets:
             self._lane.commit(offsets)
 
+    def _settle(self, under_way: int) -> dict[TopicPartition, int]:
+        """Go on until so many are under way; where the lane's offsets are now, for lag tools."""
+        offsets = {}
+        for partition, messages, took_ns in self._flights.go_on(under_way):
+            offsets[partition.source] = partition.marker.next_offset
+            for part in messages:
+                count(self._step, part, self._settings.slo_ms)
+            self._batcher.delivery.observe(took_ns)
+        return offsets
+
+    def _healthy(self) -> list[RequestPartition]:
+        return [p for source, p in self._partitions.items() if source not in self._trouble]
+
     # -- what can go wrong
 
-    def _later(self, error: UnavailableError) -> None:
-        """The broker did not take the messages: nothing is lost, they are sent again."""
-        log.warning("predictions were not published, trying again: %s", error)
-        self._publish_at = self._monotonic_ns() + int(FIRST_PAUSE_S * 1e9)
-
-    def _refused(self, partition: RequestPartition, error: Exception) -> None:
-        """A commit was not applied; the same one is tried again only if the store says it may."""
-        if isinstance(error, StoreFullError) and partition.store.held:
-            log.warning("%s: the store is full, trying again: %s", partition.source, error)
-            self._publish_at = self._monotonic_ns() + int(FIRST_PAUSE_S * 1e9)
-            return
-        self._reset(partition, error)
-
-    def _reset(self, partition: RequestPartition, error: Exception) -> None:
-        """Drop what is unanswered and start again from the marker, after a pause."""
+    def _reset(self, partition: RequestPartition, error: PipelineError) -> None:
+        """Drop what is not committed and start again from the marker, after a pause."""
         log.warning("%s: starting again from its marker: %s", partition.source, error)
-        before = self._trouble.get(partition.source)
-        pause = FIRST_PAUSE_S if before is None else min(LONGEST_PAUSE_S, before.pause_s * 2)
         self._step.resets += 1
         self._forget(partition)
-        self._trouble[partition.source] = _Trouble(self._monotonic_ns() + int(pause * 1e9), pause)
+        now, before = self._monotonic_ns() / 1e9, self._trouble.get(partition.source)
+        self._trouble[partition.source] = Trouble.of(error, now, before)
         self._lane.pause([partition.source])
 
     def _mend(self) -> None:
         for source, trouble in list(self._trouble.items()):
-            if self._monotonic_ns() < trouble.retry_at:
+            if self._monotonic_ns() / 1e9 < trouble.retry_at:
                 continue
             try:
                 start = self._open(self._partitions[source])
@@ -320,7 +295,7 @@ class InferenceWorker:
                 continue
             del self._trouble[source]
             self._lane.seek(source, start)
-            if not self._full:
+            if not self._paused:
                 self._lane.resume([source])
 
     def _check(self) -> None:
@@ -329,6 +304,7 @@ class InferenceWorker:
         if now < self._check_at:
             return
         self._check_at = now + self._settings.check_interval_ms * 1_000_000
+        self._flights.land()
         for source, partition in list(self._partitions.items()):
             if source in self._trouble:
                 continue
@@ -368,7 +344,10 @@ class InferenceWorker:
 
     def _revoked(self, sources: list[TopicPartition], lost: bool) -> None:
         if not lost:
-            self._deliver()
+            self._flights.add(self._healthy())
+            offsets = self._settle(0)
+            if offsets and not self._closing:
+                self._lane.commit(offsets)
         for source in sources:
             self._trouble.pop(source, None)
             partition = self._partitions.pop(source, None)
@@ -380,4 +359,18 @@ class InferenceWorker:
         """Its rows leave the queue; a run under way answers messages that nobody commits."""
         keep = [b for b in self._batcher.waiting() if b.payload.partition is not partition]
         self._batcher.discard(keep)
+        self._flights.discard(partition)
         partition.drop()
+
+
+def _joined(batches: Iterable[MicroBatch[_Part]]) -> list[_Part]:
+    """The parts of micro-batches, those that lie one after the other as one."""
+    joined: list[_Part] = []
+    for batch in batches:
+        part = batch.payload
+        last = joined[-1] if joined else part
+        if joined and last.pending is part.pending and last.span.stop == part.span.start:
+            joined[-1] = _Part(part.partition, part.pending, slice(last.span.start, part.span.stop))
+        else:
+            joined.append(part)
+    return joined

@@ -27,6 +27,7 @@ from pipeline.store.keys import quarantine_prefix, row_prefix
 from pipeline.store.lease import Lease
 from pipeline.store.marker import Marker
 from pipeline.store.registry import Registry
+from pipeline.store.wire import Link
 
 __all__ = [
     "Awaited",
@@ -215,6 +216,10 @@ class PartitionStore(Protocol):
         StoreUnavailableError (see its text, and ``held``).
         """
 
+    def answering(self) -> bool:
+        """After :meth:`begin_commit`, whether :meth:`finish_commit` would hardly wait: its answer
+        has begun to arrive, or there will be none."""
+
     def commit(
         self,
         writes: Sequence[RowWrite],
@@ -237,11 +242,16 @@ class Awaited:
     """Both halves of a read or a commit at once, for a :class:`PartitionStore` to inherit."""
 
     _finished = False  # a read has awaited the commit that finish_commit() will ask for
+    _link: Link | None = None  # None: there is nothing to wait for
 
     @property
     def settled(self) -> bool:
         """Whether a read found that the commit under way was applied."""
         return self._finished
+
+    def answering(self) -> bool:
+        """Whether the answer to a commit under way has begun to arrive."""
+        return self._finished or self._link is None or self._link.arrived()
 
     def read(
         self: PartitionStore, fingerprint: int, keys: U8, key_offsets: I64, index: I64

@@ -7,7 +7,9 @@ is in :mod:`pipeline.store.wire`. With :mod:`pipeline.store.redis` and
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
 import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
@@ -118,6 +120,15 @@ class RedisLink:
         if count == 0:
             raise self._lost("it closed the connection")
         return count
+
+    def arrived(self) -> bool:
+        """Whether bytes have arrived, or the connection is lost."""
+        opened = self._connection._sock
+        if opened is None or (isinstance(opened, ssl.SSLSocket) and opened.pending()):
+            return True
+        arriving = select.poll()  # unlike select(), for any number of descriptors
+        arriving.register(opened, select.POLLIN)
+        return bool(arriving.poll(0))
 
     def close(self) -> None:
         """Close the socket."""

@@ -35,6 +35,9 @@ class Link(Protocol):
     def receive(self, into: memoryview) -> int:
         """Wait for bytes; their number, at least 1. Raises StoreUnavailableError."""
 
+    def arrived(self) -> bool:
+        """Whether :meth:`receive` would not wait; also where the connection is lost."""
+
     def close(self) -> None:
         """Close it; closing twice is fine."""
 

@@ -25,6 +25,7 @@ from pipeline.inference.delivery import InferenceSettings
 from pipeline.inference.model import load_file
 from pipeline.inference.request import RequestOrigin, encode_requests
 from pipeline.inference.service import ServiceTime
+from pipeline.inference.warm import warm_up
 from pipeline.inference.worker import InferenceWorker
 from pipeline.ingest.batch import BinaryBatch
 from pipeline.store.memory import MemoryStore
@@ -38,6 +39,7 @@ LOAD, ARRIVALS, GOAL = 1.4, 1_200, 0.93
 
 def throughput(rows: int, messages: int) -> None:
     """Print the rate of the worker by itself."""
+    warm_up()
     manifest, model = load_file(Path(pipeline.demo.__file__).with_name("next_week_spend.json"))
     rng = np.random.default_rng(1)
     log = MemoryLog()

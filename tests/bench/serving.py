@@ -1,12 +1,22 @@
 """Rows a second of the inference worker, beside model servers with the same model (target P15).
 
-    python -m tests.bench.serving [--requests 3000] [--rounds 3] [--clients 64] [--quick]
+    python -m tests.bench.serving [--requests 10000] [--rounds 5] [--clients 64] [--warm 5000]
+                                  [--quick]
 
-Requests of 64 rows of 64 features; the model takes 2 ms and 2 us a row, and one run at a time. Ours
-reads them from Kafka, and publishes and commits every prediction exactly once; mosec and LitServe
-answer over HTTP on loopback, to ``--clients`` connections that each wait for their answer before
-they ask again, and keep nothing. In both cases a process of its own asks, with requests that were
-made before the clock starts; it runs until the last answer is there, or committed.
+Requests of 64 rows of 64 features; the model takes 2 ms and 2 us a row, and one run at a time.
+
+======================= ============================ ==========================================
+ours                    Arrow messages from Kafka    predictions in Kafka, then rows and offset in
+                                                     Redis in one fenced transaction; deadlines,
+                                                     repeated rows dropped
+mosec behind Kafka      the same messages, asked on  the same without fence, deadlines and dropping
+                        by ``peers/kafka_bridge.py`` (a second process: reads, asks, delivers)
+mosec, LitServe         HTTP on loopback             nothing: an answer to whoever asked
+======================= ============================ ==========================================
+
+Over HTTP ``--clients`` connections wait for each answer before they ask again. In all cases a
+process of its own asks, with requests made before the clock starts, which runs until the last
+answer is there, or kept. Before, ``--warm`` requests are answered: the broker's JIT takes a while.
 """
 
 from __future__ import annotations
@@ -21,10 +31,12 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+import redis
 
 from pipeline.app.build import open_lane
 from pipeline.config import Config
@@ -45,7 +57,9 @@ from tests.bench.report import Figure, compared, left_out, publish
 
 NAMES = tuple(f"f{i}" for i in range(FEATURES))
 PEERS = {"mosec": ("mosec_job", "/inference"), "LitServe": ("litserve_job", "/predict")}
+BEHIND = "mosec behind Kafka"
 START_S, GOAL = 60.0, 1.3
+ENTITIES, KEY = 100_000, 6
 MANIFEST = ModelManifest.parse(
     {
         "name": "device", "version": "1", "format": "onnx", "file": "device.onnx",
@@ -80,25 +94,29 @@ def block(number: int) -> Any:
     return np.repeat(rows[:, None], FEATURES, axis=1).astype(np.float32)
 
 
+def entities(number: int) -> list[bytes]:
+    """Who the rows of a request are about."""
+    return [b"%06d" % (i % ENTITIES) for i in range(number * ROWS, (number + 1) * ROWS)]
+
+
 def send(brokers: str, topic: str, requests: int) -> None:
     """What a client of ours does: says that it is ready, and sends when told so."""
-    keys = np.frombuffer(b"".join(b"%04d" % i for i in range(ROWS)), dtype=np.uint8)
-    messages = [
-        encode_requests(
-            RequestOrigin("bench", 1, "bench", "events"),
-            keys=keys, key_offsets=np.arange(ROWS + 1, dtype=np.int64) * 4, source_partition=0,
-            source_offset=np.arange(i * ROWS, (i + 1) * ROWS, dtype=np.int64), trigger="t",
-            event_time=np.arange(ROWS, dtype=np.int64), requested_at_ms=time.time_ns() // 10**6,
-            names=NAMES, features=block(i).astype(np.float64),
-        )
-        for i in range(requests)
-    ]  # fmt: skip
-    publisher = Publisher(brokers)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    for message in messages:
-        publisher.publish(topic, message, partition=0)
-    publisher.flush()
+    with Publisher(brokers) as publisher:
+        messages = [
+            encode_requests(
+                RequestOrigin("bench", 1, "bench", "events"),
+                keys=np.frombuffer(b"".join(entities(i)), dtype=np.uint8),
+                key_offsets=np.arange(ROWS + 1, dtype=np.int64) * KEY, source_partition=0,
+                source_offset=np.arange(i * ROWS, (i + 1) * ROWS, dtype=np.int64), trigger="t",
+                event_time=np.arange(ROWS, dtype=np.int64), requested_at_ms=time.time_ns() // 10**6,
+                names=NAMES, features=block(i).astype(np.float64),
+            )
+            for i in range(requests)
+        ]  # fmt: skip
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for message in messages:
+            publisher.publish(topic, message, partition=0)
 
 
 def ours(brokers: str, redis_url: str, number: int, requests: int) -> float:
@@ -107,18 +125,12 @@ def ours(brokers: str, redis_url: str, number: int, requests: int) -> float:
     flags = {"broker.brokers": brokers, "store.url": redis_url}
     config = Config.load(environ={}, flags=flags)
     topics = {t: ensure_topic(config.broker, f"{name}-{t}", 1) for t in ("ask", "answer", "dead")}
-    command = [sys.executable, "-m", "tests.bench.serving", "--requests", str(requests)]
-    command += ["--send", brokers, f"{name}-ask"]
     done, total = 0, requests * ROWS
     with ExitStack() as stack:
-        client = stack.enter_context(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        )
-        stack.callback(client.kill)
+        client = stack.enter_context(sender(brokers, f"{name}-ask", requests))
         store = open_store(redis_url)
         stack.callback(store.close)
-        publisher = Publisher(config.broker, linger_ms=0)
-        stack.callback(publisher.close)
+        publisher = stack.enter_context(Publisher(config.broker, linger_ms=0, tickets=True))
         worker = InferenceWorker(
             app=name, topic_ids={f"{name}-ask": topics["ask"].topic_id}, manifest=MANIFEST,
             model=Device(), lane=open_lane(name, config), store=store, publisher=publisher,
@@ -129,11 +141,8 @@ def ours(brokers: str, redis_url: str, number: int, requests: int) -> float:
         worker.start()
         while not worker.partitions:
             worker.step()
-        if client.stdout is None or client.stdin is None or client.stdout.readline() != "ready\n":
-            raise RuntimeError("the client is not ready")
-        client.stdin.write("go\n")
-        client.stdin.flush()
         began = time.perf_counter()
+        go(client)
         while done < total:
             done += worker.step().rows[Outcome.PREDICTED]
         return total / (time.perf_counter() - began)
@@ -171,8 +180,9 @@ def in_json(rows: Any) -> bytes:
     return json.dumps({"rows": base64.b64encode(rows.tobytes()).decode()}).encode()
 
 
-def theirs(name: str, requests: int, clients: int) -> float:
-    """Rows a second of a server in a process of its own, which is asked by another."""
+@contextmanager
+def serving(name: str) -> Iterator[tuple[int, str]]:
+    """Port and path of a server in a process of its own."""
     module, path = PEERS[name]
     port = free_port()
     python = environment("serving", "requirements-serving.txt")
@@ -181,15 +191,79 @@ def theirs(name: str, requests: int, clients: int) -> float:
                           stderr=subprocess.DEVNULL) as server:  # fmt: skip
         try:
             wait_for(server, port)
-            asking = [sys.executable, "-m", "tests.bench.serving", "--ask", str(port), path]
-            for count in (clients, requests):  # first, once for all that is done once
-                asking += ["--requests", str(count), "--clients", str(clients)]
-                done = subprocess.run(asking, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    raise PeerError(done.stderr[-500:])
-            return float(done.stdout)
+            yield port, path
         finally:
             os.killpg(server.pid, signal.SIGKILL)  # LitServe leaves workers behind else
+
+
+def theirs(name: str, requests: int, clients: int, warm: int) -> float:
+    """Rows a second of a server that is asked by another process."""
+    with serving(name) as (port, path):
+        asking = [sys.executable, "-m", "tests.bench.serving", "--ask", str(port), path]
+        for count in (warm, requests):
+            asking += ["--requests", str(count), "--clients", str(clients)]
+            done = subprocess.run(asking, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise PeerError(done.stderr[-500:])
+        return float(done.stdout)
+
+
+def behind_kafka(brokers: str, redis_url: str, number: int, requests: int, clients: int) -> float:
+    """Rows a second from Kafka by way of mosec to Kafka and Redis."""
+    name = f"bridge-{number}"
+    flags = {"broker.brokers": brokers, "store.url": redis_url}
+    config = Config.load(environ={}, flags=flags)
+    for topic in ("ask", "answer"):
+        ensure_topic(config.broker, f"{name}-{topic}", 1)
+    with ExitStack() as stack:
+        port, path = stack.enter_context(serving("mosec"))
+        client = stack.enter_context(sender(brokers, f"{name}-ask", requests))
+        command = [sys.executable, "-m", "tests.bench.peers.kafka_bridge", "--brokers", brokers]
+        command += ["--redis", redis_url, "--ask", f"{name}-ask", "--answer", f"{name}-answer"]
+        command += ["--path", path, "--port", str(port), "--clients", str(clients)]
+        command += ["--requests", str(requests)]
+        bridge = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        stack.callback(bridge.kill)
+        if bridge.stdout is None or bridge.stdout.readline() != "ready\n":
+            raise PeerError(bridge.communicate()[1][-500:])
+        took_s = -time.perf_counter()
+        go(client)
+        problem = bridge.communicate()[1]
+        took_s += time.perf_counter()
+        if bridge.returncode:
+            raise PeerError(problem[-500:])
+    last = requests - 1
+    with redis.Redis.from_url(redis_url) as store:
+        kept: Any = store.mget([f"{name}-ask:".encode() + key for key in entities(last)])
+    if b"".join(kept) != block(last).sum(axis=1).tobytes():
+        raise PeerError("the rows that were kept are not those of the last request")
+    return requests * ROWS / took_s
+
+
+@contextmanager
+def sender(brokers: str, topic: str, requests: int) -> Iterator[subprocess.Popen[str]]:
+    """A process that has made its requests and waits for :func:`go`."""
+    command = [sys.executable, "-m", "tests.bench.serving", "--requests", str(requests)]
+    command += ["--send", brokers, topic]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as client:
+        try:
+            if client.stdout is None or client.stdout.readline() != "ready\n":
+                raise RuntimeError("the client is not ready")
+            yield client
+        finally:
+            client.kill()
+
+
+def go(client: subprocess.Popen[str]) -> None:
+    """Have it send."""
+    if client.stdin is None:
+        raise RuntimeError("the client cannot be told")
+    client.stdin.write("go\n")
+    client.stdin.flush()
 
 
 def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
@@ -207,9 +281,10 @@ def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
 def main() -> None:
     """Print, record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--requests", type=int, default=3_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--warm", type=int, default=5_000)
     parser.add_argument("--quick", action="store_true", help="a smoke run; nothing is recorded")
     parser.add_argument("--send", nargs=2, metavar="", help=argparse.SUPPRESS)
     parser.add_argument("--ask", nargs=2, metavar="", help=argparse.SUPPRESS)
@@ -222,23 +297,33 @@ def main() -> None:
         port, path = asked.ask
         print(asyncio.run(ask(int(port), path, asked.requests, asked.clients)))
         return
-    requests, rounds = (600, 1) if asked.quick else (asked.requests, asked.rounds)
-    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in PEERS}
+    requests, rounds, warm = asked.requests, asked.rounds, asked.warm
+    if asked.quick:
+        requests, rounds, warm = 600, 1, asked.clients
+    names = [BEHIND, *PEERS]
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     with servers() as (brokers, redis_url, broker):
         described = about(broker, redis_url)
-        ours(brokers, redis_url, -1, 200)
+        ours(brokers, redis_url, -1, warm)
         for number in range(rounds):
             own = ours(brokers, redis_url, number, requests)
             print(f"ours: {own:,.0f} rows/s")
             for name in list(rates):
                 try:
-                    rates[name].append((own, theirs(name, requests, asked.clients)))
+                    if name == BEHIND:
+                        took = behind_kafka(brokers, redis_url, number, requests, asked.clients)
+                    else:
+                        took = theirs(name, requests, asked.clients, warm)
                 except PeerError as failure:
                     left_out("P15", f"rows a second beside {name}", failure)
                     del rates[name]
-    what = f"rows a second, requests of {ROWS} x {FEATURES}"
+                else:
+                    print(f"{name}: {took:,.0f} rows/s")
+                    rates[name].append((own, took))
     found: list[Figure] = []
     for name, pairs in rates.items():
+        kept = "kept" if name == BEHIND else "ours kept, theirs not"
+        what = f"rows a second, requests of {ROWS} x {FEATURES}, {kept}"
         own_rates, other_rates = zip(*pairs, strict=True)
         found.append(compared("P15", what, own_rates, name, other_rates, "rows/s", GOAL))
     publish(found, described, quick=asked.quick)

@@ -278,6 +278,20 @@ def test_calls_out_of_order_are_refused(bed: Bed) -> None:
         partition.commit([], [marker(2)])
 
 
+def test_it_is_told_when_an_answer_arrives(bed: Bed) -> None:
+    partition = bed.open()
+    partition.begin_commit([write({b"k": b"one"})], [marker(1)])
+    deadline = time.monotonic() + 20
+    while not partition.answering():
+        assert time.monotonic() < deadline, "no answer was seen to arrive"
+    partition.finish_commit()
+    partition.begin_commit([write({b"k": b"two"})], [marker(2)])
+    partition.close()
+    assert partition.answering()  # there will be none
+    with pytest.raises(PipelineError):
+        partition.finish_commit()
+
+
 def test_a_read_awaits_the_commit_under_way(bed: Bed) -> None:
     partition = bed.open()
     partition.begin_commit([write({b"k": b"one"})], [marker(1)])

@@ -310,7 +310,7 @@ def test_an_error_that_ends_the_plane_is_not_hidden_by_what_is_under_way(
     zombie = drive(log, store=store, max_records=400, under_way=2)
     for _ in range(3):
         zombie.plane.step()
-    monkeypatch.setattr("pipeline.app.trouble.LONGEST_REFUSAL_S", -1.0)
+    monkeypatch.setattr("pipeline.store.trouble.LONGEST_REFUSAL_S", -1.0)
     drive(log, store=store, max_records=50).plane.step()  # takes every lease
     with pytest.raises(FencedError):
         zombie.run()

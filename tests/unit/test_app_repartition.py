@@ -18,11 +18,11 @@ import pytest
 import pipeline as pp
 from pipeline.app import commits
 from pipeline.app.arrival import ROW_BITS
-from pipeline.app.outputs import MESSAGE_BYTES
 from pipeline.app.warm import warm_up
 from pipeline.errors import DefinitionError
 from pipeline.ingest.batch import TopicPartition
 from pipeline.kernels.hash import partition_of
+from pipeline.produce.messages import MESSAGE_BYTES
 from pipeline.store.marker import POSITION, Marker
 from pipeline.store.memory import MemoryStore
 from pipeline.testing.driver import Clock, Driver

@@ -31,6 +31,9 @@ class Script:
         self.data = self.data[size:]
         return size
 
+    def arrived(self) -> bool:
+        return True
+
     def close(self) -> None:
         self.closed = True
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.app.trouble import BatchLimit, Trouble
 from pipeline.errors import FencedError, StoreUnavailableError
+from pipeline.store.trouble import BatchLimit, Trouble
 from tests.unit.test_app_plane import drive, expected, identity_holds, logged
 
 __all__ = ["expected"]
@@ -56,7 +56,7 @@ def test_a_store_that_takes_no_large_commit_gets_smaller_ones(
     monkeypatch: pytest.MonkeyPatch, expected: dict[bytes, bytes]
 ) -> None:
     """As behind a slow link, where a commit has to be sent within the store's timeout."""
-    monkeypatch.setattr("pipeline.app.trouble.LEAST_RECORDS", 1)
+    monkeypatch.setattr("pipeline.store.trouble.LEAST_RECORDS", 1)
     driver = drive(logged(), max_records=1000)
     driver.plane.step()
     most, refused = 2, 0
