@@ -45,6 +45,9 @@ class Script:
         into[:size], self._left = self._left[:size], self._left[size:]
         return size
 
+    def arrived(self) -> bool:
+        return True
+
     def close(self) -> None:
         self._left = b""
 
