@@ -60,31 +60,31 @@ class StrictSteps:
         return failed
 
 
-def _steps(tree: Any) -> Iterator[tuple[str, str]]:
-    """Every strict step in a tree: what it gets and what it makes of that, leniently, as JSON."""
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every node of a tree; there is none in a literal."""
     if isinstance(tree, list):
         for part in tree:
-            yield from _steps(part)
+            yield from _nodes(part)
     if not isinstance(tree, dict) or "Literal" in tree:
         return
     for part in tree.values():
-        yield from _steps(part)
-    taken = _taken(tree)
-    if taken is not None:
-        yield json.dumps(_lenient(taken)), json.dumps(_lenient(tree))
+        yield from _nodes(part)
+    yield tree
+
+
+def _steps(tree: Any) -> Iterator[tuple[str, str]]:
+    """Every strict step in a tree: what it gets and what it makes of that, leniently, as JSON."""
+    for node in _nodes(tree):
+        taken = _taken(node)
+        if taken is not None:
+            yield json.dumps(_lenient(taken)), json.dumps(_lenient(node))
 
 
 def _choices(tree: Any) -> Iterator[str]:
     """The condition of every branch in a tree, leniently, as JSON."""
-    if isinstance(tree, list):
-        for part in tree:
-            yield from _choices(part)
-    if not isinstance(tree, dict) or "Literal" in tree:
-        return
-    for part in tree.values():
-        yield from _choices(part)
-    if "Ternary" in tree:
-        yield json.dumps(_lenient(tree["Ternary"]["predicate"]))
+    for node in _nodes(tree):
+        if "Ternary" in node:
+            yield json.dumps(_lenient(node["Ternary"]["predicate"]))
 
 
 def _taken(node: dict[str, Any]) -> Any:

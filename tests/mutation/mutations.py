@@ -300,8 +300,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a branch that is taken is not told from one that is not",
         "pipeline/features/strict.py",
-        '        yield json.dumps(_lenient(tree["Ternary"]["predicate"]))\n',
-        "        pass\n",
+        '            yield json.dumps(_lenient(node["Ternary"]["predicate"]))\n',
+        "            pass\n",
         (f"{UNIT}/test_features_strict.py",),
     ),
     Mutation(
