@@ -276,9 +276,8 @@ def locate(
     ``head``: the record batch message, before its body, of one that was read in full; in ``fixed``
     int64[.., 2] ranges the others have to have the same bytes, for the rest see ``varying``,
     :func:`places`. ``slots`` int64[columns of features]: number of the model's input, or -1.
-    ``where`` int64[n,
-    HEAD + 2 * inputs] is written: :data:`HEAD`, then bits of validity (-1: all) and values of each
-    input. Rows are -1 where a message has to be read in another way.
+    ``where`` int64[n, HEAD + 2 * inputs] is written: :data:`HEAD`, then bits of validity (-1: all)
+    and values of each input. Rows are -1 where a message has to be read in another way.
     """
     for i in range(first, last):
         start, end = value_offsets[i] + prefix, value_offsets[i + 1]
