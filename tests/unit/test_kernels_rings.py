@@ -169,4 +169,5 @@ def test_free_memory_is_used_again_through_growth_shrinking_and_eviction() -> No
         used = max(used, 8 * int(state._heads[arena.LIVE]))
         held.append(state._arena.nbytes)
     assert held[-1] <= 1.5 * used + 8 * 4 * state._need + 2**19
-    assert held[-1] <= max(held[: len(held) // 4]) * 1.3
+    if JIT_ENABLED:  # else there are too few turns to fill it and go on
+        assert held[-1] <= max(held[: len(held) // 4]) * 1.3
