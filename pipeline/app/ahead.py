@@ -24,6 +24,8 @@ from pipeline.state.warm import compile_answers, compile_apply, compile_rows
 
 __all__ = ["compiling_ahead", "small_view"]
 
+ANSWERS = "--answers"
+
 _log = logging.getLogger(__name__)
 
 
@@ -42,12 +44,13 @@ def small_view() -> FeatureView:
 
 
 @contextmanager
-def compiling_ahead() -> Iterator[None]:
-    """Compile in a second process meanwhile, where nothing is compiled and a core is free."""
+def compiling_ahead(*, answers: bool = True) -> Iterator[None]:
+    """Compile in a second process meanwhile, where nothing is compiled and a core is free;
+    ``answers``: also what makes features of rows."""
     if not JIT_ENABLED or is_warm() or (os.cpu_count() or 1) < 2:
         yield
         return
-    command = [sys.executable, "-m", "pipeline.app.ahead"]
+    command = [sys.executable, "-m", "pipeline.app.ahead", *([ANSWERS] if answers else [])]
     theirs, ours = os.pipe()
     try:
         try:
@@ -77,7 +80,8 @@ def main() -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     plan = small_view().plan
     compile_apply(plan)
-    compile_answers(plan)
+    if ANSWERS in sys.argv[1:]:
+        compile_answers(plan)
     compile_rows(plan)
 
 

@@ -50,7 +50,7 @@ def command(arguments: argparse.Namespace) -> int:
         views, triggers, name = list(app.views), list(app.triggers), str(app.conf.id)
     began = time.monotonic()
     plans = view_plans(views, triggers)
-    warm_up(arrange(name, plans, lambda _: ("", 1), lambda *_: ("", 1)))
+    warm_up(arrange(name, plans, lambda _: ("", 1), lambda *_: ("", 1)), answers=True)
     warm_up_store()
     if triggers:
         warm_up_inference()

@@ -104,7 +104,7 @@ class _Demo:
         words = "compiling kernels (half a minute, once per machine)" if cold else "loading kernels"
         with self._phase("kernels", words):
             plans = tuple(view_plans([self._view], [self._trigger]))
-            warm_up([Topic(self._view.stream, "", PARTITIONS, plans)])
+            warm_up([Topic(self._view.stream, "", PARTITIONS, plans)], answers=True)
             self_check()
         with self._phase("servers", "starting the embedded broker and Redis"):
             self._stack.enter_context(self._servers)
