@@ -322,7 +322,7 @@ def main() -> None:
                     rates[name].append((own, took))
     found: list[Figure] = []
     for name, pairs in rates.items():
-        kept = "kept" if name == BEHIND else "ours kept, theirs not"
+        kept = "kept by both" if name == BEHIND else "kept by ours"
         what = f"rows a second, requests of {ROWS} x {FEATURES}, {kept}"
         own_rates, other_rates = zip(*pairs, strict=True)
         found.append(compared("P15", what, own_rates, name, other_rates, "rows/s", GOAL))
