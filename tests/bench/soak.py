@@ -39,7 +39,7 @@ from tests.bench.report import Figure, compared, limited, publish
 TOPIC, PARTITIONS = "soak", 12
 TOPIC_CONFIG = {"retention.bytes": str(128 << 20), "segment.bytes": str(16 << 20)}
 CYCLE, STEP_MS, AHEAD, CHUNK = 500_000, 25, 1_000_000, 20_000
-CACHED = 200_000  # entities in the cache at least: beside them what loading takes is little
+CACHED = 50_000  # entities in the cache at least
 MOST = 2.0  # times the packed row
 FLAT = 1.05
 
